@@ -1,0 +1,4 @@
+//! Pure state machines: bytes and times in, events out; no I/O, no clock, no globals.
+
+pub mod http1;
+pub mod routes;

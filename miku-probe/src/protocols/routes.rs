@@ -1,0 +1,1 @@
+//! Route templates: what a path becomes before it may be a label.

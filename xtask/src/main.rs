@@ -1,0 +1,2 @@
+//! Sets up, builds, tests, measures and demonstrates miku-probe.
+fn main() {}
