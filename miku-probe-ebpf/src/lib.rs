@@ -317,19 +317,31 @@ const _: () = {
     assert!(size_of::<TracepointOffsets>() == 24);
 };
 
-/// Marks the shared layouts that user space may read from and write to maps as plain bytes.
+/// A layout above: made of integers and arrays of integers alone, its padding named fields, so that any bytes are a
+/// value and every value is bytes.
 ///
 /// # Safety
-/// Implementors are `repr(C)`, without references and without padding that is not a named field.
+/// Implementors are as the first sentence says.
 pub unsafe trait Plain: Copy + 'static {}
 
-// SAFETY: each is `repr(C)`, made of integers and arrays of integers, and its padding is a named field.
-unsafe impl Plain for RecordHeader {}
-// SAFETY: as above.
-unsafe impl Plain for DataRecord {}
-// SAFETY: as above.
-unsafe impl Plain for OpenRecord {}
-// SAFETY: as above.
-unsafe impl Plain for CloseRecord {}
-// SAFETY: as above.
-unsafe impl Plain for ProcessRecord {}
+macro_rules! plain {
+    ($($layout:ty),+) => {$(
+        // SAFETY: see the declaration: `repr(C)`, integers alone, no hidden padding, as the sizes above assert.
+        unsafe impl Plain for $layout {}
+        // SAFETY: as above, which is what `Pod` asks.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $layout {}
+    )+};
+}
+
+plain!(
+    RecordHeader,
+    DataRecord,
+    OpenRecord,
+    CloseRecord,
+    ProcessRecord,
+    ConnectionKey,
+    Connection,
+    Counters,
+    TracepointOffsets
+);

@@ -1,1 +1,16 @@
+//! The kernel side of `miku-probe`: one file a probe family, each with a user-space twin of the same name.
+#![no_std]
+#![no_main]
 
+mod maps;
+mod process;
+mod socket;
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

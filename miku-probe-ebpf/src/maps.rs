@@ -1,0 +1,154 @@
+//! The maps and settings that the programs share with each other and with user space, and the way onto the ring.
+
+use core::ptr::read_volatile;
+
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use miku_probe_abi::{
+    ABI_VERSION, CAPTURE_MAX, Connection, ConnectionKey, Counters, DataRecord, FILTER_SLOTS, RecordHeader, RecordKind,
+    TracepointOffsets,
+};
+
+/// All records, in the order in which they happened on each processor. User space sets the size.
+#[map]
+static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Not 0 where a watched process may be: a slot is shared by all numbers with the same low bits.
+#[map]
+pub(crate) static FILTER: Array<u64> = Array::with_max_entries(FILTER_SLOTS, 0);
+
+/// The watched processes.
+#[map]
+pub(crate) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(8192, 0);
+
+/// The open connections of watched processes. User space sets the size.
+#[map]
+pub(crate) static CONNECTIONS: HashMap<ConnectionKey, Connection> = HashMap::with_max_entries(32768, 0);
+
+/// What each processor has counted.
+#[map]
+static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where a data record is put together: it is too large for the stack.
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where the tracepoints keep their fields on this kernel.
+#[unsafe(no_mangle)]
+static OFFSETS: TracepointOffsets = TracepointOffsets {
+    newtask_pid: 0,
+    newtask_clone_flags: 0,
+    set_state_newstate: 0,
+    set_state_sport: 0,
+    set_state_dport: 0,
+    close_fd: 0,
+};
+
+/// User space is woken when this many bytes wait in the ring; below that it comes by itself.
+#[unsafe(no_mangle)]
+static WAKE_BYTES: u64 = 1 << 20;
+
+/// How far past [`WAKE_BYTES`] a record still wakes: a wake-up is dear, and one is enough.
+const WAKE_WINDOW: u64 = 64 << 10;
+
+/// A data record in the making.
+#[repr(C)]
+pub(crate) struct Scratch {
+    pub(crate) record: DataRecord,
+    pub(crate) captured: [u8; CAPTURE_MAX],
+}
+
+/// Nothing to do here; not an error.
+pub(crate) struct Skip;
+
+/// The offsets that user space found.
+pub(crate) fn offsets() -> TracepointOffsets {
+    // SAFETY: a static of this object; volatile, because user space sets it before the program is loaded.
+    unsafe { read_volatile(&raw const OFFSETS) }
+}
+
+/// This processor's scratch.
+pub(crate) fn scratch() -> Result<*mut Scratch, Skip> {
+    SCRATCH.get_ptr_mut(0).ok_or(Skip)
+}
+
+/// Whether `tgid` may be watched: false is certain.
+#[inline(always)]
+pub(crate) fn maybe_watched(tgid: u32) -> bool {
+    FILTER.get(tgid & (FILTER_SLOTS - 1)).is_some_and(|slot| *slot != 0)
+}
+
+/// Whether `tgid` is watched.
+#[inline(always)]
+pub(crate) fn watched(tgid: u32) -> bool {
+    TARGETS.get_ptr(tgid).is_some()
+}
+
+/// The process and the thread that run now.
+#[inline(always)]
+pub(crate) fn current() -> (u32, u32) {
+    let both = bpf_get_current_pid_tgid();
+    ((both >> 32) as u32, both as u32)
+}
+
+/// The header of a record of now.
+#[inline(always)]
+pub(crate) fn header(kind: RecordKind, length: usize) -> RecordHeader {
+    let (tgid, tid) = current();
+    // SAFETY: the helper has no preconditions.
+    let time_ns = unsafe { bpf_ktime_get_ns() };
+    RecordHeader { version: ABI_VERSION, kind: kind as u8, padding: 0, length: length as u32, time_ns, tgid, tid }
+}
+
+/// When a record shall wake user space.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// At once: somebody must act.
+    Now,
+    /// When much has piled up.
+    Late,
+}
+
+#[inline(always)]
+fn wake_flags(wake: Wake) -> u64 {
+    if wake == Wake::Now {
+        return u64::from(BPF_RB_FORCE_WAKEUP);
+    }
+    // SAFETY: as in `offsets`.
+    let threshold = unsafe { read_volatile(&raw const WAKE_BYTES) };
+    let waiting = RECORDS.query(u64::from(BPF_RB_AVAIL_DATA));
+    if waiting >= threshold && waiting < threshold + WAKE_WINDOW {
+        u64::from(BPF_RB_FORCE_WAKEUP)
+    } else {
+        u64::from(BPF_RB_NO_WAKEUP)
+    }
+}
+
+/// Changes this processor's counters.
+#[inline(always)]
+pub(crate) fn count(change: impl FnOnce(&mut Counters)) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: the pointer is to this processor's own value, and nothing else runs on it meanwhile.
+        change(unsafe { &mut *counters });
+    }
+}
+
+/// Puts a record of a fixed size on the ring; says whether it fitted, and counts either.
+#[inline(always)]
+pub(crate) fn put<T: 'static>(kind: RecordKind, wake: Wake, record: &T) -> bool {
+    let bytes = core::ptr::from_ref(record).cast::<u8>();
+    // SAFETY: a reference to `T` covers its size in bytes, and all shared layouts are free of hidden padding.
+    let bytes = unsafe { core::slice::from_raw_parts(bytes, size_of::<T>()) };
+    put_bytes(kind, wake, bytes)
+}
+
+/// Puts a record of any size on the ring; says whether it fitted, and counts either.
+#[inline(always)]
+pub(crate) fn put_bytes(kind: RecordKind, wake: Wake, bytes: &[u8]) -> bool {
+    let fitted = RECORDS.output::<[u8]>(bytes, wake_flags(wake)).is_ok();
+    let place = kind as usize - 1;
+    count(|counters| if fitted { counters.records[place] += 1 } else { counters.lost[place] += 1 });
+    fitted
+}

@@ -1,0 +1,509 @@
+//! What watched processes move over their sockets.
+//!
+//! Hooks: the raw tracepoint `sys_exit`, which sees a call's arguments and its result at once, so that nothing has to
+//! be kept between entry and exit; and `syscalls:sys_enter_close`, since a descriptor is free for others before
+//! `close` returns.
+//!
+//! Bounds: at most [`GATHER_MAX`] pieces a call, [`CAPTURE_MAX`] bytes of a message's start, [`CAPTURE_LATER`] bytes of
+//! each later segment.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user};
+use aya_ebpf::macros::{raw_tracepoint, tracepoint};
+use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
+use miku_probe_abi::{
+    ABI_VERSION, ADDRESS_MAX, CAPTURE_LATER, CAPTURE_MAX, CONNECTION_REPORTED, CloseRecord, Connection, ConnectionKey,
+    DataRecord, Direction, GATHER_MAX, OpenRecord, Origin, RecordHeader, RecordKind, TAIL,
+};
+
+use crate::maps::{
+    CONNECTIONS, Skip, Wake, count, current, header, maybe_watched, offsets, put, put_bytes, scratch, watched,
+};
+
+/// System call numbers of x86-64 (`asm/unistd_64.h`).
+mod number {
+    pub(super) const READ: u64 = 0;
+    pub(super) const WRITE: u64 = 1;
+    pub(super) const READV: u64 = 19;
+    pub(super) const WRITEV: u64 = 20;
+    pub(super) const SENDFILE: u64 = 40;
+    pub(super) const CONNECT: u64 = 42;
+    pub(super) const ACCEPT: u64 = 43;
+    pub(super) const SENDTO: u64 = 44;
+    pub(super) const RECVFROM: u64 = 45;
+    pub(super) const SENDMSG: u64 = 46;
+    pub(super) const RECVMSG: u64 = 47;
+    pub(super) const ACCEPT4: u64 = 288;
+    pub(super) const RECVMMSG: u64 = 299;
+    pub(super) const SENDMMSG: u64 = 307;
+}
+
+/// Errors of `asm-generic/errno.h` that say something of a connection.
+mod errno {
+    pub(super) const EPIPE: i64 = -32;
+    pub(super) const ECONNABORTED: i64 = -103;
+    pub(super) const ECONNRESET: i64 = -104;
+    pub(super) const ETIMEDOUT: i64 = -110;
+    pub(super) const ECONNREFUSED: i64 = -111;
+    pub(super) const EHOSTUNREACH: i64 = -113;
+    pub(super) const ENETUNREACH: i64 = -101;
+    pub(super) const EINPROGRESS: i64 = -115;
+}
+
+/// `MSG_PEEK` and `MSG_ERRQUEUE`: what such a call returns has not moved.
+const UNMOVED: u64 = 0x2 | 0x2000;
+
+/// The part of `struct pt_regs` (x86-64, `asm/ptrace.h`) that holds a system call's arguments and its number.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Registers {
+    r10: u64,
+    r9: u64,
+    r8: u64,
+    ax: u64,
+    cx: u64,
+    dx: u64,
+    si: u64,
+    di: u64,
+    orig_ax: u64,
+}
+
+/// Where that part begins.
+const REGISTERS_OFFSET: usize = 56;
+
+/// `struct iovec`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Iovec {
+    base: u64,
+    length: u64,
+}
+
+/// `struct user_msghdr`, up to the vector's length.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Msghdr {
+    name: u64,
+    name_length: u64,
+    iov: u64,
+    iov_length: u64,
+}
+
+/// Size of `struct mmsghdr`, and where its `msg_len` is.
+const MMSGHDR_SIZE: u64 = 64;
+const MMSGHDR_LENGTH: u64 = 56;
+
+/// Bytes that one call moved, in one piece.
+struct Piece {
+    key: ConnectionKey,
+    time_ns: u64,
+    tid: u32,
+    /// A [`Direction`].
+    direction: u32,
+    /// Where they are in the process; 0 when they cannot be reached.
+    base: u64,
+    size: u32,
+    errno: u16,
+}
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub(crate) fn sys_exit(ctx: RawTracePointContext) -> i32 {
+    let _: Result<(), Skip> = try_sys_exit(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_sys_exit(ctx: &RawTracePointContext) -> Result<(), Skip> {
+    let (tgid, tid) = current();
+    if !maybe_watched(tgid) {
+        return Err(Skip);
+    }
+    let result: i64 = ctx.arg(1);
+    if result < 0 && !tells(result) {
+        return Err(Skip);
+    }
+    let registers: u64 = ctx.arg(0);
+    let registers: Registers = read_kernel(registers + REGISTERS_OFFSET as u64)?;
+    let key = ConnectionKey { tgid, fd: registers.di as i32 };
+    let call = Call { key, tid, result, registers: &registers };
+    match registers.orig_ax {
+        number::READ => call.moved(Direction::In, Family::Any, Shape::Buffer),
+        number::WRITE => call.moved(Direction::Out, Family::Any, Shape::Buffer),
+        number::RECVFROM if registers.r10 & UNMOVED == 0 => call.moved(Direction::In, Family::Socket, Shape::Buffer),
+        number::SENDTO => call.moved(Direction::Out, Family::Socket, Shape::Buffer),
+        number::READV => call.moved(Direction::In, Family::Any, Shape::Vector),
+        number::WRITEV => call.moved(Direction::Out, Family::Any, Shape::Vector),
+        number::RECVMSG if registers.dx & UNMOVED == 0 => call.moved(Direction::In, Family::Socket, Shape::Message),
+        number::SENDMSG => call.moved(Direction::Out, Family::Socket, Shape::Message),
+        number::RECVMMSG if registers.r10 & UNMOVED == 0 => call.moved(Direction::In, Family::Socket, Shape::Messages),
+        number::SENDMMSG => call.moved(Direction::Out, Family::Socket, Shape::Messages),
+        number::SENDFILE => call.moved(Direction::Out, Family::Any, Shape::File),
+        number::ACCEPT | number::ACCEPT4 => call.accepted(),
+        number::CONNECT => call.connected(),
+        _ => Err(Skip),
+    }
+}
+
+/// Whether a failed call may say something of a connection.
+#[inline(always)]
+fn tells(result: i64) -> bool {
+    use errno::{ECONNABORTED, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EINPROGRESS, ENETUNREACH, EPIPE, ETIMEDOUT};
+    matches!(
+        result,
+        EPIPE | ENETUNREACH | ECONNABORTED | ECONNRESET | ETIMEDOUT | ECONNREFUSED | EHOSTUNREACH | EINPROGRESS
+    )
+}
+
+/// Whether a call works on sockets only.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    /// On any descriptor: a connection must be known already.
+    Any,
+    /// On sockets only.
+    Socket,
+}
+
+/// How a call holds the bytes it moves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// `(fd, buffer, …)`.
+    Buffer,
+    /// `(fd, iovec, count)`.
+    Vector,
+    /// `(fd, msghdr, flags)`.
+    Message,
+    /// `(fd, mmsghdr, count, flags)`.
+    Messages,
+    /// `(out_fd, in_fd, …)`: not in the process's memory.
+    File,
+}
+
+/// A system call that returned.
+struct Call<'a> {
+    key: ConnectionKey,
+    tid: u32,
+    result: i64,
+    registers: &'a Registers,
+}
+
+impl Call<'_> {
+    #[inline(always)]
+    fn moved(&self, direction: Direction, family: Family, shape: Shape) -> Result<(), Skip> {
+        let connection = self.connection(family)?;
+        // SAFETY: the helper has no preconditions.
+        let time_ns = unsafe { bpf_ktime_get_ns() };
+        let mut piece = Piece {
+            key: self.key,
+            time_ns,
+            tid: self.tid,
+            direction: direction as u32,
+            base: 0,
+            size: self.result as u32,
+            errno: 0,
+        };
+        if self.result <= 0 {
+            return self.ended(connection, &mut piece, shape);
+        }
+        let (iov, pieces) = match shape {
+            Shape::Buffer => {
+                piece.base = self.registers.si;
+                return segment(connection, &piece);
+            }
+            Shape::File => return segment(connection, &piece),
+            Shape::Messages => {
+                piece.size = self.sum_messages();
+                return segment(connection, &piece);
+            }
+            Shape::Vector => (self.registers.si, self.registers.dx),
+            Shape::Message => {
+                let message: Msghdr = read_user(self.registers.si)?;
+                (message.iov, message.iov_length)
+            }
+        };
+        gathered(connection, &mut piece, iov, pieces)
+    }
+
+    /// The connection of this call; on a socket that was not seen to open, a new one.
+    #[inline(always)]
+    fn connection(&self, family: Family) -> Result<*mut Connection, Skip> {
+        if let Some(connection) = CONNECTIONS.get_ptr_mut(self.key) {
+            return Ok(connection);
+        }
+        if family == Family::Any || self.result <= 0 || !watched(self.key.tgid) {
+            return Err(Skip);
+        }
+        self.open(self.key, Origin::FirstSeen, 0, 0)?;
+        CONNECTIONS.get_ptr_mut(self.key).ok_or(Skip)
+    }
+
+    /// The other side finished, or the connection failed.
+    #[inline(always)]
+    fn ended(&self, connection: *mut Connection, piece: &mut Piece, shape: Shape) -> Result<(), Skip> {
+        // A read into an empty buffer returns 0 and says nothing; so does a write of nothing.
+        let wanted = if shape == Shape::Buffer { self.registers.dx } else { 1 };
+        if self.result == 0 && (piece.direction != Direction::In as u32 || wanted == 0) {
+            return Err(Skip);
+        }
+        // SAFETY: the pointer is to a live map value.
+        if unsafe { (*connection).flags } & CONNECTION_REPORTED == 0 {
+            return Err(Skip);
+        }
+        piece.size = 0;
+        piece.errno = (-self.result) as u16;
+        segment(connection, piece)
+    }
+
+    /// Bytes of all messages of a `sendmmsg` or `recvmmsg`, of the first [`GATHER_MAX`] at least.
+    #[inline(always)]
+    fn sum_messages(&self) -> u32 {
+        let mut sum = 0u32;
+        for place in 0..GATHER_MAX as u64 {
+            if place >= self.result as u64 {
+                break;
+            }
+            let Ok(length) = read_user::<u32>(self.registers.si + place * MMSGHDR_SIZE + MMSGHDR_LENGTH) else { break };
+            sum = sum.wrapping_add(length);
+        }
+        sum
+    }
+
+    #[inline(always)]
+    fn accepted(&self) -> Result<(), Skip> {
+        if self.result < 0 || !watched(self.key.tgid) {
+            return Err(Skip);
+        }
+        let key = ConnectionKey { tgid: self.key.tgid, fd: self.result as i32 };
+        let (address, length) = (self.registers.si, self.registers.dx);
+        let length = if address == 0 || length == 0 { 0 } else { read_user::<u32>(length).unwrap_or(0) };
+        self.open(key, Origin::Accepted, address, length)
+    }
+
+    #[inline(always)]
+    fn connected(&self) -> Result<(), Skip> {
+        if !watched(self.key.tgid) {
+            return Err(Skip);
+        }
+        self.open(self.key, Origin::Connected, self.registers.si, self.registers.dx as u32)
+    }
+
+    /// Begins a connection in the table, unless `connect` failed, and tells it.
+    #[inline(always)]
+    fn open(&self, key: ConnectionKey, origin: Origin, address: u64, length: u32) -> Result<(), Skip> {
+        let header = header(RecordKind::Open, size_of::<OpenRecord>());
+        let generation = header.time_ns;
+        let result = if origin == Origin::Connected && self.result != errno::EINPROGRESS { self.result as i32 } else { 0 };
+        if result == 0 && CONNECTIONS.insert(key, Connection::new(generation), 0).is_err() {
+            count(|counters| counters.table_full += 1);
+            return Err(Skip);
+        }
+        let mut record = OpenRecord {
+            header,
+            generation,
+            fd: key.fd,
+            result,
+            origin: origin as u8,
+            padding: [0; 3],
+            address_length: 0,
+            address: [0; ADDRESS_MAX],
+        };
+        if address != 0 && length != 0 {
+            let length = if length as usize > ADDRESS_MAX { ADDRESS_MAX as u32 } else { length };
+            if read_user_bytes(record.address.as_mut_ptr(), length, address) {
+                record.address_length = length;
+            }
+        }
+        put(RecordKind::Open, Wake::Late, &record);
+        Ok(())
+    }
+}
+
+/// Tells the pieces of a gathered read or write one by one, as if each had been a call of its own.
+#[inline(never)]
+fn gathered(connection: *mut Connection, piece: &mut Piece, iov: u64, pieces: u64) -> Result<(), Skip> {
+    let mut left = piece.size;
+    for place in 0..GATHER_MAX as u64 {
+        if left == 0 || place >= pieces {
+            break;
+        }
+        let Ok(vector) = read_user::<Iovec>(iov + place * size_of::<Iovec>() as u64) else { break };
+        if vector.length == 0 {
+            continue;
+        }
+        piece.base = vector.base;
+        piece.size = if vector.length < u64::from(left) { vector.length as u32 } else { left };
+        left -= piece.size;
+        segment(connection, piece)?;
+    }
+    if left > 0 {
+        piece.base = 0;
+        piece.size = left;
+        segment(connection, piece)?;
+    }
+    Ok(())
+}
+
+/// Counts one piece, and tells it when the connection is one whose segments are told.
+#[inline(never)]
+fn segment(connection: *mut Connection, piece: &Piece) -> Result<(), Skip> {
+    // SAFETY: the pointer is to a value of a preallocated map, which stays memory of that type. A process that closes
+    // a socket in one thread while another thread is in a call on it may have the value reused under this program's
+    // hands, as two threads that use one socket at once may both be here: then a count may be off by a segment.
+    let connection = unsafe { &mut *connection };
+    if piece.direction == Direction::In as u32 {
+        connection.bytes_in += u64::from(piece.size);
+    } else {
+        connection.bytes_out += u64::from(piece.size);
+    }
+    let scratch = scratch()?;
+    // SAFETY: the pointer is to this processor's own value, and nothing else uses it before this program ends.
+    let scratch = unsafe { &mut *scratch };
+
+    let first = if piece.size < CAPTURE_LATER as u32 { piece.size } else { CAPTURE_LATER as u32 };
+    let readable = piece.base != 0 && first != 0 && read_user_bytes(scratch.captured.as_mut_ptr(), first, piece.base);
+    let starts = readable && looks_like_start(&scratch.captured, first);
+    if connection.flags & CONNECTION_REPORTED == 0 {
+        if !starts {
+            return Ok(());
+        }
+        connection.flags |= CONNECTION_REPORTED;
+    }
+    let turned = piece.size != 0 && connection.direction != piece.direction;
+    if turned || starts {
+        connection.budget = CAPTURE_MAX as u32;
+    }
+    if piece.size != 0 {
+        connection.direction = piece.direction;
+    }
+
+    let mut captured = if readable { first } else { 0 };
+    let mut wanted = if connection.budget < piece.size { connection.budget } else { piece.size };
+    if wanted > CAPTURE_MAX as u32 {
+        wanted = CAPTURE_MAX as u32;
+    }
+    if readable && wanted > first {
+        if read_user_bytes(scratch.captured.as_mut_ptr(), wanted, piece.base) {
+            captured = wanted;
+        } else {
+            count(|counters| counters.unreadable += 1);
+        }
+    } else if !readable && piece.base != 0 && first != 0 {
+        count(|counters| counters.unreadable += 1);
+    }
+    connection.budget = connection.budget.saturating_sub(captured);
+
+    let record = &mut scratch.record;
+    record.header = RecordHeader {
+        version: ABI_VERSION,
+        kind: RecordKind::Data as u8,
+        padding: 0,
+        length: size_of::<DataRecord>() as u32 + captured,
+        time_ns: piece.time_ns,
+        tgid: piece.key.tgid,
+        tid: piece.tid,
+    };
+    record.generation = connection.generation;
+    record.fd = piece.key.fd;
+    record.sequence = connection.sequence;
+    record.size = piece.size;
+    record.captured = captured;
+    record.direction = piece.direction as u8;
+    record.errno = piece.errno;
+    record.padding = 0;
+    record.tail_length = 0;
+    if captured < piece.size && piece.base != 0 {
+        let tail = if piece.size < TAIL as u32 { piece.size } else { TAIL as u32 };
+        if read_user_bytes(record.tail.as_mut_ptr(), tail, piece.base + u64::from(piece.size - tail)) {
+            record.tail_length = tail as u8;
+        }
+    }
+    connection.sequence = connection.sequence.wrapping_add(1);
+
+    let length = size_of::<DataRecord>() + captured as usize;
+    if length > size_of::<DataRecord>() + CAPTURE_MAX {
+        return Err(Skip);
+    }
+    // SAFETY: the record and its captured bytes are one after the other in the scratch, and `length` is within it.
+    let bytes = unsafe { core::slice::from_raw_parts(core::ptr::from_ref(&*scratch).cast::<u8>(), length) };
+    if !put_bytes(RecordKind::Data, Wake::Late, bytes) && turned {
+        count(|counters| {
+            if piece.direction == Direction::In as u32 {
+                counters.lost_starts_in += 1;
+            } else {
+                counters.lost_starts_out += 1;
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Whether these bytes may be the start of an HTTP/1 message: capital letters, as a method and `HTTP/` begin with.
+#[inline(always)]
+fn looks_like_start(bytes: &[u8; CAPTURE_MAX], length: u32) -> bool {
+    bytes[0].is_ascii_uppercase()
+        && (length < 2 || bytes[1].is_ascii_uppercase())
+        && (length < 3 || bytes[2].is_ascii_uppercase())
+}
+
+#[tracepoint(category = "syscalls", name = "sys_enter_close")]
+pub(crate) fn sys_enter_close(ctx: TracePointContext) -> u32 {
+    let _: Result<(), Skip> = try_close(&ctx);
+    0
+}
+
+fn try_close(ctx: &TracePointContext) -> Result<(), Skip> {
+    let (tgid, _) = current();
+    if !maybe_watched(tgid) {
+        return Err(Skip);
+    }
+    // SAFETY: the helper checks the address itself; the offset is of a field that the kernel's format file names.
+    let fd: u64 = unsafe { ctx.read_at(offsets().close_fd as usize) }.map_err(|_| Skip)?;
+    let key = ConnectionKey { tgid, fd: fd as i32 };
+    let connection = CONNECTIONS.get_ptr_mut(key).ok_or(Skip)?;
+    // SAFETY: the pointer is to a live map value.
+    let connection = unsafe { *connection };
+    CONNECTIONS.remove(key).map_err(|_| Skip)?;
+    let record = CloseRecord {
+        header: header(RecordKind::Close, size_of::<CloseRecord>()),
+        generation: connection.generation,
+        fd: key.fd,
+        sequence: connection.sequence,
+        bytes_in: connection.bytes_in,
+        bytes_out: connection.bytes_out,
+    };
+    put(RecordKind::Close, Wake::Late, &record);
+    Ok(())
+}
+
+/// Reads a value of the kernel's.
+#[inline(always)]
+fn read_kernel<T: Copy>(address: u64) -> Result<T, Skip> {
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: the destination is as large as the size says; the helper checks the source itself.
+    let result = unsafe {
+        bpf_probe_read_kernel(value.as_mut_ptr().cast::<c_void>(), size_of::<T>() as u32, address as *const c_void)
+    };
+    // SAFETY: on success the helper has written all of it.
+    if result == 0 { Ok(unsafe { value.assume_init() }) } else { Err(Skip) }
+}
+
+/// Reads a value of the process's.
+#[inline(always)]
+fn read_user<T: Copy>(address: u64) -> Result<T, Skip> {
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: as in `read_kernel`.
+    if read_user_bytes(value.as_mut_ptr().cast(), size_of::<T>() as u32, address) {
+        // SAFETY: on success the helper has written all of it.
+        Ok(unsafe { value.assume_init() })
+    } else {
+        Err(Skip)
+    }
+}
+
+/// Reads `length` bytes of the process's; says whether it could.
+#[inline(always)]
+fn read_user_bytes(to: *mut u8, length: u32, from: u64) -> bool {
+    // SAFETY: callers pass a destination of at least `length` bytes, which the verifier holds them to; the helper
+    // checks the source itself and does not fault.
+    unsafe { bpf_probe_read_user(to.cast::<c_void>(), length, from as *const c_void) == 0 }
+}

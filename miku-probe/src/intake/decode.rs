@@ -1,0 +1,312 @@
+//! From the bytes of a record to its meaning.
+
+use miku_probe_abi::{
+    ABI_VERSION, CloseRecord, DataRecord, OpenRecord, Origin, Plain, ProcessRecord, RecordHeader, RecordKind,
+};
+
+use crate::units::{ConnId, Direction, Nanos, Tgid};
+
+/// Why a record is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// It is shorter than it has to be, or its length is not what it says.
+    #[error("a record of {got} bytes does not hold the {needed} it must")]
+    Short {
+        /// Bytes that came.
+        got: usize,
+        /// Bytes that it needs.
+        needed: usize,
+    },
+    /// It was written by another version of the kernel side.
+    #[error("a record of ABI version {0}, not {ABI_VERSION}")]
+    Version(u8),
+    /// No such kind, direction or origin.
+    #[error("a record with an unknown number {0}")]
+    Number(u8),
+}
+
+/// Bytes that moved, or the end of the other side's.
+#[derive(Clone, Copy, Debug)]
+pub struct Data<'a> {
+    /// On which connection.
+    pub id: ConnId,
+    /// When.
+    pub time: Nanos,
+    /// Number among the connection's records.
+    pub sequence: u32,
+    /// Which way.
+    pub direction: Direction,
+    /// How many bytes; 0 for an end.
+    pub size: u32,
+    /// The error that ended the connection, or 0.
+    pub errno: i32,
+    /// The first bytes.
+    pub prefix: &'a [u8],
+    /// The last bytes, when `prefix` does not hold all.
+    pub tail: &'a [u8],
+}
+
+/// A connection that became known.
+#[derive(Clone, Copy, Debug)]
+pub struct Open<'a> {
+    /// Which.
+    pub id: ConnId,
+    /// When.
+    pub time: Nanos,
+    /// How.
+    pub origin: Origin,
+    /// The error of `connect`, or 0.
+    pub errno: i32,
+    /// The other side's socket address as the kernel has it; empty when not known.
+    pub address: &'a [u8],
+}
+
+/// A connection that its process closed.
+#[derive(Clone, Copy, Debug)]
+pub struct Close {
+    /// Which.
+    pub id: ConnId,
+    /// When.
+    pub time: Nanos,
+    /// How many data records it had.
+    pub sequence: u32,
+    /// All bytes received.
+    pub bytes_in: u64,
+    /// All bytes sent.
+    pub bytes_out: u64,
+}
+
+/// Something in the life of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// A watched process made another.
+    Fork {
+        /// The new process.
+        child: Tgid,
+    },
+    /// It became another program.
+    Exec,
+    /// It ended.
+    Exit,
+    /// It began to listen.
+    Listen {
+        /// On this TCP port.
+        port: u16,
+    },
+    /// It began to connect.
+    Dial {
+        /// To this TCP port.
+        port: u16,
+    },
+}
+
+/// One record.
+#[derive(Clone, Copy, Debug)]
+pub enum Record<'a> {
+    /// Bytes moved.
+    Data(Data<'a>),
+    /// A connection became known.
+    Open(Open<'a>),
+    /// A connection was closed.
+    Close(Close),
+    /// Something in the life of a process.
+    Process {
+        /// Which process.
+        tgid: Tgid,
+        /// When.
+        time: Nanos,
+        /// What.
+        event: Process,
+    },
+}
+
+impl Record<'_> {
+    /// When it happened.
+    #[must_use]
+    pub const fn time(&self) -> Nanos {
+        match self {
+            Record::Data(Data { time, .. })
+            | Record::Open(Open { time, .. })
+            | Record::Close(Close { time, .. })
+            | Record::Process { time, .. } => *time,
+        }
+    }
+}
+
+/// Decodes one record.
+///
+/// # Errors
+/// When it is too short, of another version, or holds a number that means nothing.
+pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
+    let header: RecordHeader = read(bytes)?;
+    if header.version != ABI_VERSION {
+        return Err(DecodeError::Version(header.version));
+    }
+    // The ring rounds lengths up to 8 bytes, so there may be more than the record says, never less.
+    let bytes = bytes.get(..header.length as usize).ok_or(short(bytes, header.length as usize))?;
+    let kind = RecordKind::from_number(header.kind).ok_or(DecodeError::Number(header.kind))?;
+    let tgid = Tgid(header.tgid);
+    let time = Nanos(header.time_ns);
+    let process = |event| Record::Process { tgid, time, event };
+    Ok(match kind {
+        RecordKind::Data => Record::Data(data(bytes, tgid, time)?),
+        RecordKind::Open => Record::Open(open(bytes, tgid, time)?),
+        RecordKind::Close => {
+            let record: CloseRecord = read(bytes)?;
+            let id = ConnId { tgid, fd: record.fd, generation: Nanos(record.generation) };
+            let CloseRecord { sequence, bytes_in, bytes_out, .. } = record;
+            Record::Close(Close { id, time, sequence, bytes_in, bytes_out })
+        }
+        RecordKind::Fork => process(Process::Fork { child: Tgid(read::<ProcessRecord>(bytes)?.child) }),
+        RecordKind::Exec => process(Process::Exec),
+        RecordKind::Exit => process(Process::Exit),
+        RecordKind::Listen => process(Process::Listen { port: read::<ProcessRecord>(bytes)?.port }),
+        RecordKind::Dial => process(Process::Dial { port: read::<ProcessRecord>(bytes)?.port }),
+    })
+}
+
+fn data(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Data<'_>, DecodeError> {
+    const TAIL_AT: usize = std::mem::offset_of!(DataRecord, tail);
+    let record: DataRecord = read(bytes)?;
+    let end = size_of::<DataRecord>() + record.captured as usize;
+    let prefix = bytes.get(size_of::<DataRecord>()..end).ok_or(short(bytes, end))?;
+    let tail_end = TAIL_AT + usize::from(record.tail_length);
+    if record.captured > record.size || tail_end > size_of::<DataRecord>() {
+        return Err(short(bytes, end.max(tail_end)));
+    }
+    let direction = match record.direction {
+        0 => Direction::In,
+        1 => Direction::Out,
+        other => return Err(DecodeError::Number(other)),
+    };
+    Ok(Data {
+        id: ConnId { tgid, fd: record.fd, generation: Nanos(record.generation) },
+        time,
+        sequence: record.sequence,
+        direction,
+        size: record.size,
+        errno: i32::from(record.errno),
+        prefix,
+        tail: &bytes[TAIL_AT..tail_end],
+    })
+}
+
+fn open(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Open<'_>, DecodeError> {
+    const ADDRESS_AT: usize = std::mem::offset_of!(OpenRecord, address);
+    let record: OpenRecord = read(bytes)?;
+    let end = ADDRESS_AT + record.address_length as usize;
+    Ok(Open {
+        id: ConnId { tgid, fd: record.fd, generation: Nanos(record.generation) },
+        time,
+        origin: Origin::from_number(record.origin).ok_or(DecodeError::Number(record.origin))?,
+        errno: -record.result,
+        address: bytes.get(ADDRESS_AT..end).ok_or(short(bytes, end))?,
+    })
+}
+
+const fn short(bytes: &[u8], needed: usize) -> DecodeError {
+    DecodeError::Short { got: bytes.len(), needed }
+}
+
+fn read<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
+    if bytes.len() < size_of::<T>() {
+        return Err(short(bytes, size_of::<T>()));
+    }
+    // SAFETY: `bytes` holds at least the size of `T`, any bytes are a value of a `Plain` type, and the read is unaligned.
+    Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of<T: Plain>(value: &T) -> Vec<u8> {
+        // SAFETY: a `Plain` value is bytes without hidden padding.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast::<u8>(), size_of::<T>()) }.to_vec()
+    }
+
+    fn header(kind: RecordKind, length: usize) -> RecordHeader {
+        let length = u32::try_from(length).expect("a record is short");
+        RecordHeader { version: ABI_VERSION, kind: kind as u8, padding: 0, length, time_ns: 7, tgid: 42, tid: 43 }
+    }
+
+    fn data_record(captured: &[u8], size: u32) -> Vec<u8> {
+        let record = DataRecord {
+            header: header(RecordKind::Data, size_of::<DataRecord>() + captured.len()),
+            generation: 5,
+            fd: 9,
+            sequence: 3,
+            size,
+            captured: u32::try_from(captured.len()).expect("a capture is short"),
+            direction: 1,
+            tail_length: 2,
+            errno: 0,
+            padding: 0,
+            tail: *b"yz......",
+        };
+        let mut bytes = bytes_of(&record);
+        bytes.extend_from_slice(captured);
+        bytes
+    }
+
+    #[test]
+    fn decodes_data_with_its_prefix_and_tail() {
+        let bytes = data_record(b"HTTP/1.1 200 OK", 1000);
+        let Ok(Record::Data(data)) = decode(&bytes) else { panic!("not data: {:?}", decode(&bytes)) };
+        assert_eq!(data.id, ConnId { tgid: Tgid(42), fd: 9, generation: Nanos(5) });
+        assert_eq!((data.time, data.sequence, data.size, data.direction), (Nanos(7), 3, 1000, Direction::Out));
+        assert_eq!((data.prefix, data.tail), (&b"HTTP/1.1 200 OK"[..], &b"yz"[..]));
+    }
+
+    #[test]
+    fn padding_of_the_ring_is_not_part_of_the_record() {
+        let mut bytes = data_record(b"GET", 3);
+        bytes.extend_from_slice(&[0xff; 5]);
+        let Ok(Record::Data(data)) = decode(&bytes) else { panic!("not data") };
+        assert_eq!(data.prefix, b"GET");
+    }
+
+    #[test]
+    fn refuses_another_version() {
+        let mut bytes = data_record(b"GET", 3);
+        bytes[0] = ABI_VERSION + 1;
+        assert_eq!(decode(&bytes).unwrap_err(), DecodeError::Version(ABI_VERSION + 1));
+    }
+
+    #[test]
+    fn refuses_every_truncation() {
+        let whole = data_record(b"GET / HTTP/1.1", 14);
+        for length in 0..whole.len() {
+            assert!(decode(&whole[..length]).is_err(), "took {length} of {} bytes", whole.len());
+        }
+    }
+
+    #[test]
+    fn refuses_lying_lengths() {
+        let mut bytes = data_record(b"GET", 3);
+        bytes[44] = 200; // captured
+        assert!(matches!(decode(&bytes), Err(DecodeError::Short { .. })));
+        let mut bytes = data_record(b"GET", 3);
+        bytes[49] = 9; // tail_length
+        assert!(matches!(decode(&bytes), Err(DecodeError::Short { .. })));
+        let mut bytes = data_record(b"GET", 3);
+        bytes[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert!(matches!(decode(&bytes), Err(DecodeError::Short { .. })));
+    }
+
+    #[test]
+    fn decodes_processes() {
+        for (kind, expected) in [
+            (RecordKind::Fork, Process::Fork { child: Tgid(77) }),
+            (RecordKind::Exec, Process::Exec),
+            (RecordKind::Exit, Process::Exit),
+            (RecordKind::Listen, Process::Listen { port: 8080 }),
+            (RecordKind::Dial, Process::Dial { port: 8080 }),
+        ] {
+            let record = ProcessRecord { header: header(kind, size_of::<ProcessRecord>()), child: 77, port: 8080, padding: 0 };
+            let bytes = bytes_of(&record);
+            let Ok(Record::Process { tgid: Tgid(42), event, .. }) = decode(&bytes) else { panic!("{kind:?}") };
+            assert_eq!(event, expected);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Takes the kernel's records off the ring and decodes them; believes nothing but what it has checked.
+
+mod decode;
+mod ring;
+
+pub use decode::{Close, Data, DecodeError, Open, Process, Record, decode};
+pub use ring::Ring;

@@ -1,0 +1,130 @@
+//! The kernel side's maps, each behind the few things user space does with it.
+
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::Ebpf;
+use miku_probe_abi::{Connection, ConnectionKey, Counters, FILTER_SLOTS};
+
+use super::ProbeError;
+use crate::units::{ConnId, Nanos, Tgid};
+
+/// All maps, taken out of the loaded object.
+pub struct Maps {
+    /// The records.
+    pub records: RingBuf<MapData>,
+    /// Which processes are watched.
+    pub targets: TargetTable,
+    /// Their open connections.
+    pub connections: ConnectionTable,
+    /// What the kernel side has counted.
+    pub counters: CounterTable,
+}
+
+impl Maps {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, ProbeError> {
+        let mut take = |name: &'static str| ebpf.take_map(name).ok_or(ProbeError::Map { name });
+        Ok(Self {
+            records: RingBuf::try_from(take("RECORDS")?)?,
+            targets: TargetTable {
+                watched: HashMap::try_from(take("TARGETS")?)?,
+                filter: Array::try_from(take("FILTER")?)?,
+            },
+            connections: ConnectionTable(HashMap::try_from(take("CONNECTIONS")?)?),
+            counters: CounterTable(PerCpuArray::try_from(take("COUNTERS")?)?),
+        })
+    }
+}
+
+/// Which processes are watched.
+pub struct TargetTable {
+    watched: HashMap<MapData, u32, u32>,
+    filter: Array<MapData, u64>,
+}
+
+impl TargetTable {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// When the table is full.
+    pub fn insert(&mut self, tgid: Tgid) -> Result<(), ProbeError> {
+        self.watched.insert(tgid.0, 0, 0)?;
+        // The slot is set last: while it is 0 the kernel side looks no further.
+        Ok(self.filter.set(tgid.0 & (FILTER_SLOTS - 1), 1, 0)?)
+    }
+
+    /// Ends to watch; a process that was not watched is no error.
+    pub fn remove(&mut self, tgid: Tgid) {
+        // The slot stays set, for another watched process may share it; a false positive costs one look-up a call.
+        match self.watched.remove(&tgid.0) {
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
+            Err(error) => log::debug!("cannot forget process {tgid}: {error}"),
+        }
+    }
+}
+
+/// The open connections of watched processes.
+pub struct ConnectionTable(HashMap<MapData, ConnectionKey, Connection>);
+
+impl ConnectionTable {
+    /// Enters a connection that was open before its process was watched; false when the kernel side knows it already.
+    ///
+    /// # Errors
+    /// When the table is full.
+    pub fn seed(&mut self, id: ConnId) -> Result<bool, ProbeError> {
+        const NO_EXIST: u64 = 1; // BPF_NOEXIST of linux/bpf.h
+        match self.0.insert(key(id.tgid, id.fd), Connection::new(id.generation.0), NO_EXIST) {
+            Ok(()) => Ok(true),
+            Err(aya::maps::MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Bytes in and out of a connection that is still open.
+    #[must_use]
+    pub fn bytes(&self, id: ConnId) -> Option<(u64, u64)> {
+        let connection = self.0.get(&key(id.tgid, id.fd), 0).ok()?;
+        (Nanos(connection.generation) == id.generation).then_some((connection.bytes_in, connection.bytes_out))
+    }
+
+    /// Forgets a connection whose process ended without closing it.
+    pub fn remove(&mut self, id: ConnId) {
+        if self.bytes(id).is_some() {
+            // A connection that is closed by its process in between is gone already.
+            let _gone: Result<(), _> = self.0.remove(&key(id.tgid, id.fd));
+        }
+    }
+}
+
+const fn key(tgid: Tgid, fd: i32) -> ConnectionKey {
+    ConnectionKey { tgid: tgid.0, fd }
+}
+
+/// What the kernel side has counted.
+pub struct CounterTable(PerCpuArray<MapData, Counters>);
+
+impl CounterTable {
+    /// The sum over all processors.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn sum(&self) -> Result<Counters, ProbeError> {
+        let mut sum = Counters::default();
+        for counters in self.0.get(&0, 0)?.iter() {
+            for (total, count) in sum.records.iter_mut().zip(counters.records) {
+                *total += count;
+            }
+            for (total, count) in sum.lost.iter_mut().zip(counters.lost) {
+                *total += count;
+            }
+            sum.lost_starts_in += counters.lost_starts_in;
+            sum.lost_starts_out += counters.lost_starts_out;
+            sum.table_full += counters.table_full;
+            sum.targets_full += counters.targets_full;
+            sum.unreadable += counters.unreadable;
+        }
+        Ok(sum)
+    }
+}

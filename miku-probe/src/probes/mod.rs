@@ -1,0 +1,255 @@
+//! Loads the kernel side, attaches each probe on its own, and hands out its maps.
+//!
+//! One probe that fails never stops the others: each has a declared [`Intent`], and [`status`] makes of it and of what
+//! came of attaching what the metrics and the readiness check say.
+
+mod maps;
+mod offsets;
+pub mod process;
+pub mod socket;
+mod statistics;
+
+use std::collections::BTreeMap;
+
+use aya::programs::{ProgramError, RawTracePoint, TracePoint};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+
+pub use maps::{ConnectionTable, CounterTable, Maps, TargetTable};
+pub use offsets::{OffsetError, tracefs};
+pub use statistics::{RunStatistics, run_statistics, statistics_on};
+
+/// The BPF object that was built with this program; empty when it was built without one.
+#[must_use]
+pub fn object() -> &'static [u8] {
+    static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/miku-probe.bpf.o"));
+    OBJECT
+}
+
+/// Why the kernel side cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The program holds no BPF object.
+    #[error("this build has no BPF programs in it: build it with `cargo xtask build`")]
+    NoObject,
+    /// A tracepoint's fields could not be found.
+    #[error(transparent)]
+    Offsets(#[from] OffsetError),
+    /// The kernel did not take the object.
+    #[error("the kernel refused the BPF object: `miku-probe check` tells what is missing")]
+    Load(#[source] EbpfError),
+    /// A map is not what this program expects.
+    #[error("the BPF object has no usable map `{name}`")]
+    Map {
+        /// The map's name.
+        name: &'static str,
+    },
+    /// A map could not be read or written.
+    #[error("cannot use a BPF map")]
+    MapAccess(#[from] aya::maps::MapError),
+    /// A probe that nothing works without could not be attached.
+    #[error("cannot attach {name}")]
+    Required {
+        /// Which probe.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: ProgramError,
+    },
+}
+
+/// How much depends on a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Without it nothing can be measured.
+    Required,
+    /// Without it something is missing, and that is said.
+    Optional,
+}
+
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A raw tracepoint, by name.
+    RawTracepoint(&'static str),
+    /// A tracepoint, by category and name.
+    Tracepoint(&'static str, &'static str),
+}
+
+/// A program of the object and where it belongs.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// The program's name in the object.
+    pub program: &'static str,
+    /// Its family: the label `kind`.
+    pub kind: &'static str,
+    /// Where it is attached.
+    pub hook: Hook,
+    /// How much depends on it.
+    pub intent: Intent,
+}
+
+/// What is said of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It is attached.
+    Attached,
+    /// It is not, and what it would measure is absent.
+    Missing,
+    /// It is not, so nothing is measured.
+    Fatal,
+}
+
+/// What is to be said of a probe of this intent that was, or was not, attached.
+#[must_use]
+pub const fn status(intent: Intent, attached: bool) -> Status {
+    match (attached, intent) {
+        (true, _) => Status::Attached,
+        (false, Intent::Optional) => Status::Missing,
+        (false, Intent::Required) => Status::Fatal,
+    }
+}
+
+/// Sizes that the configuration sets.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Bytes of the ring: a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    /// Open connections of watched processes that are followed at once.
+    pub connections: u32,
+}
+
+/// A probe that could not be attached.
+#[derive(Debug)]
+pub struct Failure {
+    /// Its family.
+    pub kind: &'static str,
+    /// Its program.
+    pub program: &'static str,
+    /// The error with all that caused it.
+    pub reason: String,
+}
+
+/// The loaded kernel side. Dropping it detaches and unloads everything.
+#[derive(Debug)]
+pub struct Kernel {
+    ebpf: Ebpf,
+    attached: BTreeMap<&'static str, u32>,
+    failures: Vec<Failure>,
+}
+
+impl Kernel {
+    /// Loads the object; nothing is attached yet, so that the maps can be filled first.
+    ///
+    /// # Errors
+    /// When there is no object, tracefs does not tell the tracepoints' fields, or the kernel refuses it.
+    pub fn load(sizes: Sizes) -> Result<(Self, Maps), ProbeError> {
+        if object().is_empty() {
+            return Err(ProbeError::NoObject);
+        }
+        lift_memory_lock();
+        let offsets = offsets::read()?;
+        let wake = u64::from(sizes.ring_bytes) / 4;
+        let mut ebpf = EbpfLoader::new()
+            .btf(Btf::from_sys_fs().ok().as_ref())
+            .override_global("OFFSETS", &offsets, true)
+            .override_global("WAKE_BYTES", &wake, true)
+            .map_max_entries("RECORDS", sizes.ring_bytes)
+            .map_max_entries("CONNECTIONS", sizes.connections)
+            .load(object())
+            .map_err(ProbeError::Load)?;
+        let maps = Maps::take(&mut ebpf)?;
+        Ok((Self { ebpf, attached: BTreeMap::new(), failures: Vec::new() }, maps))
+    }
+
+    /// Attaches every probe.
+    ///
+    /// # Errors
+    /// When a required probe cannot be attached. What was attached before it is detached when `self` is dropped.
+    pub fn attach(&mut self) -> Result<(), ProbeError> {
+        for probe in socket::PROBES.iter().chain(process::PROBES) {
+            let outcome = self.attach_one(probe);
+            match (status(probe.intent, outcome.is_ok()), outcome) {
+                (Status::Attached, _) => *self.attached.entry(probe.kind).or_default() += 1,
+                (Status::Fatal, Err(source)) => return Err(ProbeError::Required { name: probe.program, source }),
+                (_, outcome) => {
+                    let reason = outcome.err().map(|error| chain(&error)).unwrap_or_default();
+                    log::warn!("cannot attach {}: {reason}", probe.program);
+                    self.failures.push(Failure { kind: probe.kind, program: probe.program, reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_one(&mut self, probe: &Probe) -> Result<(), ProgramError> {
+        let program = self
+            .ebpf
+            .program_mut(probe.program)
+            .ok_or_else(|| ProgramError::UnexpectedProgramType)?;
+        match probe.hook {
+            Hook::RawTracepoint(name) => {
+                let program: &mut RawTracePoint = program.try_into()?;
+                program.load()?;
+                program.attach(name)?;
+            }
+            Hook::Tracepoint(category, name) => {
+                let program: &mut TracePoint = program.try_into()?;
+                program.load()?;
+                program.attach(category, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many places are attached, by family.
+    #[must_use]
+    pub fn attached(&self) -> &BTreeMap<&'static str, u32> {
+        &self.attached
+    }
+
+    /// The optional probes that could not be attached.
+    #[must_use]
+    pub fn failures(&self) -> &[Failure] {
+        &self.failures
+    }
+
+    /// Run time and runs of every loaded program, as the kernel counts them; empty unless it has been told to.
+    #[must_use]
+    pub fn run_statistics(&self) -> Vec<RunStatistics> {
+        run_statistics(&self.ebpf)
+    }
+}
+
+/// An error and all that caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Kernels before 5.11 charge maps to the locked memory of whoever makes them. A refusal is not fatal: newer ones don't.
+fn lift_memory_lock() {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the pointer is to a live rlimit.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } != 0 {
+        log::debug!("the limit of locked memory stays: {}", std::io::Error::last_os_error());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_follows_intent_and_outcome() {
+        assert_eq!(status(Intent::Required, true), Status::Attached);
+        assert_eq!(status(Intent::Optional, true), Status::Attached);
+        assert_eq!(status(Intent::Optional, false), Status::Missing);
+        assert_eq!(status(Intent::Required, false), Status::Fatal);
+    }
+}

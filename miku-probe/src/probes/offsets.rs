@@ -1,0 +1,90 @@
+//! Where this kernel's tracepoints keep their fields, as tracefs tells.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use miku_probe_abi::TracepointOffsets;
+
+/// Why a field's place is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum OffsetError {
+    /// tracefs is not mounted, or cannot be read.
+    #[error("cannot read {path}: is tracefs mounted (`mount -t tracefs tracefs /sys/kernel/tracing`), and is this root?")]
+    Unreadable {
+        /// The format file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The tracepoint has no such field.
+    #[error("the tracepoint {event} of this kernel has no field `{field}`")]
+    NoField {
+        /// Category and name.
+        event: &'static str,
+        /// The field.
+        field: &'static str,
+    },
+}
+
+/// Where tracefs is: its own place, or the older one below debugfs.
+#[must_use]
+pub fn tracefs() -> PathBuf {
+    ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|path| path.join("events").is_dir())
+        .unwrap_or_else(|| PathBuf::from("/sys/kernel/tracing"))
+}
+
+/// All offsets that the programs need.
+pub(super) fn read() -> Result<TracepointOffsets, OffsetError> {
+    let events = tracefs().join("events");
+    Ok(TracepointOffsets {
+        newtask_pid: offset(&events, "task/task_newtask", "pid")?,
+        newtask_clone_flags: offset(&events, "task/task_newtask", "clone_flags")?,
+        set_state_newstate: offset(&events, "sock/inet_sock_set_state", "newstate")?,
+        set_state_sport: offset(&events, "sock/inet_sock_set_state", "sport")?,
+        set_state_dport: offset(&events, "sock/inet_sock_set_state", "dport")?,
+        close_fd: offset(&events, "syscalls/sys_enter_close", "fd")?,
+    })
+}
+
+fn offset(events: &Path, event: &'static str, field: &'static str) -> Result<u32, OffsetError> {
+    let path = events.join(event).join("format");
+    let format = fs::read_to_string(&path).map_err(|source| OffsetError::Unreadable { path, source })?;
+    field_offset(&format, field).ok_or(OffsetError::NoField { event, field })
+}
+
+/// The offset of a field in a format file, whose lines are `field:TYPE NAME; offset:N; size:N; signed:N;`.
+fn field_offset(format: &str, field: &str) -> Option<u32> {
+    format.lines().find_map(|line| {
+        let mut parts = line.trim().strip_prefix("field:")?.split(';').map(str::trim);
+        let name = parts.next()?.rsplit([' ', '*']).next()?;
+        let name = name.split('[').next()?;
+        if name != field {
+            return None;
+        }
+        parts.find_map(|part| part.strip_prefix("offset:"))?.trim().parse().ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEWTASK: &str = "name: task_newtask\nID: 171\nformat:\n\
+        \tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;\n\
+        \tfield:int common_pid;\toffset:4;\tsize:4;\tsigned:1;\n\n\
+        \tfield:pid_t pid;\toffset:8;\tsize:4;\tsigned:1;\n\
+        \tfield:char comm[16];\toffset:12;\tsize:16;\tsigned:0;\n\
+        \tfield:unsigned long clone_flags;\toffset:32;\tsize:8;\tsigned:0;\n";
+
+    #[test]
+    fn finds_fields_by_their_whole_name() {
+        assert_eq!(field_offset(NEWTASK, "pid"), Some(8), "not common_pid");
+        assert_eq!(field_offset(NEWTASK, "comm"), Some(12), "an array's name is without its length");
+        assert_eq!(field_offset(NEWTASK, "clone_flags"), Some(32));
+        assert_eq!(field_offset(NEWTASK, "oom"), None);
+    }
+}
