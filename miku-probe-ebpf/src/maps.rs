@@ -53,9 +53,30 @@ static WAKE_BYTES: u64 = 1 << 20;
 /// How far past [`WAKE_BYTES`] a record still wakes: a wake-up is dear, and one is enough.
 const WAKE_WINDOW: u64 = 64 << 10;
 
+/// Bytes that one call moved, in one piece.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Piece {
+    pub(crate) key: ConnectionKey,
+    pub(crate) time_ns: u64,
+    pub(crate) tid: u32,
+    /// A [`miku_probe_abi::Direction`].
+    pub(crate) direction: u32,
+    /// Where they are in the process; 0 when they cannot be reached.
+    pub(crate) base: u64,
+    pub(crate) size: u32,
+    pub(crate) errno: u32,
+    /// Bytes of the call that are in later pieces.
+    pub(crate) left: u64,
+}
+
 /// A data record in the making.
+///
+/// The piece is kept here rather than on the stack, since the verifier follows the ranges of values on the stack, and
+/// with them every way through a loop apart.
 #[repr(C)]
 pub(crate) struct Scratch {
+    pub(crate) piece: Piece,
     pub(crate) record: DataRecord,
     pub(crate) captured: [u8; CAPTURE_MAX],
 }

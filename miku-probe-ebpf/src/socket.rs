@@ -18,7 +18,7 @@ use miku_probe_abi::{
 };
 
 use crate::maps::{
-    CONNECTIONS, Skip, Wake, count, current, header, maybe_watched, offsets, put, put_bytes, scratch, watched,
+    CONNECTIONS, Piece, Scratch, Skip, Wake, count, current, header, maybe_watched, offsets, put, put_bytes, scratch, watched,
 };
 
 /// System call numbers of x86-64 (`asm/unistd_64.h`).
@@ -93,19 +93,6 @@ struct Msghdr {
 /// Size of `struct mmsghdr`, and where its `msg_len` is.
 const MMSGHDR_SIZE: u64 = 64;
 const MMSGHDR_LENGTH: u64 = 56;
-
-/// Bytes that one call moved, in one piece.
-struct Piece {
-    key: ConnectionKey,
-    time_ns: u64,
-    tid: u32,
-    /// A [`Direction`].
-    direction: u32,
-    /// Where they are in the process; 0 when they cannot be reached.
-    base: u64,
-    size: u32,
-    errno: u16,
-}
 
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub(crate) fn sys_exit(ctx: RawTracePointContext) -> i32 {
@@ -193,7 +180,9 @@ impl Call<'_> {
         let connection = self.connection(family)?;
         // SAFETY: the helper has no preconditions.
         let time_ns = unsafe { bpf_ktime_get_ns() };
-        let mut piece = Piece {
+        // SAFETY: the pointer is to this processor's own value, and nothing else uses it before this program ends.
+        let scratch = unsafe { &mut *scratch()? };
+        scratch.piece = Piece {
             key: self.key,
             time_ns,
             tid: self.tid,
@@ -201,19 +190,20 @@ impl Call<'_> {
             base: 0,
             size: self.result as u32,
             errno: 0,
+            left: 0,
         };
         if self.result <= 0 {
-            return self.ended(connection, &mut piece, shape);
+            return self.ended(connection, scratch, shape);
         }
         let (iov, pieces) = match shape {
             Shape::Buffer => {
-                piece.base = self.registers.si;
-                return segment(connection, &piece);
+                scratch.piece.base = self.registers.si;
+                return segment(connection, scratch);
             }
-            Shape::File => return segment(connection, &piece),
+            Shape::File => return segment(connection, scratch),
             Shape::Messages => {
-                piece.size = self.sum_messages();
-                return segment(connection, &piece);
+                scratch.piece.size = self.sum_messages();
+                return segment(connection, scratch);
             }
             Shape::Vector => (self.registers.si, self.registers.dx),
             Shape::Message => {
@@ -221,7 +211,7 @@ impl Call<'_> {
                 (message.iov, message.iov_length)
             }
         };
-        gathered(connection, &mut piece, iov, pieces)
+        gathered(connection, scratch, iov, pieces)
     }
 
     /// The connection of this call; on a socket that was not seen to open, a new one.
@@ -239,19 +229,19 @@ impl Call<'_> {
 
     /// The other side finished, or the connection failed.
     #[inline(always)]
-    fn ended(&self, connection: *mut Connection, piece: &mut Piece, shape: Shape) -> Result<(), Skip> {
+    fn ended(&self, connection: *mut Connection, scratch: &mut Scratch, shape: Shape) -> Result<(), Skip> {
         // A read into an empty buffer returns 0 and says nothing; so does a write of nothing.
         let wanted = if shape == Shape::Buffer { self.registers.dx } else { 1 };
-        if self.result == 0 && (piece.direction != Direction::In as u32 || wanted == 0) {
+        if self.result == 0 && (scratch.piece.direction != Direction::In as u32 || wanted == 0) {
             return Err(Skip);
         }
         // SAFETY: the pointer is to a live map value.
         if unsafe { (*connection).flags } & CONNECTION_REPORTED == 0 {
             return Err(Skip);
         }
-        piece.size = 0;
-        piece.errno = (-self.result) as u16;
-        segment(connection, piece)
+        scratch.piece.size = 0;
+        scratch.piece.errno = (-self.result) as u32;
+        segment(connection, scratch)
     }
 
     /// Bytes of all messages of a `sendmmsg` or `recvmmsg`, of the first [`GATHER_MAX`] at least.
@@ -320,32 +310,33 @@ impl Call<'_> {
 
 /// Tells the pieces of a gathered read or write one by one, as if each had been a call of its own.
 #[inline(never)]
-fn gathered(connection: *mut Connection, piece: &mut Piece, iov: u64, pieces: u64) -> Result<(), Skip> {
-    let mut left = piece.size;
+fn gathered(connection: *mut Connection, scratch: &mut Scratch, iov: u64, pieces: u64) -> Result<(), Skip> {
+    scratch.piece.left = u64::from(scratch.piece.size);
     for place in 0..GATHER_MAX as u64 {
-        if left == 0 || place >= pieces {
+        if place >= pieces {
             break;
         }
-        let Ok(vector) = read_user::<Iovec>(iov + place * size_of::<Iovec>() as u64) else { break };
-        if vector.length == 0 {
-            continue;
+        let vector: Iovec = read_user(iov + place * size_of::<Iovec>() as u64)?;
+        let size = if vector.length < scratch.piece.left { vector.length } else { scratch.piece.left };
+        scratch.piece.base = vector.base;
+        scratch.piece.size = size as u32;
+        scratch.piece.left -= size;
+        if size != 0 {
+            segment(connection, scratch)?;
         }
-        piece.base = vector.base;
-        piece.size = if vector.length < u64::from(left) { vector.length as u32 } else { left };
-        left -= piece.size;
-        segment(connection, piece)?;
     }
-    if left > 0 {
-        piece.base = 0;
-        piece.size = left;
-        segment(connection, piece)?;
+    scratch.piece.base = 0;
+    scratch.piece.size = scratch.piece.left as u32;
+    if scratch.piece.size == 0 {
+        return Ok(());
     }
-    Ok(())
+    segment(connection, scratch)
 }
 
 /// Counts one piece, and tells it when the connection is one whose segments are told.
 #[inline(never)]
-fn segment(connection: *mut Connection, piece: &Piece) -> Result<(), Skip> {
+fn segment(connection: *mut Connection, scratch: &mut Scratch) -> Result<(), Skip> {
+    let piece = &scratch.piece;
     // SAFETY: the pointer is to a value of a preallocated map, which stays memory of that type. A process that closes
     // a socket in one thread while another thread is in a call on it may have the value reused under this program's
     // hands, as two threads that use one socket at once may both be here: then a count may be off by a segment.
@@ -355,9 +346,6 @@ fn segment(connection: *mut Connection, piece: &Piece) -> Result<(), Skip> {
     } else {
         connection.bytes_out += u64::from(piece.size);
     }
-    let scratch = scratch()?;
-    // SAFETY: the pointer is to this processor's own value, and nothing else uses it before this program ends.
-    let scratch = unsafe { &mut *scratch };
 
     let first = if piece.size < CAPTURE_LATER as u32 { piece.size } else { CAPTURE_LATER as u32 };
     let readable = piece.base != 0 && first != 0 && read_user_bytes(scratch.captured.as_mut_ptr(), first, piece.base);
@@ -408,7 +396,7 @@ fn segment(connection: *mut Connection, piece: &Piece) -> Result<(), Skip> {
     record.size = piece.size;
     record.captured = captured;
     record.direction = piece.direction as u8;
-    record.errno = piece.errno;
+    record.errno = piece.errno as u16;
     record.padding = 0;
     record.tail_length = 0;
     if captured < piece.size && piece.base != 0 {
@@ -423,8 +411,8 @@ fn segment(connection: *mut Connection, piece: &Piece) -> Result<(), Skip> {
     if length > size_of::<DataRecord>() + CAPTURE_MAX {
         return Err(Skip);
     }
-    // SAFETY: the record and its captured bytes are one after the other in the scratch, and `length` is within it.
-    let bytes = unsafe { core::slice::from_raw_parts(core::ptr::from_ref(&*scratch).cast::<u8>(), length) };
+    // SAFETY: the record and its captured bytes are one after the other in the scratch, and `length` is within both.
+    let bytes = unsafe { core::slice::from_raw_parts((&raw const scratch.record).cast::<u8>(), length) };
     if !put_bytes(RecordKind::Data, Wake::Late, bytes) && turned {
         count(|counters| {
             if piece.direction == Direction::In as u32 {
