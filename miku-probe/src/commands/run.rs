@@ -1,0 +1,104 @@
+//! `miku-probe run`: the exporter.
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+use tokio::time::{Duration, MissedTickBehavior, interval};
+
+use super::{Signals, runtime};
+use crate::config::RunConfig;
+use crate::observations::Names;
+use crate::probes::statistics_on;
+use crate::sinks::health::{Health, Status};
+use crate::sinks::metrics::{BuildInfo, Metrics};
+use crate::sinks::web::{self, Site};
+use crate::units::Nanos;
+use crate::watch::Watch;
+
+/// How often what is not an event is brought up to date.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// Watches and serves metrics until SIGINT or SIGTERM.
+///
+/// # Errors
+/// When a port cannot be had or the kernel side not be attached; then nothing stays attached.
+pub fn run(config: RunConfig) -> anyhow::Result<()> {
+    let runtime = runtime()?;
+    LocalSet::new().block_on(&runtime, export(config))
+}
+
+async fn export(config: RunConfig) -> anyhow::Result<()> {
+    let RunConfig { settings, listen_addresses, telemetry_path, bpf_stats } = config;
+    let mut signals = Signals::new()?;
+    // Ports first: a port in use is found before anything is attached.
+    let listeners = web::bind(&listen_addresses)?;
+    let addresses: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+
+    let statistics = bpf_stats.then(statistics_on).transpose().context("cannot turn on the kernel's BPF statistics")?;
+    let health = Health::new(Nanos::now());
+    for service in settings.services.iter().filter(|service| service.required) {
+        health.require(&service.name, Nanos::now());
+    }
+    let metrics = Metrics::new(&BuildInfo::current());
+    let site = Site { registry: metrics.registry(), health: health.clone(), telemetry_path: telemetry_path.clone() };
+    let mut watch = Watch::start(settings, metrics)?;
+    report_probes(&mut watch, &health);
+
+    let (stop, mut stopped) = watch::channel(());
+    let server = tokio::task::spawn_local(web::serve(listeners, site, async move {
+        // It ends when the sender is dropped, whatever drops it.
+        while stopped.changed().await.is_ok() {}
+    }));
+    for address in addresses {
+        log::info!("listening on http://{address}{telemetry_path}");
+    }
+
+    let mut refresh = interval(REFRESH);
+    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = signals.end() => break,
+            _ = refresh.tick() => {
+                report_health(&watch, &health);
+                if statistics.is_some() {
+                    report_costs(&mut watch);
+                }
+            }
+            stepped = watch.step() => stepped.context("cannot poll the ring of records")?,
+        }
+    }
+    drop(stop);
+    drop(watch);
+    server.await.context("the web server ended badly")??;
+    Ok(())
+}
+
+/// Tells what was attached and what could not be.
+fn report_probes(watch: &mut Watch<Metrics>, health: &Health) {
+    let attached = watch.kernel().attached().clone();
+    let failures: Vec<_> = watch.kernel().failures().iter().map(|failure| (failure.kind, failure.reason)).collect();
+    let metrics = watch.sink_mut();
+    for (kind, count) in attached {
+        metrics.set_sites("", kind, count);
+    }
+    for (kind, reason) in failures {
+        metrics.attach_failed(kind, reason);
+    }
+    health.kernel(Status::Ok, "attached", Nanos::now());
+}
+
+fn report_health(watch: &Watch<Metrics>, health: &Health) {
+    let now = Nanos::now();
+    health.beat(now);
+    let names: &Names = watch.names();
+    for (service, attached, failed) in watch.target_counts() {
+        health.targets(names.service(service), attached, failed, "the log tells why", now);
+    }
+}
+
+fn report_costs(watch: &mut Watch<Metrics>) {
+    for program in watch.run_statistics() {
+        watch.sink_mut().bpf_program(&program.program, Nanos(program.run_time_ns), program.runs);
+    }
+}
