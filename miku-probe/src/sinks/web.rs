@@ -41,18 +41,27 @@ pub const DEFAULT_LISTEN_ADDRESS: &str = "127.0.0.1:10039";
 /// The path of the metrics when nothing else is said.
 pub const DEFAULT_TELEMETRY_PATH: &str = "/metrics";
 
-/// How many connections are served at once; more wait in the kernel's queue.
-const CONNECTION_LIMIT: usize = 64;
-
 /// How many scrapes are answered at once, from the gathering to the last byte; more are sent away with 503.
 const SCRAPE_LIMIT: usize = 4;
 
-/// How long a request's head may take, and how long a connection may be idle. Between the usual scrape intervals of 10
-/// and 15 seconds, so that no scraper finds its connection closing just as it uses it.
-const HEAD_LIMIT: Duration = Duration::from_secs(12);
+/// What connections may take of the probe.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// How many are served at once; more wait in the kernel's queue.
+    connections: usize,
+    /// How long a request's head may take, and how long a connection may be idle.
+    head: Duration,
+    /// How long an answer may take from the start of its request to its last byte.
+    answer: Duration,
+}
 
-/// How long an answer may take from the start of its request to its last byte.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+const LIMITS: Limits = Limits {
+    connections: 64,
+    // Between the usual scrape intervals of 10 and 15 seconds, so that no scraper finds its connection closing just as
+    // it uses it.
+    head: Duration::from_secs(12),
+    answer: Duration::from_secs(30),
+};
 
 /// The longest head of a request, in bytes.
 const HEAD_BYTES: usize = 16 * 1024;
@@ -241,13 +250,22 @@ pub async fn serve(
     site: Site,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), WebError> {
+    serve_within(LIMITS, listeners, site, shutdown).await
+}
+
+async fn serve_within(
+    limits: Limits,
+    listeners: Vec<TcpListener>,
+    site: Site,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), WebError> {
     let app = router(site);
-    let slots = Arc::new(Semaphore::new(CONNECTION_LIMIT));
+    let slots = Arc::new(Semaphore::new(limits.connections));
     let (stop, stopped) = watch::channel(());
     let mut acceptors = JoinSet::new();
     for listener in listeners {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(WebError::Serve)?;
-        acceptors.spawn(accept(listener, app.clone(), Arc::clone(&slots), stopped.clone()));
+        acceptors.spawn(accept(limits, listener, app.clone(), Arc::clone(&slots), stopped.clone()));
     }
     shutdown.await;
     drop(stop);
@@ -256,7 +274,13 @@ pub async fn serve(
 }
 
 /// Accepts connections until `stop` closes, then waits a little for those that are left.
-async fn accept(listener: tokio::net::TcpListener, app: Router, slots: Arc<Semaphore>, mut stop: watch::Receiver<()>) {
+async fn accept(
+    limits: Limits,
+    listener: tokio::net::TcpListener,
+    app: Router,
+    slots: Arc<Semaphore>,
+    mut stop: watch::Receiver<()>,
+) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -269,7 +293,7 @@ async fn accept(listener: tokio::net::TcpListener, app: Router, slots: Arc<Semap
             _ = stop.changed() => break,
             accepted = next => match accepted {
                 Ok((stream, slot)) => {
-                    connections.spawn(converse(stream, slot, app.clone(), stop.clone()));
+                    connections.spawn(converse(limits, stream, slot, app.clone(), stop.clone()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -288,6 +312,7 @@ async fn accept(listener: tokio::net::TcpListener, app: Router, slots: Arc<Semap
 
 /// Serves one connection until either side ends it, or its time is over.
 async fn converse(
+    limits: Limits,
     stream: tokio::net::TcpStream,
     slot: OwnedSemaphorePermit,
     app: Router,
@@ -302,11 +327,11 @@ async fn converse(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
+        .header_read_timeout(limits.head)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let mut deadline = std::pin::pin!(sleep_until(Instant::now() + ANSWER_LIMIT));
+    let mut deadline = std::pin::pin!(sleep_until(Instant::now() + limits.answer));
     let mut stopping = false;
     loop {
         tokio::select! {
@@ -316,7 +341,7 @@ async fn converse(
                 }
                 return;
             }
-            Ok(()) = begins.changed() => deadline.as_mut().reset(Instant::now() + ANSWER_LIMIT),
+            Ok(()) = begins.changed() => deadline.as_mut().reset(Instant::now() + limits.answer),
             () = deadline.as_mut() => return,
             _ = stop.changed(), if !stopping => {
                 stopping = true;

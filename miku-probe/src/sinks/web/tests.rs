@@ -21,10 +21,10 @@ struct Server {
 
 impl Server {
     fn start(telemetry_path: &str) -> Self {
-        Self::start_with(telemetry_path, Registry::new())
+        Self::start_with(telemetry_path, Registry::new(), LIMITS)
     }
 
-    fn start_with(telemetry_path: &str, registry: Registry) -> Self {
+    fn start_with(telemetry_path: &str, registry: Registry, limits: Limits) -> Self {
         let counter = IntCounter::new("test_bytes_total", "Help.").expect("valid");
         counter.inc_by(17);
         registry.register(Box::new(counter)).expect("nothing of that name is registered");
@@ -36,8 +36,9 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime
-                .block_on(serve(listeners, site, async { stopped.await.expect("the server is stopped by the test") }))
+            runtime.block_on(serve_within(limits, listeners, site, async {
+                stopped.await.expect("the server is stopped by the test")
+            }))
         });
         Self { address, health, stop: Some(stop), thread: Some(thread) }
     }
@@ -156,10 +157,10 @@ fn paths_and_methods() {
     }
     for path in ["/", "/a/b", "/livez", "/readyz", "/healthz", "/-/healthy", "/-/ready"] {
         let (get, head) = (server.get(path), server.ask("HEAD", path, ""));
-        assert_eq!(head.body, [], "of {path}");
+        assert!(head.body.is_empty(), "of {path}");
         assert_eq!(head.status, get.status, "of {path}");
         assert_eq!(head.field("content-type"), get.field("content-type"), "of {path}");
-        assert_ne!(get.body, [], "of {path}");
+        assert!(!get.body.is_empty(), "of {path}");
     }
     assert_eq!(server.ask("HEAD", "/a/b", "").field("content-length"), AS_TEXT.len().to_string());
     for (method, path) in [("POST", "/a/b"), ("DELETE", "/"), ("PUT", "/nowhere"), ("OPTIONS", "/livez")] {
@@ -258,14 +259,17 @@ fn heads_without_end_and_without_sense_are_refused() {
     assert_eq!(server.get("/livez").status, 200);
 }
 
+/// Short enough to wait for.
+const SHORT: Limits = Limits { connections: 2, head: Duration::from_millis(300), answer: Duration::from_millis(900) };
+
 #[test]
 fn silent_connections_are_closed_and_make_room() {
-    let server = Server::start("/metrics");
+    let server = Server::start_with("/metrics", Registry::new(), SHORT);
     // All places are taken by clients that say nothing, so this request is only answered when they are sent away.
-    let silent: Vec<TcpStream> = (0..CONNECTION_LIMIT).map(|_| server.connect()).collect();
+    let silent: Vec<TcpStream> = (0..SHORT.connections).map(|_| server.connect()).collect();
     let begin = std::time::Instant::now();
     assert_eq!(server.get("/livez").status, 200);
-    assert!(begin.elapsed() > HEAD_LIMIT / 2, "it had to wait, but took {:?}", begin.elapsed());
+    assert!(begin.elapsed() > SHORT.head / 2, "it had to wait, but took {:?}", begin.elapsed());
     for mut stream in silent {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).expect("it was closed");
@@ -273,12 +277,33 @@ fn silent_connections_are_closed_and_make_room() {
 }
 
 #[test]
-fn scrapes_that_nobody_reads_are_few() {
+fn a_client_that_does_not_read_is_sent_away() {
+    let server = Server::start_with("/metrics", long_registry(), Limits { connections: 1, ..SHORT });
+    let mut deaf = server.connect();
+    deaf.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is open");
+    deaf.read_exact(&mut [0]).expect("the answer begins");
+    // The only place is taken until the time for that answer is over.
+    let begin = std::time::Instant::now();
+    assert_eq!(server.get("/livez").status, 200);
+    assert!(begin.elapsed() > SHORT.answer / 2, "it had to wait, but took {:?}", begin.elapsed());
+    let mut rest = Vec::new();
+    let read = deaf.read_to_end(&mut rest);
+    assert!(rest.len() < LONG, "the whole answer came, {read:?}");
+}
+
+/// The length of a help text that is more than the sockets of both sides hold, so that answers stay with the server.
+const LONG: usize = 16 * 1024 * 1024;
+
+fn long_registry() -> Registry {
     let registry = Registry::new();
-    // More than the sockets of both sides hold, so that the answers stay with the server.
-    let help = "x".repeat(16 * 1024 * 1024);
-    registry.register(Box::new(IntCounter::new("long_total", help).expect("valid"))).expect("it is the first");
-    let server = Server::start_with("/metrics", registry);
+    let long = IntCounter::new("long_total", "x".repeat(LONG)).expect("valid");
+    registry.register(Box::new(long)).expect("it is the first");
+    registry
+}
+
+#[test]
+fn scrapes_that_nobody_reads_are_few() {
+    let server = Server::start_with("/metrics", long_registry(), LIMITS);
     let mut unread: Vec<TcpStream> = (0..SCRAPE_LIMIT)
         .map(|_| {
             let mut stream = server.connect();
@@ -292,7 +317,7 @@ fn scrapes_that_nobody_reads_are_few() {
     assert_eq!((refused.status, refused.field("retry-after")), (503, "1"));
     assert_eq!(server.get("/livez").status, 200, "other pages are not held up");
     let mut first = unread.swap_remove(0);
-    let mut bytes = vec![0; 16 * 1024 * 1024];
+    let mut bytes = vec![0; LONG];
     first.read_exact(&mut bytes).expect("the answer goes on when it is read");
     let mut tail = Vec::new();
     while !tail.ends_with(b"test_bytes_total 17\n") {
