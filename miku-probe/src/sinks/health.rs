@@ -4,7 +4,7 @@
 //! are told apart: whether the probe itself lives, whether it is attached to all it must be attached to, and whether
 //! the watched services are well.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -81,10 +81,19 @@ impl fmt::Display for Check {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} {}", self.status.as_str(), self.name)?;
         if let Some(service) = &self.service {
-            write!(formatter, " of {service}")?;
+            write!(formatter, " of {}", OneLine(service))?;
         }
         write!(formatter, " since {} ({:.0} s)", rfc_3339(self.since), self.seconds)?;
-        if self.reason.is_empty() { Ok(()) } else { write!(formatter, ": {}", self.reason) }
+        if self.reason.is_empty() { Ok(()) } else { write!(formatter, ": {}", OneLine(&self.reason)) }
+    }
+}
+
+/// A text from elsewhere, as part of a line: control characters are spaces.
+struct OneLine<'a>(&'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|char| formatter.write_char(if char.is_control() { ' ' } else { char }))
     }
 }
 
@@ -354,6 +363,15 @@ mod tests {
         assert_eq!(seconds(after(6)), 5.0);
         health.targets("bot", 0, 0, "", after(7));
         assert_eq!(seconds(after(9)), 2.0);
+    }
+
+    #[test]
+    fn a_check_is_one_line_whatever_its_texts_hold() {
+        let health = Health::new(START);
+        health.check("gateway", Some("b\not"), Status::Failing, "two\r\nlines\x1b[2J", START);
+        let text = health.report(START).to_string();
+        assert_eq!(text.lines().count(), 4, "{text:?}");
+        assert!(text.contains("failing gateway of b ot since ") && text.contains(": two  lines [2J\n"), "{text:?}");
     }
 
     #[test]

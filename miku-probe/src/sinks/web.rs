@@ -78,6 +78,9 @@ const HEALTH_PATH: &str = "/healthz";
 const PROMETHEUS_HEALTHY_PATH: &str = "/-/healthy";
 const PROMETHEUS_READY_PATH: &str = "/-/ready";
 
+/// The media type of the older text format, which is always UTF-8; the `prometheus` crate's constant does not say so.
+const TEXT_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 const METRICS_OFFERS: [(Format, Offer); 2] = [
@@ -186,6 +189,9 @@ impl FromStr for TelemetryPath {
         }
         if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte)) {
             return error("it may hold letters, digits and - . _ ~ / only");
+        }
+        if text.contains("//") {
+            return error("it may hold no empty segment");
         }
         if [LIVE_PATH, READY_PATH, HEALTH_PATH, PROMETHEUS_HEALTHY_PATH, PROMETHEUS_READY_PATH].contains(&text) {
             return error("a health page has it; choose another");
@@ -479,7 +485,7 @@ async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> Response {
         Err(error) => return broken("the metrics", &error),
     };
     let content_type = match format {
-        Format::Text => prometheus::TEXT_FORMAT,
+        Format::Text => TEXT_CONTENT_TYPE,
         Format::OpenMetrics => openmetrics::CONTENT_TYPE,
     };
     let body = Bytes::from_owner(Scrape { body, _permit: permit });

@@ -188,7 +188,11 @@ fn status_and_error_type_by_side_and_outcome() {
         let family = metrics.registry().gather().into_iter().find(|family| family.name() == name);
         let family = family.unwrap_or_else(|| panic!("no {name} for {status:?}, {outcome:?}"));
         let label = |name: &str| {
-            family.get_metric()[0].get_label().iter().find(|label| label.name() == name).map(|label| label.value())
+            family.get_metric()[0]
+                .get_label()
+                .iter()
+                .find(|label| label.name() == name)
+                .map(prometheus::proto::LabelPair::value)
         };
         let labels = (label("http_response_status_code"), label("error_type"));
         assert_eq!(labels, (status_label, error_label), "of {side:?}, {status:?}, {outcome:?}");
