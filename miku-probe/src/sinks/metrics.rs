@@ -4,24 +4,21 @@
 //! Requests and answers carry texts that strangers choose, so the series of [`Metrics`] are capped here once more,
 //! whatever caps stand upstream.
 
+mod catalog;
+mod keys;
+
 use std::collections::HashMap;
 use std::fs;
 
 use miku_probe_abi::RecordKind;
 use prometheus::{Counter, Histogram, IntCounter, IntGauge, Registry};
 
-use super::families::{Family, Series};
+pub use self::catalog::{FAST_BUCKETS, HTTP_BUCKETS};
+use self::catalog::{Families, register};
+use self::keys::{ExchangeKey, Failure, Text, TransferKey};
 use super::own_process::OwnProcess;
-use crate::observations::{AbortReason, Exchange, LostWhere, Method, Names, Observation, Outcome, Sink, Unmatched};
-use crate::units::{Direction, Nanos, ServiceId, Side, Symbol, Transport};
-
-/// Upper bounds, in seconds, of the buckets for whatever may wait on a language model.
-pub const HTTP_BUCKETS: &[f64] =
-    &[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 120.0, 300.0];
-
-/// Upper bounds, in seconds, of the buckets for what is short unless something is wrong.
-pub const FAST_BUCKETS: &[f64] =
-    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+use crate::observations::{Exchange, LostWhere, Names, Observation, Sink, Unmatched};
+use crate::units::{Direction, Nanos, ServiceId, Side, Symbol};
 
 /// How many different combinations of an exchange's labels are told apart before routes become `other`.
 ///
@@ -34,12 +31,6 @@ const EXCHANGE_RESERVE: usize = 500;
 
 /// How many different combinations of peer, direction and transport are told apart before peers become `other`.
 pub const PEER_LIMIT: usize = 1_000;
-
-/// The label value of what is over a cap, or of what is no value at all.
-const OTHER: &str = "other";
-
-/// OpenTelemetry's value of `error.type` for an error without a name of its own.
-const OTHER_ERROR: &str = "_OTHER";
 
 /// All exchanges that are followed so far are plain HTTP.
 const URL_SCHEME: &str = "http";
@@ -104,17 +95,8 @@ impl Metrics {
         let registry = Registry::new();
         register(&registry, OwnProcess::new());
         let families = Families::new(&registry);
-        let up = Family::<IntGauge, 0>::new("miku_up", "1 while the probe runs.", [], &[]);
-        register(&registry, up.clone());
-        up.get([]).set(1);
-        let info = Family::<IntGauge, 3>::new(
-            "miku_probe_build_info",
-            "1, with the probe's version and revision and the release of the running kernel.",
-            ["version", "revision", "kernel"],
-            &[],
-        );
-        register(&registry, info.clone());
-        info.get([&build.version, &build.revision, &build.kernel]).set(1);
+        families.up.get([]).set(1);
+        families.build_info.get([&build.version, &build.revision, &build.kernel]).set(1);
         Self {
             exchange_limit,
             exchanges: FastMap::default(),
@@ -267,306 +249,6 @@ impl Sink for Metrics {
     }
 }
 
-/// All families whose series come and go with what is observed.
-struct Families {
-    server_duration: Family<Histogram, 6>,
-    client_duration: Family<Histogram, 8>,
-    first_byte: Family<Histogram, 4>,
-    in_flight: Family<IntGauge, 2>,
-    request_bytes: Family<IntCounter, 3>,
-    response_bytes: Family<IntCounter, 3>,
-    aborted: Family<IntCounter, 4>,
-    net_bytes: Family<IntCounter, 4>,
-    targets: Family<IntGauge, 2>,
-    sites: Family<IntGauge, 2>,
-    attach_failures: Family<IntCounter, 2>,
-    records: Family<IntCounter, 1>,
-    lost: Family<IntCounter, 1>,
-    unmatched: Family<IntCounter, 2>,
-    label_overflow: Family<IntCounter, 1>,
-    bpf_seconds: Family<Counter, 1>,
-    bpf_runs: Family<IntCounter, 1>,
-    delivery: Family<Histogram, 0>,
-}
-
-impl Families {
-    fn new(registry: &Registry) -> Self {
-        fn family<S: Series, const N: usize>(
-            registry: &Registry,
-            name: &'static str,
-            help: &'static str,
-            labels: [&'static str; N],
-            buckets: &'static [f64],
-        ) -> Family<S, N> {
-            let family = Family::new(name, help, labels, buckets);
-            register(registry, family.clone());
-            family
-        }
-        Self {
-            server_duration: family(
-                registry,
-                "http_server_request_duration_seconds",
-                "Duration of requests that the service answered, from the first byte of the request to the last byte of \
-                 the answer, or to the end of an aborted exchange.",
-                [
-                    "service",
-                    "http_request_method",
-                    "http_route",
-                    "http_response_status_code",
-                    "url_scheme",
-                    "error_type",
-                ],
-                HTTP_BUCKETS,
-            ),
-            client_duration: family(
-                registry,
-                "http_client_request_duration_seconds",
-                "Duration of requests that the service made, from the first byte of the request to the last byte of the \
-                 answer, or to the end of an aborted exchange.",
-                [
-                    "service",
-                    "http_request_method",
-                    "http_route",
-                    "http_response_status_code",
-                    "server_address",
-                    "server_port",
-                    "url_scheme",
-                    "error_type",
-                ],
-                HTTP_BUCKETS,
-            ),
-            first_byte: family(
-                registry,
-                "miku_http_time_to_first_byte_seconds",
-                "Time from the first byte of a request to the first byte of its final answer.",
-                ["service", "side", "server_address", "http_route"],
-                HTTP_BUCKETS,
-            ),
-            in_flight: family(
-                registry,
-                "miku_http_requests_in_flight",
-                "Requests that began and have not ended.",
-                ["service", "side"],
-                &[],
-            ),
-            request_bytes: family(
-                registry,
-                "miku_http_request_bytes_total",
-                "Bytes of requests, heads and bodies, of exchanges that were seen to their end.",
-                ["service", "side", "server_address"],
-                &[],
-            ),
-            response_bytes: family(
-                registry,
-                "miku_http_response_bytes_total",
-                "Bytes of answers, heads and bodies, of exchanges that were seen to their end.",
-                ["service", "side", "server_address"],
-                &[],
-            ),
-            aborted: family(
-                registry,
-                "miku_http_aborted_total",
-                "Exchanges that were cut short.",
-                ["service", "side", "server_address", "reason"],
-                &[],
-            ),
-            net_bytes: family(
-                registry,
-                "miku_net_bytes_total",
-                "Bytes that the service received or transmitted over sockets, headers of lower layers not counted.",
-                ["service", "direction", "peer", "transport"],
-                &[],
-            ),
-            targets: family(
-                registry,
-                "miku_probe_targets",
-                "Processes of a service, by whether the probe follows them.",
-                ["service", "state"],
-                &[],
-            ),
-            sites: family(
-                registry,
-                "miku_probe_sites",
-                "Places in the kernel or in a process where the probe is attached.",
-                ["service", "kind"],
-                &[],
-            ),
-            attach_failures: family(
-                registry,
-                "miku_probe_attach_failures_total",
-                "Places where the probe could not attach.",
-                ["kind", "reason"],
-                &[],
-            ),
-            records: family(registry, "miku_probe_records_total", "Records that came from the kernel.", ["kind"], &[]),
-            lost: family(registry, "miku_probe_lost_total", "What was lost, by where it was lost.", ["where"], &[]),
-            unmatched: family(
-                registry,
-                "miku_probe_unmatched_total",
-                "What was seen but belongs to no whole exchange.",
-                ["protocol", "reason"],
-                &[],
-            ),
-            label_overflow: family(
-                registry,
-                "miku_probe_label_overflow_total",
-                "Observations with a label value over its cap, counted under another value.",
-                ["label"],
-                &[],
-            ),
-            bpf_seconds: family(
-                registry,
-                "miku_probe_bpf_run_seconds_total",
-                "Time that a BPF program ran, as the kernel measures it while its statistics are on.",
-                ["program"],
-                &[],
-            ),
-            bpf_runs: family(
-                registry,
-                "miku_probe_bpf_runs_total",
-                "Runs of a BPF program, as the kernel counts them while its statistics are on.",
-                ["program"],
-                &[],
-            ),
-            delivery: family(
-                registry,
-                "miku_probe_delivery_seconds",
-                "Time from a record's making in the kernel to the moment when its observation reached the metrics.",
-                [],
-                FAST_BUCKETS,
-            ),
-        }
-    }
-}
-
-fn register(registry: &Registry, collector: impl prometheus::core::Collector + 'static) {
-    registry
-        .register(Box::new(collector))
-        .unwrap_or_else(|error| panic!("two families of this program clash: {error}"));
-}
-
-/// A label's text, or that it is over a cap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Text {
-    Symbol(Symbol),
-    Other,
-}
-
-impl Text {
-    fn text(self, names: &Names) -> &str {
-        match self {
-            Self::Symbol(symbol) => names.symbols.text(symbol),
-            Self::Other => OTHER,
-        }
-    }
-
-    /// The same, or [`Text::Other`] where there is a text.
-    fn collapsed(self) -> Self {
-        if self == Self::Symbol(Symbol::EMPTY) { self } else { Self::Other }
-    }
-}
-
-/// The status of an answer, as far as labels tell it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Status {
-    /// No status was seen.
-    Unseen,
-    /// One of the five classes of RFC 9110.
-    Code(u16),
-    /// Any other number, or one over the cap.
-    Other,
-}
-
-impl Status {
-    fn label(self) -> String {
-        match self {
-            Self::Unseen => String::new(),
-            Self::Code(code) => code.to_string(),
-            Self::Other => OTHER.to_owned(),
-        }
-    }
-}
-
-/// What made an exchange an error, if it is one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Failure {
-    None,
-    /// Its status.
-    Status,
-    /// It was cut short.
-    Aborted(AbortReason),
-}
-
-/// Everything that tells an exchange's series from others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct ExchangeKey {
-    service: ServiceId,
-    side: Side,
-    method: Method,
-    route: Text,
-    server: Text,
-    /// 0 when there is none.
-    port: u16,
-    status: Status,
-    failure: Failure,
-}
-
-impl ExchangeKey {
-    /// The key of an exchange; none when its outcome is unknown.
-    fn of(exchange: &Exchange) -> Option<Self> {
-        let failure = match (exchange.outcome, exchange.side, exchange.status) {
-            (Outcome::Unknown, ..) => return None,
-            (Outcome::Aborted(reason), ..) => Failure::Aborted(reason),
-            // A status of no class is to be taken for one of 500 (RFC 9110, section 15); OpenTelemetry takes the
-            // client's errors for the client's only.
-            (Outcome::Complete, Side::Server, Some(500..)) | (Outcome::Complete, Side::Client, Some(400..)) => {
-                Failure::Status
-            }
-            (Outcome::Complete, _, Some(..100)) => Failure::Status,
-            (Outcome::Complete, ..) => Failure::None,
-        };
-        Some(Self {
-            service: exchange.service,
-            side: exchange.side,
-            method: exchange.method,
-            route: Text::Symbol(exchange.route),
-            server: Text::Symbol(exchange.server),
-            port: exchange.port,
-            status: match exchange.status {
-                None => Status::Unseen,
-                Some(code @ 100..=599) => Status::Code(code),
-                Some(_) => Status::Other,
-            },
-            failure,
-        })
-    }
-
-    fn without_route(self) -> Self {
-        Self { route: self.route.collapsed(), ..self }
-    }
-
-    /// With nothing left that the other side chooses, so that only so many are possible.
-    fn without_texts(self) -> Self {
-        Self {
-            method: Method::Other,
-            route: self.route.collapsed(),
-            server: self.server.collapsed(),
-            port: 0,
-            status: if self.status == Status::Unseen { Status::Unseen } else { Status::Other },
-            ..self
-        }
-    }
-
-    fn error_type(&self) -> String {
-        match (self.failure, self.status) {
-            (Failure::None, _) => String::new(),
-            (Failure::Status, Status::Code(code)) => code.to_string(),
-            (Failure::Status, _) => OTHER_ERROR.to_owned(),
-            (Failure::Aborted(reason), _) => reason.as_str().to_owned(),
-        }
-    }
-}
-
 /// The series of an exchange. Some are shared with exchanges that differ in what those series do not tell.
 struct ExchangeSeries {
     duration: Histogram,
@@ -624,15 +306,6 @@ impl ExchangeSeries {
             aborted.inc();
         }
     }
-}
-
-/// Everything that tells a series of network bytes from others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct TransferKey {
-    service: ServiceId,
-    direction: Direction,
-    peer: Text,
-    transport: Transport,
 }
 
 struct ProgramSeries {

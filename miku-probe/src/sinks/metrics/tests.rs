@@ -4,7 +4,8 @@ use prometheus::TextEncoder;
 use prometheus::proto::MetricType;
 
 use super::*;
-use crate::observations::TargetState;
+use crate::observations::{AbortReason, Method, Outcome, TargetState};
+use crate::units::Transport;
 
 const BOT: ServiceId = ServiceId(0);
 const LLM: ServiceId = ServiceId(1);
