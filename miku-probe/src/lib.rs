@@ -8,4 +8,5 @@ pub mod intake;
 pub mod observations;
 pub mod probes;
 pub mod protocols;
+pub mod sinks;
 pub mod units;

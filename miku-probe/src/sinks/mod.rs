@@ -1,0 +1,12 @@
+//! Where observations end: each sink consumes them, and none knows where they come from.
+//!
+//! [`metrics`] keeps the numbers that Prometheus scrapes, [`health`] the state that the health endpoints tell, and
+//! [`web`] serves both over HTTP.
+
+mod families;
+pub mod health;
+pub mod metrics;
+mod negotiation;
+pub mod openmetrics;
+mod own_process;
+pub mod web;
