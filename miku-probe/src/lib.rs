@@ -6,7 +6,10 @@
 
 pub mod intake;
 pub mod observations;
+pub mod discovery;
+pub mod pipeline;
 pub mod probes;
 pub mod protocols;
 pub mod sinks;
 pub mod units;
+pub mod watch;
