@@ -4,6 +4,8 @@
 //! segments to the pure state machines of [`protocols`], and their [`observations`] end in [`sinks`].
 //! [`discovery`] finds which processes to watch.
 
+pub mod cli;
+pub mod config;
 pub mod discovery;
 pub mod observations;
 pub mod protocols;

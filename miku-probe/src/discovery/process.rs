@@ -321,7 +321,8 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::discovery::fixture::{Fixture, Sketch};
-    use std::process::Command;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
 
     #[test]
     fn a_name_may_hold_parentheses_blanks_and_line_breaks() {
@@ -339,12 +340,20 @@ mod tests {
 
     #[test]
     fn a_child_that_this_test_spawned_reads_as_it_was_started() {
-        let mut child = Command::new("sleep").arg("600").spawn().expect("sleep is on every machine");
+        let mut child = Command::new("cat")
+            .arg("-u")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("cat is on every machine");
+        // It ends by itself when its input does, however this test goes. Once it answers, its exec is surely over.
+        let mut input = child.stdin.take().expect("it is piped");
+        input.write_all(b"x").expect("it reads");
+        child.stdout.as_mut().expect("it is piped").read_exact(&mut [0]).expect("it answers");
         let proc = ProcFs::default();
         let process = proc.process(Tgid(child.id())).expect("the child is alive");
-        // spawn returns after the child's exec, so it already is what it was to become.
-        assert_eq!(process.arguments(), ["sleep", "600"]);
-        assert_eq!(process.comm(), "sleep");
+        assert_eq!(process.arguments(), ["cat", "-u"]);
+        assert_eq!(process.comm(), "cat");
         assert_eq!(process.parent(), Tgid(std::process::id()));
         assert!(process.exe().is_some_and(|exe| exe.path.is_absolute() && !exe.deleted));
         assert!(!process.is_kernel_thread() && !process.is_32_bit() && !process.refused());
@@ -354,7 +363,7 @@ mod tests {
         let age = proc.age(process.start()).expect("the machine has an uptime");
         assert!(age < Duration::from_secs(60), "{age:?}");
 
-        child.kill().expect("it is ours");
+        drop(input);
         // Until its parent has waited for it, it stands there dead.
         let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
         // SAFETY: the pointer is to writable memory of the right type, and the number is that of our child.
