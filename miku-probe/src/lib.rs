@@ -6,4 +6,5 @@
 
 pub mod observations;
 pub mod protocols;
+pub mod sinks;
 pub mod units;

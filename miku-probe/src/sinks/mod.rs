@@ -1,0 +1,3 @@
+//! Sinks: where observations end.
+
+pub mod hist;
