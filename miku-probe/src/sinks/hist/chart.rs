@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn one_share_is_drawn_to_an_eighth_of_a_cell() {
         for (share, text) in
-            [(0.0, ""), (0.0001, "▏"), (0.25, "█"), (0.265, "█▏"), (0.5, "██"), (0.97, "███▉"), (1.0, "████")]
+            [(0.0, ""), (0.0001, "▏"), (0.25, "█"), (0.3, "█▎"), (0.5, "██"), (0.97, "███▉"), (1.0, "████")]
         {
             assert_eq!(drawn(share, share, Glyphs::Unicode, false), text, "{share}");
         }
@@ -261,14 +261,14 @@ mod tests {
             drawn(0.375, 0.75, Glyphs::Unicode, true),
             "\x1b[38;5;43m█\x1b[0m\x1b[38;5;43;48;5;24m▌\x1b[0m\x1b[38;5;24m█\x1b[0m"
         );
-        assert_eq!(drawn(0.75, 0.25, Glyphs::Unicode, true), "\x1b[38;5;43m█\x1b[0m\x1b[38;5;214m██\x1b[0m");
+        assert_eq!(drawn(0.75, 0.25, Glyphs::Unicode, true), "\x1b[38;5;43m█\x1b[0m\x1b[38;5;105m██\x1b[0m");
     }
 
     #[test]
     fn markers_stand_at_their_buckets() {
         let mut total = Window::default();
         for time in 1..=100 {
-            total.duration.record(Nanos(time * 1_000_000));
+            total.duration.record(Nanos(time * 990_000));
         }
         let ladder = Ladder::fit(&total.duration, 8).expect("there are times");
         let seen: Vec<(String, String)> = (0..ladder.bounds().len())

@@ -29,7 +29,7 @@ use serde::Serialize;
 
 use super::ladder::Ladder;
 use super::numbers::rate_of;
-use super::recorder::{Latencies, Window};
+use super::recorder::{Times, Window};
 use super::{Frame, Moment, Origin, RouteRow};
 use crate::units::Nanos;
 
@@ -49,7 +49,7 @@ struct Object<'a> {
 }
 
 #[derive(Serialize)]
-struct Times {
+struct Seconds {
     p50: Option<f64>,
     p90: Option<f64>,
     p99: Option<f64>,
@@ -61,7 +61,7 @@ struct Times {
 struct FirstByte {
     count: u64,
     #[serde(flatten)]
-    times: Times,
+    times: Seconds,
 }
 
 #[derive(Serialize)]
@@ -75,7 +75,7 @@ struct WindowObject {
     count: u64,
     rate: Option<f64>,
     #[serde(flatten)]
-    times: Times,
+    times: Seconds,
     errors: u64,
     aborted: u64,
     unknown: u64,
@@ -102,7 +102,7 @@ struct RouteObject<'a> {
     count: u64,
     rate: Option<f64>,
     #[serde(flatten)]
-    times: Times,
+    times: Seconds,
     errors: u64,
     aborted: u64,
     unknown: u64,
@@ -127,14 +127,14 @@ pub(super) fn object(frame: &Frame) -> String {
     serde_json::to_string(&object).expect("texts and numbers always serialise")
 }
 
-fn times(latencies: &Latencies) -> Times {
-    let quantile = |quantile| latencies.quantile(quantile).map(Nanos::seconds);
-    Times {
-        p50: quantile(0.5),
-        p90: quantile(0.9),
-        p99: quantile(0.99),
-        p999: quantile(0.999),
-        max: latencies.max().map(Nanos::seconds),
+fn seconds(times: Times) -> Seconds {
+    let seconds = |time: Option<Nanos>| time.map(Nanos::seconds);
+    Seconds {
+        p50: seconds(times.p50),
+        p90: seconds(times.p90),
+        p99: seconds(times.p99),
+        p999: seconds(times.p999),
+        max: seconds(times.max),
     }
 }
 
@@ -154,11 +154,11 @@ fn window(window: &Window, length: Nanos) -> WindowObject {
     WindowObject {
         count: window.duration.count(),
         rate: rate_of(window.duration.count(), length),
-        times: times(&window.duration),
+        times: seconds(window.duration.times()),
         errors: window.failures.errors,
         aborted: window.failures.aborted,
         unknown: window.failures.unknown,
-        first_byte: FirstByte { count: window.first_byte.count(), times: times(&window.first_byte) },
+        first_byte: FirstByte { count: window.first_byte.count(), times: seconds(window.first_byte.times()) },
         buckets,
     }
 }
@@ -176,9 +176,9 @@ fn route(row: &RouteRow, length: Nanos) -> RouteObject<'_> {
         port: name.map(|name| name.port).filter(|port| *port > 0),
         route: name.map(|name| name.route.as_str()),
         other: name.is_none(),
-        count: row.latencies.count(),
+        count: row.count,
         rate: rate_of(row.interval_count, length),
-        times: times(&row.latencies),
+        times: seconds(row.times),
         errors: row.failures.errors,
         aborted: row.failures.aborted,
         unknown: row.failures.unknown,

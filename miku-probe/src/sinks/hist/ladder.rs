@@ -6,11 +6,12 @@ use crate::units::Nanos;
 /// Steps of one decade, in hundredths, from coarse to fine. Most are the preferred numbers of ISO 3 (R5, R10, R20, R40,
 /// rounded), whose steps look the same on a logarithmic scale: a bar is then taller because more happened there, not
 /// because its bucket is wider.
-const DECADES: [&[u64]; 7] = [
+const DECADES: [&[u64]; 8] = [
     &[100],
     &[100, 300],
     &[100, 200, 500],
     &[100, 160, 250, 400, 630],
+    &[100, 150, 200, 300, 500, 700],
     &[100, 125, 160, 200, 250, 320, 400, 500, 630, 800],
     &[100, 112, 125, 140, 160, 180, 200, 225, 250, 280, 320, 360, 400, 450, 500, 560, 630, 710, 800, 900],
     &[
@@ -38,9 +39,7 @@ impl Ladder {
         let lowest = latencies.cells().next()?.0;
         let highest = latencies.cells().last()?.0;
         let fine = DECADES.iter().rev().map(|steps| decades(steps));
-        let coarse = (2..=SPAN).map(|decades| {
-            (0..=SPAN.div_ceil(decades)).map(|step| Nanos(LOWEST * 10u64.pow(step * decades))).collect::<Vec<_>>()
-        });
+        let coarse = (2..=11).map(|decades| (0..SPAN).step_by(decades).chain([SPAN]).map(power).collect::<Vec<_>>());
         let one = std::iter::once(vec![highest]);
         fine.chain(coarse).chain(one).find_map(|bounds| {
             let first = bounds.partition_point(|bound| *bound < lowest);
@@ -81,9 +80,15 @@ impl Ladder {
     }
 }
 
+/// The lowest bound times ten to the `exponent`.
+const fn power(exponent: u32) -> Nanos {
+    Nanos(LOWEST * 10u64.pow(exponent))
+}
+
 /// The bounds that `steps` (hundredths of a decade's start) make in every decade.
 fn decades(steps: &[u64]) -> Vec<Nanos> {
-    (0..SPAN).flat_map(|decade| steps.iter().map(move |step| Nanos(LOWEST / 100 * step * 10u64.pow(decade)))).collect()
+    let bounds = (0..SPAN).flat_map(|decade| steps.iter().map(move |step| Nanos(power(decade).0 / 100 * step)));
+    bounds.chain([power(SPAN)]).collect()
 }
 
 #[cfg(test)]
@@ -121,7 +126,8 @@ mod tests {
             let time = 10f64.powf(power) as u64;
             let ladder = Ladder::log_linear();
             let bucket = ladder.counts(&latencies(&[time])).iter().position(|count| *count == 1).expect("one time");
-            let middle = ladder.bounds()[bucket - 1].seconds().midpoint(ladder.bounds()[bucket].seconds());
+            let below = bucket.checked_sub(1).expect("the first bucket is for what is not above 1 µs");
+            let middle = ladder.bounds()[below].seconds().midpoint(ladder.bounds()[bucket].seconds());
             let truth = Nanos(time).seconds();
             prop_assert!((middle - truth).abs() / truth <= 0.03, "{time} ns is taken for {middle} s");
         }
@@ -131,7 +137,7 @@ mod tests {
     fn more_rows_give_finer_steps() {
         let latencies = latencies(&[1_100_000, 90_000_000]);
         let rows = |height| Ladder::fit(&latencies, height).expect("two times").bounds().len();
-        assert_eq!([2, 4, 7, 10, 20, 40, 79].map(rows), [2, 4, 6, 10, 20, 39, 78]);
+        assert_eq!([2, 4, 7, 10, 20, 40, 79].map(rows), [2, 4, 6, 10, 20, 39, 77]);
     }
 
     #[test]

@@ -37,23 +37,26 @@ pub fn screen(frame: &Frame, geometry: Geometry, look: Look, hints: Hints) -> Ve
     let Geometry { columns, rows } = geometry;
     let roomy = rows >= 16;
     let mut lines = vec![heading(frame, columns, look)];
+    lines.extend(filter(frame, columns, look));
     let blank = |lines: &mut Vec<Line>| {
         if roomy {
             lines.push(Line::new());
         }
     };
-    blank(&mut lines);
+    if frame.filter.is_empty() {
+        blank(&mut lines);
+    }
     let first_byte = rows >= 20 && frame.total.first_byte.count() > 0;
     lines.extend(table::summary(frame, Rows { interval: true, first_byte }, columns, look));
-    lines.extend(notes(frame, look));
+    lines.extend(notes(frame, columns, look));
     blank(&mut lines);
     let footer = usize::from(roomy);
     let left = rows.saturating_sub(lines.len() + footer);
     if frame.total.duration.count() == 0 {
         lines.extend(waiting(frame, columns, look).into_iter().take(left));
     } else {
-        // The routes get a quarter of what is left, and what the chart leaves over.
-        let reserved = if roomy { 2 + frame.routes.len().min((left / 4).max(1)) } else { 0 };
+        // The routes get a fifth of what is left, and what the chart leaves over.
+        let reserved = if roomy { 2 + frame.routes.len().min((left / 5).max(1)) } else { 0 };
         let chart = Chart { total: &frame.total, interval: Some((&frame.interval, frame.length)) };
         lines.extend(chart.lines(columns, left.saturating_sub(reserved), look));
         let left = rows.saturating_sub(lines.len() + footer);
@@ -77,9 +80,10 @@ pub fn screen(frame: &Frame, geometry: Geometry, look: Look, hints: Hints) -> Ve
 pub fn block(frame: &Frame, columns: usize, look: Look) -> Vec<Line> {
     let interval = frame.moment == Moment::Interval;
     let mut lines = vec![heading(frame, columns, look)];
+    lines.extend(filter(frame, columns, look));
     let first_byte = frame.total.first_byte.count() > 0;
     lines.extend(table::summary(frame, Rows { interval, first_byte }, columns, look));
-    lines.extend(notes(frame, look));
+    lines.extend(notes(frame, columns, look));
     if frame.total.duration.count() == 0 {
         lines.extend(waiting(frame, columns, look));
     } else {
@@ -102,7 +106,8 @@ fn heading(frame: &Frame, columns: usize, look: Look) -> Line {
     let mut right = match (frame.moment, columns) {
         (Moment::Final, _) => format!("total of {elapsed}   {clock}"),
         (_, 100..) => format!("interval {every}   elapsed {elapsed}   {clock}"),
-        (_, 60..) => format!("every {every}   {elapsed}   {clock}"),
+        (_, 80..) => format!("every {every}   {elapsed}   {clock}"),
+        (_, 60..) => format!("{elapsed}   {clock}"),
         _ => clock,
     };
     right.push(' ');
@@ -111,18 +116,31 @@ fn heading(frame: &Frame, columns: usize, look: Look) -> Line {
     line.push(Ink::Title, if columns >= 60 { "miku-probe hist" } else { "hist" });
     line.push(Ink::Plain, "  ");
     let room = columns.saturating_sub(line.width() + right.len() + 1);
-    let mut watched = targets(&frame.status.targets, room);
-    for part in &frame.filter {
-        watched.push_str(match look.glyphs {
-            Glyphs::Unicode => " · ",
-            Glyphs::Ascii => " | ",
-        });
-        watched.push_str(part);
-    }
+    let watched = targets(&frame.status.targets, room);
     line.push(Ink::Strong, &fit(&printable(&watched, look.glyphs), room, look.glyphs));
     line.pad_to(columns.saturating_sub(right.len()));
     line.push(Ink::Dim, &right);
     line
+}
+
+/// What between two things in a row parts them.
+const fn separator(glyphs: Glyphs) -> &'static str {
+    match glyphs {
+        Glyphs::Unicode => " · ",
+        Glyphs::Ascii => " | ",
+    }
+}
+
+/// What the filter lets pass, if there is one.
+fn filter(frame: &Frame, columns: usize, look: Look) -> Option<Line> {
+    if frame.filter.is_empty() {
+        return None;
+    }
+    let mut line = Line::new();
+    line.push(Ink::Dim, " only ");
+    let text = printable(&frame.filter.join(separator(look.glyphs)), look.glyphs);
+    line.push(Ink::Plain, &fit(&text, columns.saturating_sub(line.width()), look.glyphs));
+    Some(line)
 }
 
 /// As many of the targets as fit, and how many more there are.
@@ -140,16 +158,22 @@ fn targets(targets: &[String], room: usize) -> String {
 }
 
 /// What was not seen whole, if anything.
-fn notes(frame: &Frame, look: Look) -> Option<Line> {
+fn notes(frame: &Frame, columns: usize, look: Look) -> Option<Line> {
+    let (unmatched, unknown) = (frame.status.unmatched, frame.total.failures.unknown);
+    let narrow = columns < 100;
     let mut parts = Vec::new();
     if frame.status.lost > 0 {
         parts.push((Ink::Warning, format!("lost {}", plural(frame.status.lost, "record"))));
     }
-    if frame.status.unmatched > 0 {
-        parts.push((Ink::Dim, format!("{} without a whole exchange", plural(frame.status.unmatched, "message"))));
+    if unmatched > 0 && narrow {
+        parts.push((Ink::Dim, format!("{} unmatched", numbers::count(unmatched))));
+    } else if unmatched > 0 {
+        parts.push((Ink::Dim, format!("{} without a whole exchange", plural(unmatched, "message"))));
     }
-    if frame.total.failures.unknown > 0 {
-        parts.push((Ink::Dim, format!("{} with an unknown end", plural(frame.total.failures.unknown, "exchange"))));
+    if unknown > 0 && narrow {
+        parts.push((Ink::Dim, format!("{} unknown", numbers::count(unknown))));
+    } else if unknown > 0 {
+        parts.push((Ink::Dim, format!("{} with an unknown end", plural(unknown, "exchange"))));
     }
     if parts.is_empty() {
         return None;
@@ -158,13 +182,7 @@ fn notes(frame: &Frame, look: Look) -> Option<Line> {
     line.push(Ink::Plain, " ");
     for (index, (ink, text)) in parts.into_iter().enumerate() {
         if index > 0 {
-            line.push(
-                Ink::Dim,
-                match look.glyphs {
-                    Glyphs::Unicode => " · ",
-                    Glyphs::Ascii => ", ",
-                },
-            );
+            line.push(Ink::Dim, separator(look.glyphs));
         }
         line.push(ink, &text);
     }

@@ -63,9 +63,9 @@ impl Ink {
             Self::Marker => "38;5;176",
             Self::Interval => "38;5;43",
             Self::Total => "38;5;24",
-            Self::Excess => "38;5;214",
+            Self::Excess => "38;5;105",
             Self::IntervalOnTotal => "38;5;43;48;5;24",
-            Self::IntervalOnExcess => "38;5;43;48;5;214",
+            Self::IntervalOnExcess => "38;5;43;48;5;105",
             Self::Warning => "1;38;5;214",
             Self::Error => "1;38;5;203",
         }
@@ -154,19 +154,36 @@ fn cut(text: &str, columns: usize) -> &str {
     text
 }
 
-/// `text` in at most `columns` columns, with a mark where something is left out.
+/// What stands where text is left out.
+const fn ellipsis(glyphs: Glyphs) -> char {
+    match glyphs {
+        Glyphs::Unicode => '…',
+        Glyphs::Ascii => '~',
+    }
+}
+
+/// `text` in at most `columns` columns, with a mark where its end is left out.
 pub(super) fn fit(text: &str, columns: usize, glyphs: Glyphs) -> String {
     if text.width() <= columns {
         return text.to_owned();
     }
-    let mark = match glyphs {
-        Glyphs::Unicode => '…',
-        Glyphs::Ascii => '~',
-    };
     match columns {
         0 => String::new(),
-        _ => format!("{}{mark}", cut(text, columns - 1)),
+        _ => format!("{}{}", cut(text, columns - 1), ellipsis(glyphs)),
     }
+}
+
+/// `text` in at most `columns` columns, with a mark where its middle is left out: the end of a route tells more than what
+/// stands before.
+pub(super) fn fit_middle(text: &str, columns: usize, glyphs: Glyphs) -> String {
+    if text.width() <= columns || columns < 3 {
+        return fit(text, columns, glyphs);
+    }
+    let head = cut(text, columns / 3);
+    let room = columns - 1 - head.width();
+    let tail =
+        text.char_indices().find(|(index, _)| text[*index..].width() <= room).map_or("", |(index, _)| &text[index..]);
+    format!("{head}{}{tail}", ellipsis(glyphs))
 }
 
 /// `text` with a replacement for every character that has no width of its own: control characters could steer the
@@ -198,6 +215,8 @@ mod tests {
         assert_eq!(fit("ボット", 5, Glyphs::Unicode), "ボッ…");
         assert_eq!(fit("ボット", 4, Glyphs::Ascii), "ボ~");
         assert_eq!(fit("abc", 0, Glyphs::Unicode), "");
+        assert_eq!(fit_middle("/channels/{id}/messages", 15, Glyphs::Unicode), "/chan…/messages");
+        assert_eq!(fit_middle("/ボット/ボット", 9, Glyphs::Ascii), "/ボ~ット");
         let mut line = Line::new();
         line.push_left(Ink::Plain, "ボ", 4);
         line.push_right(Ink::Plain, "x", 3);

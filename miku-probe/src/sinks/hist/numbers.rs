@@ -67,7 +67,7 @@ pub(super) fn count(count: u64) -> String {
     }
 }
 
-/// A rate per second in at most seven columns.
+/// A rate per second in at most six columns.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -80,6 +80,10 @@ pub(super) fn rate(rate: f64) -> String {
         "<0.01".to_owned()
     } else if rate < 99.95 {
         three_digits(rate)
+    } else if rate < 99_999.5 {
+        grouped(rate.round() as u64)
+    } else if rate < 999_500.0 {
+        format!("{}k", three_digits(rate / 1e3))
     } else {
         count(rate.round() as u64)
     }
@@ -178,8 +182,16 @@ mod tests {
         for (number, text) in cases {
             assert_eq!(count(number), text);
         }
-        let cases =
-            [(0.0, "0"), (0.001, "<0.01"), (0.05, "0.05"), (9.876, "9.88"), (98.04, "98.0"), (12_345.6, "12,346")];
+        let cases = [
+            (0.0, "0"),
+            (0.001, "<0.01"),
+            (0.05, "0.05"),
+            (9.876, "9.88"),
+            (98.04, "98.0"),
+            (12_345.6, "12,346"),
+            (123_456.0, "123k"),
+            (1.5e6, "1.50M"),
+        ];
         for (number, text) in cases {
             assert_eq!(rate(number), text);
         }

@@ -1,8 +1,8 @@
 //! The tables: interval against total, and the routes.
 
-use super::line::{Glyphs, Ink, Line, Look, fit, printable};
+use super::line::{Glyphs, Ink, Line, Look, fit_middle, printable};
 use super::recorder::{Failures, Latencies, Window};
-use super::{Frame, Origin, RouteRow, numbers};
+use super::{Frame, Moment, Origin, RouteRow, numbers};
 use crate::units::{Nanos, Side};
 
 /// A column of numbers.
@@ -21,7 +21,7 @@ const fn column(title: &'static str, width: usize, rank: u8) -> Column {
 /// The columns of the summary, in the order of [`Row::cells`].
 const SUMMARY: [Column; 10] = [
     column("count", 8, 9),
-    column("rate/s", 8, 6),
+    column("rate/s", 7, 6),
     column("p50", 8, 9),
     column("p90", 8, 4),
     column("p99", 8, 8),
@@ -64,32 +64,33 @@ struct Row<'a> {
     label: &'static str,
     ink: Ink,
     latencies: &'a Latencies,
-    /// The time for the rate.
-    length: Nanos,
-    /// Absent for rows that are about times alone.
-    failures: Option<Failures>,
+    /// The time for the rate, and the failures. Absent for a row that is about times alone.
+    whole: Option<(Nanos, Failures)>,
 }
 
 impl Row<'_> {
     /// A cell's ink and text for each of [`SUMMARY`].
     fn cells(&self, glyphs: Glyphs) -> [(Ink, String); 10] {
+        let nothing = || (Ink::Plain, String::new());
         let absent = || (Ink::Dim, numbers::absent(glyphs).to_owned());
         let time = |time: Option<Nanos>| time.map_or_else(absent, |time| (self.ink, numbers::time(time, glyphs)));
         let failed = |count: fn(Failures) -> u64, ink| {
-            self.failures
-                .map(count)
-                .map_or_else(|| (Ink::Plain, String::new()), |count| (failure_ink(count, ink), numbers::count(count)))
+            let count = self.whole.map(|(_, failures)| count(failures));
+            count.map_or_else(nothing, |count| (failure_ink(count, ink), numbers::count(count)))
         };
-        let rate = numbers::rate_of(self.latencies.count(), self.length);
-        let quantile = |quantile| time(self.latencies.quantile(quantile));
+        let rate = |(length, _)| {
+            let rate = numbers::rate_of(self.latencies.count(), length);
+            rate.map_or_else(absent, |rate| (self.ink, numbers::rate(rate)))
+        };
+        let times = self.latencies.times();
         [
             (self.ink, numbers::count(self.latencies.count())),
-            rate.map_or_else(absent, |rate| (self.ink, numbers::rate(rate))),
-            quantile(0.5),
-            quantile(0.9),
-            quantile(0.99),
-            quantile(0.999),
-            time(self.latencies.max()),
+            self.whole.map_or_else(nothing, rate),
+            time(times.p50),
+            time(times.p90),
+            time(times.p99),
+            time(times.p999),
+            time(times.max),
             failed(|failures| failures.errors, Ink::Error),
             failed(|failures| failures.aborted, Ink::Warning),
             failed(|failures| failures.unknown, Ink::Warning),
@@ -108,7 +109,7 @@ pub(super) struct Rows {
 
 /// The summary: a heading and a row a window.
 pub(super) fn summary(frame: &Frame, rows: Rows, columns: usize, look: Look) -> Vec<Line> {
-    const LABEL: usize = 11;
+    const LABEL: usize = 10;
     let (chosen, spare) = choose(&SUMMARY, columns.saturating_sub(LABEL));
     let mut heading = Line::new();
     heading.pad_to(LABEL);
@@ -116,7 +117,7 @@ pub(super) fn summary(frame: &Frame, rows: Rows, columns: usize, look: Look) -> 
         heading.push_right(Ink::Dim, SUMMARY[*index].title, SUMMARY[*index].width + spare);
     }
     let whole = |label, ink, window: &'_ Window, length| {
-        let row = Row { label, ink, latencies: &window.duration, length, failures: Some(window.failures) };
+        let row = Row { label, ink, latencies: &window.duration, whole: Some((length, window.failures)) };
         row_line(&row, LABEL, &chosen, spare, look.glyphs)
     };
     let mut lines = vec![heading];
@@ -126,7 +127,7 @@ pub(super) fn summary(frame: &Frame, rows: Rows, columns: usize, look: Look) -> 
     lines.push(whole("total", Ink::Strong, &frame.total, frame.elapsed));
     if rows.first_byte {
         let latencies = &frame.total.first_byte;
-        let row = Row { label: "first byte", ink: Ink::Plain, latencies, length: frame.elapsed, failures: None };
+        let row = Row { label: "1st byte", ink: Ink::Plain, latencies, whole: None };
         lines.push(row_line(&row, LABEL, &chosen, spare, look.glyphs));
     }
     lines
@@ -165,8 +166,8 @@ pub(super) fn routes(frame: &Frame, columns: usize, rows: usize, look: Look) -> 
         line.push(Ink::Plain, " ");
         let (method, text) = route_name(row, services, look.glyphs);
         line.push_left(Ink::Dim, method, METHOD);
-        line.push_left(Ink::Plain, &fit(&text, name.saturating_sub(1), look.glyphs), name);
-        let cells = route_cells(row, frame.length, look.glyphs);
+        line.push_left(Ink::Plain, &fit_middle(&text, name.saturating_sub(1), look.glyphs), name);
+        let cells = route_cells(row, frame, look.glyphs);
         for index in &chosen {
             let (ink, text) = &cells[*index];
             line.push_right(*ink, text, ROUTES[*index].width + spare);
@@ -196,16 +197,19 @@ fn route_name(row: &RouteRow, services: bool, glyphs: Glyphs) -> (&'static str, 
 }
 
 /// A cell's ink and text for each of [`ROUTES`].
-fn route_cells(row: &RouteRow, length: Nanos, glyphs: Glyphs) -> [(Ink, String); 6] {
+fn route_cells(row: &RouteRow, frame: &Frame, glyphs: Glyphs) -> [(Ink, String); 6] {
     let absent = || (Ink::Dim, numbers::absent(glyphs).to_owned());
     let time = |time: Option<Nanos>| time.map_or_else(absent, |time| (Ink::Plain, numbers::time(time, glyphs)));
-    let rate = numbers::rate_of(row.interval_count, length);
+    let (rate, ink) = match frame.moment {
+        Moment::Interval => (numbers::rate_of(row.interval_count, frame.length), Ink::Interval),
+        Moment::Final => (numbers::rate_of(row.count, frame.elapsed), Ink::Plain),
+    };
     [
-        (Ink::Plain, numbers::count(row.latencies.count())),
-        rate.map_or_else(absent, |rate| (if rate == 0.0 { Ink::Dim } else { Ink::Interval }, numbers::rate(rate))),
-        time(row.latencies.quantile(0.5)),
-        time(row.latencies.quantile(0.99)),
-        time(row.latencies.max()),
+        (Ink::Plain, numbers::count(row.count)),
+        rate.map_or_else(absent, |rate| (if rate == 0.0 { Ink::Dim } else { ink }, numbers::rate(rate))),
+        time(row.times.p50),
+        time(row.times.p99),
+        time(row.times.max),
         (failure_ink(row.failures.errors, Ink::Error), numbers::count(row.failures.errors)),
     ]
 }
