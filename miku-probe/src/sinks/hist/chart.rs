@@ -259,7 +259,7 @@ mod tests {
     fn with_colour_a_border_inside_a_cell_has_both_colours() {
         assert_eq!(
             drawn(0.375, 0.75, Glyphs::Unicode, true),
-            "\x1b[38;5;43m█\x1b[0m\x1b[38;5;43;48;5;24m▌\x1b[0m\x1b[38;5;24m█\x1b[0m"
+            "\x1b[38;5;43m█\x1b[0m\x1b[38;5;43;48;5;25m▌\x1b[0m\x1b[38;5;25m█\x1b[0m"
         );
         assert_eq!(drawn(0.75, 0.25, Glyphs::Unicode, true), "\x1b[38;5;43m█\x1b[0m\x1b[38;5;105m██\x1b[0m");
     }

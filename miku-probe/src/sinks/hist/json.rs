@@ -109,7 +109,11 @@ struct RouteObject<'a> {
 }
 
 /// `frame` as one line, without its end.
-pub(super) fn object(frame: &Frame) -> String {
+///
+/// # Panics
+/// Never: texts and numbers always serialise.
+#[must_use]
+pub fn object(frame: &Frame) -> String {
     let time = Timestamp::try_from(frame.wall).and_then(|time| time.round(Unit::Millisecond));
     let object = Object {
         time: time.ok().map(|time| format!("{time:.3}")),

@@ -102,7 +102,7 @@ fn heading(frame: &Frame, columns: usize, look: Look) -> Line {
         |time| strtime::format("%H:%M:%S UTC", time).unwrap_or_default(),
     );
     let elapsed = numbers::elapsed(frame.elapsed);
-    let every = numbers::bound(frame.length, look.glyphs);
+    let every = numbers::bound(frame.every, look.glyphs);
     let mut right = match (frame.moment, columns) {
         (Moment::Final, _) => format!("total of {elapsed}   {clock}"),
         (_, 100..) => format!("interval {every}   elapsed {elapsed}   {clock}"),

@@ -54,6 +54,11 @@ fn choose(columns: &[Column], room: usize) -> (Vec<usize>, usize) {
     (chosen, spare)
 }
 
+/// The columns that stay free at the right border, where there is room.
+const fn margin(columns: usize) -> usize {
+    if columns < 90 { 0 } else { 1 }
+}
+
 /// The ink of a number of failures.
 const fn failure_ink(count: u64, ink: Ink) -> Ink {
     if count == 0 { Ink::Dim } else { ink }
@@ -110,15 +115,18 @@ pub(super) struct Rows {
 /// The summary: a heading and a row a window.
 pub(super) fn summary(frame: &Frame, rows: Rows, columns: usize, look: Look) -> Vec<Line> {
     const LABEL: usize = 10;
+    let columns = columns - margin(columns);
     let (chosen, spare) = choose(&SUMMARY, columns.saturating_sub(LABEL));
+    let numbers_width: usize = chosen.iter().map(|index| SUMMARY[*index].width + spare).sum();
+    let label_width = columns.saturating_sub(numbers_width).max(LABEL);
     let mut heading = Line::new();
-    heading.pad_to(LABEL);
+    heading.pad_to(label_width);
     for index in &chosen {
         heading.push_right(Ink::Dim, SUMMARY[*index].title, SUMMARY[*index].width + spare);
     }
     let whole = |label, ink, window: &'_ Window, length| {
         let row = Row { label, ink, latencies: &window.duration, whole: Some((length, window.failures)) };
-        row_line(&row, LABEL, &chosen, spare, look.glyphs)
+        row_line(&row, label_width, &chosen, spare, look.glyphs)
     };
     let mut lines = vec![heading];
     if rows.interval {
@@ -128,7 +136,7 @@ pub(super) fn summary(frame: &Frame, rows: Rows, columns: usize, look: Look) -> 
     if rows.first_byte {
         let latencies = &frame.total.first_byte;
         let row = Row { label: "1st byte", ink: Ink::Plain, latencies, whole: None };
-        lines.push(row_line(&row, LABEL, &chosen, spare, look.glyphs));
+        lines.push(row_line(&row, label_width, &chosen, spare, look.glyphs));
     }
     lines
 }
@@ -150,13 +158,19 @@ pub(super) fn routes(frame: &Frame, columns: usize, rows: usize, look: Look) -> 
     if rows < 2 || frame.routes.is_empty() {
         return Vec::new();
     }
+    let columns = columns - margin(columns);
     let services = frame.routes.iter().any(|row| row.service() != frame.routes[0].service());
     // Names may take two fifths of the line; numbers that do not fit beside them go.
     let (chosen, spare) = choose(&ROUTES, columns.saturating_sub(1 + METHOD + (columns * 3 / 10).max(12)));
     let numbers_width: usize = chosen.iter().map(|index| ROUTES[*index].width + spare).sum();
     let name = columns.saturating_sub(1 + METHOD + numbers_width);
     let mut heading = Line::new();
-    heading.push_left(Ink::Dim, " route", 1 + METHOD + name);
+    let shown = frame.routes.len().min(rows - 1);
+    let title = match shown < frame.routes.len() {
+        true => format!(" route ({shown} of {})", frame.routes.len()),
+        false => " route".to_owned(),
+    };
+    heading.push_left(Ink::Dim, &title, 1 + METHOD + name);
     for index in &chosen {
         heading.push_right(Ink::Dim, ROUTES[*index].title, ROUTES[*index].width + spare);
     }

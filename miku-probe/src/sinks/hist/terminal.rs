@@ -30,7 +30,7 @@ pub struct Screen<W: Write> {
     look: Look,
     hints: Hints,
     geometry: Option<Geometry>,
-    frame: Option<Frame>,
+    frame: Option<Box<Frame>>,
 }
 
 impl<W: Write> Screen<W> {
@@ -47,7 +47,7 @@ impl<W: Write> Screen<W> {
         if self.hints.paused && self.frame.is_some() {
             return Ok(());
         }
-        self.frame = Some(frame);
+        self.frame = Some(Box::new(frame));
         self.redraw(geometry)
     }
 
