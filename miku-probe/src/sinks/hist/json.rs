@@ -15,12 +15,15 @@
 //!
 //! A window has `count` (complete exchanges), `rate` (per second), the durations `p50`, `p90`, `p99`, `p999` and `max` in
 //! seconds, `errors` (5xx at a server, 4xx and 5xx at a client; they are part of `count`), `aborted` and `unknown`
-//! (they are not), `first_byte` with the same five times and their `count`, and `buckets`: `{"le", "count"}` in order, where `count`
-//! is how many exchanges took at most `le` seconds, so the last one is the window's `count`. Buckets that add none
-//! are left out. The bounds are log-linear and always the same; the middle of a bucket is within 3 % of all in it.
+//! (they are not), `first_byte` with the same five times and their `count`, and `buckets`.
 //!
-//! A route has `service`, `side`, `method`, `server`, `port`, `route`, `count`, `rate` (in the interval), `p50`, `p90`, `p99`,
-//! `p999`, `max`, `errors`, `aborted` and `unknown`. The one that stands for all routes above the cap has `"other": true` and no names.
+//! A bucket is `{"above", "le", "count"}`: it stands for the durations above `above` and not above `le` seconds, and
+//! `count` is how many exchanges took at most `le`, so the last one is the window's `count`. Buckets that add none are
+//! left out. The bounds are log-linear and always the same; the middle of a bucket is within 3 % of all in it.
+//!
+//! A route has `service`, `side`, `method`, `server`, `port`, `route`, `count`, `rate` (in the interval), `p50`, `p90`,
+//! `p99`, `p999`, `max`, `errors`, `aborted` and `unknown`. The one that stands for all routes above the cap has
+//! `"other": true` and no names.
 //!
 //! What was not measured is `null` or absent, never 0.
 
@@ -66,6 +69,7 @@ struct FirstByte {
 
 #[derive(Serialize)]
 struct Bucket {
+    above: f64,
     le: f64,
     count: u64,
 }
@@ -109,9 +113,6 @@ struct RouteObject<'a> {
 }
 
 /// `frame` as one line, without its end.
-///
-/// # Panics
-/// Never: texts and numbers always serialise.
 #[must_use]
 pub fn object(frame: &Frame) -> String {
     let time = Timestamp::try_from(frame.wall).and_then(|time| time.round(Unit::Millisecond));
@@ -145,14 +146,14 @@ fn seconds(times: Times) -> Seconds {
 fn window(window: &Window, length: Nanos) -> WindowObject {
     let ladder = Ladder::log_linear();
     let mut sum = 0;
-    let buckets = ladder
-        .bounds()
-        .iter()
+    let above = std::iter::once(&Nanos(0)).chain(ladder.bounds());
+    let buckets = above
+        .zip(ladder.bounds())
         .zip(ladder.counts(&window.duration))
         .filter(|(_, count)| *count > 0)
-        .map(|(bound, count)| {
+        .map(|((above, le), count)| {
             sum += count;
-            Bucket { le: bound.seconds(), count: sum }
+            Bucket { above: above.seconds(), le: le.seconds(), count: sum }
         })
         .collect();
     WindowObject {

@@ -92,7 +92,7 @@ impl Line {
         self.width
     }
 
-    /// Appends `text`, which holds no control characters (see [`printable`]).
+    /// Appends `text`, which holds no control characters or others without a width.
     pub fn push(&mut self, ink: Ink, text: &str) {
         if text.is_empty() {
             return;

@@ -299,6 +299,9 @@ fn json_holds_what_is_documented() {
         let buckets = window["buckets"].as_array().expect("an array");
         let numbers =
             |name: &str| buckets.iter().map(|bucket| bucket[name].as_f64().expect("a number")).collect::<Vec<_>>();
+        for (above, le) in numbers("above").into_iter().zip(numbers("le")) {
+            assert!(above < le && le <= above * 1.0501, "{above} to {le}");
+        }
         assert!(numbers("le").is_sorted_by(|one, next| one < next));
         assert!(numbers("count").is_sorted_by(|one, next| one < next));
         assert_eq!(buckets.last().expect("a bucket")["count"], window["count"]);
