@@ -146,6 +146,10 @@ fn filter(frame: &Frame, columns: usize, look: Look) -> Option<Line> {
 /// As many of the targets as fit, and how many more there are.
 fn targets(targets: &[String], room: usize) -> String {
     let Some((first, rest)) = targets.split_first() else { return "nothing attached".to_owned() };
+    let all = targets.join(", ");
+    if all.len() <= room {
+        return all;
+    }
     let mut text = first.clone();
     for (index, target) in rest.iter().enumerate() {
         if text.len() + 2 + target.len() + " +999 more".len() > room {
