@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::units::Side;
+
 /// Under every command's help.
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -137,6 +139,15 @@ pub enum SideArg {
     Client,
 }
 
+impl From<SideArg> for Side {
+    fn from(side: SideArg) -> Self {
+        match side {
+            SideArg::Server => Self::Server,
+            SideArg::Client => Self::Client,
+        }
+    }
+}
+
 /// Flags of `hist`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct HistArgs {
@@ -149,12 +160,12 @@ pub struct HistArgs {
     /// Show only requests of this side
     #[arg(long)]
     pub side: Option<SideArg>,
-    /// Show only routes that match; `*` stands for one part of a path, `**` for any number; repeatable
+    /// Show only routes that match; `*` stands for any characters; repeatable
     #[arg(long = "route", value_name = "GLOB")]
     pub routes: Vec<String>,
-    /// Seconds between two pictures [default: 1]
-    #[arg(long, value_name = "SECONDS")]
-    pub interval: Option<f64>,
+    /// Time between two pictures: seconds, or a number with a unit, as in `500ms` [default: 1]
+    #[arg(long, value_name = "TIME")]
+    pub interval: Option<String>,
     /// Stop after this many intervals
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,

@@ -5,7 +5,6 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval_at};
 
 use super::{Signals, runtime};
@@ -20,8 +19,7 @@ use crate::watch::Watch;
 /// # Errors
 /// When the kernel side cannot be attached or the output cannot be written. A reader that went away is no error.
 pub fn run(config: HistConfig) -> anyhow::Result<()> {
-    let runtime = runtime()?;
-    LocalSet::new().block_on(&runtime, show(config))
+    runtime()?.block_on(show(config))
 }
 
 /// The histogram, and what is counted beside it.
@@ -57,7 +55,7 @@ async fn show(config: HistConfig) -> anyhow::Result<()> {
 
     // A terminal shows at once what is awaited.
     if display.has_keys() {
-        let frame = frame(&mut watch, |hist, now, wall, status| hist.peek(now, wall, status));
+        let frame = frame(&mut watch, Hist::first);
         written(display.show(frame))?;
     }
     loop {

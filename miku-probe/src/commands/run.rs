@@ -1,8 +1,10 @@
 //! `miku-probe run`: the exporter.
 
+use std::net::TcpListener;
+use std::thread::{self, JoinHandle};
+
 use anyhow::Context as _;
-use tokio::sync::watch;
-use tokio::task::LocalSet;
+use tokio::sync::oneshot;
 use tokio::time::{Duration, MissedTickBehavior, interval};
 
 use super::{Signals, runtime};
@@ -23,8 +25,7 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// # Errors
 /// When a port cannot be had or the kernel side not be attached; then nothing stays attached.
 pub fn run(config: RunConfig) -> anyhow::Result<()> {
-    let runtime = runtime()?;
-    LocalSet::new().block_on(&runtime, export(config))
+    runtime()?.block_on(export(config))
 }
 
 async fn export(config: RunConfig) -> anyhow::Result<()> {
@@ -44,11 +45,7 @@ async fn export(config: RunConfig) -> anyhow::Result<()> {
     let mut watch = Watch::start(settings, metrics)?;
     report_probes(&mut watch, &health);
 
-    let (stop, mut stopped) = watch::channel(());
-    let server = tokio::task::spawn_local(web::serve(listeners, site, async move {
-        // It ends when the sender is dropped, whatever drops it.
-        while stopped.changed().await.is_ok() {}
-    }));
+    let server = Server::start(listeners, site)?;
     for address in addresses {
         log::info!("listening on http://{address}{telemetry_path}");
     }
@@ -68,10 +65,32 @@ async fn export(config: RunConfig) -> anyhow::Result<()> {
             stepped = watch.step() => stepped.context("cannot poll the ring of records")?,
         }
     }
-    drop(stop);
     drop(watch);
-    server.await.context("the web server ended badly")??;
-    Ok(())
+    server.stop()
+}
+
+/// The web server, on a thread of its own: a scrape of many series must not hold up the ring.
+struct Server {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Server {
+    fn start(listeners: Vec<TcpListener>, site: Site) -> anyhow::Result<Self> {
+        let (stop, stopped) = oneshot::channel();
+        let serve = move || {
+            // It ends when it is told, and when the sender is dropped, whatever drops it.
+            let stopped = async { stopped.await.unwrap_or(()) };
+            Ok(runtime()?.block_on(web::serve(listeners, site, stopped))?)
+        };
+        let thread = thread::Builder::new().name("web".to_owned()).spawn(serve).context("cannot start a thread")?;
+        Ok(Self { stop, thread })
+    }
+
+    fn stop(self) -> anyhow::Result<()> {
+        drop(self.stop);
+        self.thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the web server ended badly")))
+    }
 }
 
 /// Tells what was attached and what could not be.

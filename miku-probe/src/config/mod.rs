@@ -6,27 +6,21 @@ pub mod file;
 pub mod services;
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap_complete::Shell;
-use glob::Pattern;
 
-use crate::cli::{self, Cli, LimitArgs, SideArg};
+use crate::cli::{self, Cli, LimitArgs};
 use crate::config::file::File;
 use crate::config::services::ServiceFlag;
 use crate::discovery::selectors::{SelectorError, ServiceSpec};
+use crate::pipeline::Caps;
+use crate::probes::Sizes;
+use crate::sinks::hist::{ColorChoice, Filter, Format, Glyphs, Interval, IntervalError, Options, Pattern};
+use crate::sinks::web::{DEFAULT_LISTEN_ADDRESS, DEFAULT_TELEMETRY_PATH, ListenAddress, TelemetryPath, WebError};
 use crate::units::Side;
-
-/// Where metrics are served when nobody says otherwise.
-pub const DEFAULT_LISTEN_ADDRESS: &str = "127.0.0.1:10039";
-
-/// The path of the metrics when nobody says otherwise.
-pub const DEFAULT_TELEMETRY_PATH: &str = "/metrics";
-
-/// Paths that the health endpoints have, which so cannot be the metrics' own.
-const RESERVED_PATHS: [&str; 6] = ["/", "/livez", "/readyz", "/healthz", "/-/healthy", "/-/ready"];
+use crate::watch::Settings;
 
 /// The most services; each is a label value.
 pub const SERVICES_MAX: usize = 256;
@@ -102,36 +96,15 @@ pub enum Command {
     Man,
 }
 
-/// What bounds memory and labels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Route templates of one service.
-    pub routes: usize,
-    /// Peers and server names.
-    pub peers: usize,
-    /// Connections followed at once.
-    pub connections: u32,
-    /// Bytes of the ring buffer: a power of two, and at least a page.
-    pub ring_bytes: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { routes: 100, peers: 100, connections: 32_768, ring_bytes: 4 << 20 }
-    }
-}
-
 /// What `run` needs.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
-    /// The services; none means to choose.
-    pub services: Vec<ServiceSpec>,
+    /// What to watch.
+    pub settings: Settings,
     /// Where to serve, each once.
-    pub listen_addresses: Vec<SocketAddr>,
-    /// The path of the metrics; it begins with a slash.
-    pub telemetry_path: String,
-    /// What bounds memory and labels.
-    pub limits: Limits,
+    pub listen_addresses: Vec<ListenAddress>,
+    /// The path of the metrics.
+    pub telemetry_path: TelemetryPath,
     /// Whether the kernel shall time the BPF programs.
     pub bpf_stats: bool,
 }
@@ -139,48 +112,10 @@ pub struct RunConfig {
 /// What `hist` needs.
 #[derive(Clone, Debug)]
 pub struct HistConfig {
-    /// The services; none means to choose.
-    pub services: Vec<ServiceSpec>,
-    /// What bounds memory and labels.
-    pub limits: Limits,
-    /// What to show.
-    pub filter: Filter,
-    /// Time between two pictures.
-    pub interval: Duration,
-    /// How many intervals; none means until it is interrupted.
-    pub count: Option<u64>,
-    /// Whether to print JSON.
-    pub json: bool,
-    /// Whether colour is allowed. Whether the output takes any is for the one who writes it to see.
-    pub color: bool,
-    /// Whether to draw with ASCII only.
-    pub ascii: bool,
-}
-
-/// Which exchanges `hist` shows.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Services by name; empty means all.
-    pub services: BTreeSet<String>,
-    /// One side, or both.
-    pub side: Option<Side>,
-    /// Route patterns; empty means all.
-    pub routes: Vec<Pattern>,
-}
-
-impl Filter {
-    /// Whether an exchange of this service, side and route is shown.
-    #[must_use]
-    pub fn shows(&self, service: &str, side: Side, route: &str) -> bool {
-        let options = glob::MatchOptions {
-            case_sensitive: true,
-            require_literal_separator: true,
-            require_literal_leading_dot: false,
-        };
-        (self.services.is_empty() || self.services.contains(service))
-            && self.side.is_none_or(|wanted| wanted == side)
-            && (self.routes.is_empty() || self.routes.iter().any(|pattern| pattern.matches_with(route, options)))
-    }
+    /// What to watch.
+    pub settings: Settings,
+    /// What to show, and how.
+    pub options: Options,
 }
 
 /// What `ps` needs.
@@ -253,17 +188,17 @@ fn run(arguments: cli::RunArgs) -> Result<RunConfig, ConfigError> {
         (None, Some(path)) => ("web.telemetry_path", path),
         (None, None) => ("--web.telemetry-path", DEFAULT_TELEMETRY_PATH.to_owned()),
     };
+    let (sizes, caps) = limits(&arguments.limits, &file.limits)?;
+    let services = services::merge(selections(&arguments.services)?, file.services)?;
     Ok(RunConfig {
-        services: services::merge(selections(&arguments.services)?, file.services)?,
+        settings: Settings { services, sizes, caps },
         listen_addresses: listen_addresses(place, &addresses)?,
-        telemetry_path: telemetry_path(path_place, path)?,
-        limits: limits(&arguments.limits, &file.limits)?,
+        telemetry_path: path.parse().map_err(|error: WebError| ConfigError::value(path_place, error.to_string()))?,
         bpf_stats: arguments.bpf_stats,
     })
 }
 
 fn hist(arguments: cli::HistArgs, color: bool) -> Result<HistConfig, ConfigError> {
-    const INTERVAL: std::ops::RangeInclusive<f64> = 0.1..=3600.0;
     let file = read(arguments.watch.config.as_deref())?;
     let mut selected = Vec::new();
     let mut names = BTreeSet::new();
@@ -285,33 +220,36 @@ fn hist(arguments: cli::HistArgs, color: bool) -> Result<HistConfig, ConfigError
         });
         return Err(ConfigError::value("--service", message));
     }
-    let interval = arguments.interval.unwrap_or(1.0);
-    if !INTERVAL.contains(&interval) {
-        return Err(ConfigError::value("--interval", format!("`{interval}` is out of range; write 0.1 to 3600 seconds")));
-    }
-    if arguments.count == Some(0) {
-        return Err(ConfigError::value("--count", "0 intervals show nothing; write 1 or more"));
-    }
-    let routes = arguments.routes.iter().map(|route| {
-        Pattern::new(route)
-            .map_err(|error| ConfigError::value("--route", format!("the pattern `{route}` does not compile: {}", error.msg)))
-    });
+    let interval = match arguments.interval {
+        Some(text) => text.parse().map_err(|error: IntervalError| {
+            ConfigError::value("--interval", format!("`{text}` is no interval: {error}"))
+        })?,
+        None => Interval::default(),
+    };
+    let count = match arguments.count.map(NonZero::new) {
+        Some(None) => return Err(ConfigError::value("--count", "0 intervals show nothing; write 1 or more")),
+        Some(count) => count,
+        None => None,
+    };
+    let pattern = |place: &'static str, text: &String| {
+        text.parse::<Pattern>().map_err(|error| ConfigError::value(place, format!("`{text}`: {error}")))
+    };
+    let filter = Filter {
+        services: names.iter().map(|name| pattern("--service", name)).collect::<Result<_, _>>()?,
+        sides: arguments.side.map(Side::from).into_iter().collect(),
+        routes: arguments.routes.iter().map(|route| pattern("--route", route)).collect::<Result<_, _>>()?,
+    };
+    let (sizes, caps) = limits(&arguments.limits, &file.limits)?;
     Ok(HistConfig {
-        services,
-        limits: limits(&arguments.limits, &file.limits)?,
-        filter: Filter {
-            services: names,
-            side: arguments.side.map(|side| match side {
-                SideArg::Server => Side::Server,
-                SideArg::Client => Side::Client,
-            }),
-            routes: routes.collect::<Result<_, _>>()?,
+        settings: Settings { services, sizes, caps },
+        options: Options {
+            interval,
+            count,
+            format: if arguments.json { Format::Json } else { Format::Text },
+            color: if color { ColorChoice::Auto } else { ColorChoice::Never },
+            glyphs: if arguments.ascii { Glyphs::Ascii } else { Glyphs::Unicode },
+            filter,
         },
-        interval: Duration::from_secs_f64(interval),
-        count: arguments.count,
-        json: arguments.json,
-        color,
-        ascii: arguments.ascii,
     })
 }
 
@@ -330,15 +268,10 @@ fn selections(flags: &[String]) -> Result<Vec<services::Selection>, ConfigError>
     Ok(selections)
 }
 
-fn listen_addresses(place: &str, texts: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {
+fn listen_addresses(place: &str, texts: &[String]) -> Result<Vec<ListenAddress>, ConfigError> {
     let mut addresses = Vec::new();
     for text in texts {
-        // `:9100` is how Prometheus exporters write all addresses.
-        let full = if text.starts_with(':') { format!("[::]{text}") } else { text.clone() };
-        let Some(address) = full.to_socket_addrs().ok().and_then(|mut found| found.next()) else {
-            let message = format!("`{text}` is not an address to listen on; write ADDRESS:PORT, as in `{DEFAULT_LISTEN_ADDRESS}`");
-            return Err(ConfigError::value(place, message));
-        };
+        let address = text.parse().map_err(|error: WebError| ConfigError::value(place, error.to_string()))?;
         if addresses.contains(&address) {
             return Err(ConfigError::value(place, format!("`{text}` is named twice; leave one out")));
         }
@@ -350,19 +283,13 @@ fn listen_addresses(place: &str, texts: &[String]) -> Result<Vec<SocketAddr>, Co
     Ok(addresses)
 }
 
-fn telemetry_path(place: &str, path: String) -> Result<String, ConfigError> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
-    if !path.starts_with('/') || !path.bytes().all(plain) {
-        return Err(ConfigError::value(place, format!("`{path}` is not a path; write one that begins with `/`, as in `/metrics`")));
-    }
-    if RESERVED_PATHS.contains(&path.as_str()) {
-        return Err(ConfigError::value(place, format!("`{path}` is taken; choose another, as in `/metrics`")));
-    }
-    Ok(path)
-}
+/// The usual limits.
+const ROUTES: u64 = 100;
+const PEERS: u64 = 100;
+const CONNECTIONS: u64 = 32_768;
+const RING_BYTES: u64 = 4 << 20;
 
-fn limits(flags: &LimitArgs, file: &file::LimitKeys) -> Result<Limits, ConfigError> {
-    let usual = Limits::default();
+fn limits(flags: &LimitArgs, file: &file::LimitKeys) -> Result<(Sizes, Caps), ConfigError> {
     let pick = |name: &str, flag: Option<u64>, key: Option<u64>, usual: u64, range: std::ops::RangeInclusive<u64>| {
         let (place, value) = match (flag, key) {
             (Some(value), _) => (format!("--limit.{name}"), value),
@@ -379,16 +306,14 @@ fn limits(flags: &LimitArgs, file: &file::LimitKeys) -> Result<Limits, ConfigErr
         }
         Ok(value)
     };
-    let routes = pick("routes", flags.routes, file.routes, usual.routes as u64, 1..=10_000)?;
-    let peers = pick("peers", flags.peers, file.peers, usual.peers as u64, 1..=10_000)?;
-    let connections = pick("connections", flags.connections, file.connections, usual.connections.into(), 64..=1 << 20)?;
-    let ring_bytes = pick("ring-bytes", flags.ring_bytes, file.ring_bytes, usual.ring_bytes.into(), 65_536..=1 << 30)?;
-    Ok(Limits {
-        routes: usize::try_from(routes).expect("its range is small"),
-        peers: usize::try_from(peers).expect("its range is small"),
-        connections: u32::try_from(connections).expect("its range is small"),
-        ring_bytes: u32::try_from(ring_bytes).expect("its range is small"),
-    })
+    let size = |value: u64| usize::try_from(value).expect("its range is small");
+    let routes = size(pick("routes", flags.routes, file.routes, ROUTES, 1..=10_000)?);
+    let servers = size(pick("peers", flags.peers, file.peers, PEERS, 1..=10_000)?);
+    let connections = pick("connections", flags.connections, file.connections, CONNECTIONS, 64..=1 << 20)?;
+    let ring_bytes = pick("ring-bytes", flags.ring_bytes, file.ring_bytes, RING_BYTES, 65_536..=1 << 30)?;
+    let narrow = |value: u64| u32::try_from(value).expect("its range is small");
+    let sizes = Sizes { ring_bytes: narrow(ring_bytes), connections: narrow(connections) };
+    Ok((sizes, Caps { routes, servers, connections: size(connections) }))
 }
 
 #[cfg(test)]

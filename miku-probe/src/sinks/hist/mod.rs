@@ -260,6 +260,11 @@ impl Hist {
         }
     }
 
+    /// What there is to show before anything was seen; ends no interval.
+    pub fn first(&mut self, now: Nanos, wall: SystemTime, status: &Status) -> Frame {
+        self.frame(Moment::Interval, now, wall, status)
+    }
+
     /// Ends the interval at `now` and tells what there is to show. `wall` is the time of day at `now`.
     pub fn tick(&mut self, now: Nanos, wall: SystemTime, status: &Status) -> Frame {
         self.left = self.left.map(|left| left.saturating_sub(1));
