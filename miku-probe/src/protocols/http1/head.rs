@@ -188,7 +188,7 @@ pub(super) fn parse_request(bytes: &[u8]) -> Parsed<RequestHead<'_>> {
 }
 
 fn parse_request_within<const HEADERS: usize>(bytes: &[u8]) -> Parsed<RequestHead<'_>> {
-    let mut headers = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS];
+    let mut headers = [MaybeUninit::<Header<'_>>::uninit(); HEADERS];
     let mut request = httparse::Request::new(&mut []);
     // One bad header line does not undo the exchange: the server's answer to it is still worth knowing.
     let result = ParserConfig::default().ignore_invalid_headers_in_requests(true).parse_request_with_uninit_headers(
@@ -218,7 +218,7 @@ pub(super) fn parse_response(bytes: &[u8]) -> Parsed<ResponseHead> {
 }
 
 fn parse_response_within<const HEADERS: usize>(bytes: &[u8]) -> Parsed<ResponseHead> {
-    let mut headers = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS];
+    let mut headers = [MaybeUninit::<Header<'_>>::uninit(); HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let result = ParserConfig::default()
         .allow_obsolete_multiline_headers_in_responses(true)

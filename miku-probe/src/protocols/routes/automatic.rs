@@ -57,7 +57,7 @@ pub fn template(path: &str, out: &mut String) {
 /// What stands for a segment that is no name: a placeholder, and a file's extension with its dot.
 fn placeholder(segment: &str, below_root: bool) -> Option<(&'static str, &str)> {
     let bytes = segment.as_bytes();
-    let spoken = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~@!$&'()*+,;=:".contains(byte);
+    let spoken = |byte: &u8| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'&'..=b'.' | b'0'..=b';' | b'!' | b'$' | b'=' | b'@' | b'_' | b'~');
     if bytes.is_empty() {
         return None;
     }
