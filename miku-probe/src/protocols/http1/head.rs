@@ -2,6 +2,7 @@
 //!
 //! The grammar is httparse's. Header values are looked at in place and never kept.
 
+use std::fmt;
 use std::mem::MaybeUninit;
 
 use httparse::{Error, Header, ParserConfig, Status};
@@ -308,8 +309,7 @@ pub(super) fn truncated_status(head: &[u8]) -> Option<u16> {
         .then(|| digits.iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0')))
 }
 
-/// A head of which more is to come.
-#[derive(Debug)]
+/// A head of which more is to come. Its bytes hold secrets, and are wiped when it is dropped.
 pub(super) struct PartialHead {
     /// When its first byte moved.
     pub(super) time: Nanos,
@@ -326,6 +326,12 @@ enum Line {
     First,
     /// After a carriage return that is the first byte of one.
     Return,
+}
+
+impl fmt::Debug for PartialHead {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("PartialHead").field("length", &self.bytes.len()).finish_non_exhaustive()
+    }
 }
 
 impl PartialHead {

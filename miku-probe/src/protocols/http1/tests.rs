@@ -540,6 +540,15 @@ fn the_terminator_ends_a_body_whose_framing_was_lost() {
 }
 
 #[test]
+fn header_values_are_not_kept() {
+    let mut bot = watched();
+    bot.receives(GET).receives("GET /next HTTP/1.1\r\nCookie: canary\r\n");
+    let (debug, bytes) = (format!("{bot:?}"), format!("{:?}", b"canary").replace(['[', ']'], ""));
+    assert!(debug.contains("/items/7") && debug.contains("PartialHead"), "{debug}");
+    assert!(!debug.contains("canary") && !debug.contains(&bytes), "{debug}");
+}
+
+#[test]
 fn an_idle_connection_is_small() {
     assert!(size_of::<Machine>() <= 200, "{} bytes", size_of::<Machine>());
     let mut bot = watched();

@@ -24,8 +24,8 @@ const ASSETS: [&str; 24] = [
 /// - `{id}`: digits, also with `.`, `-`, `_` or `:` between them (numbers, snowflakes, dates);
 /// - `{uuid}`: a UUID with its hyphens;
 /// - `{email}`: something before an `@`, and something with a dot after it;
-/// - `{file}.css`, with its extension: a file below the root with an extension of [`ASSETS`], or anywhere one whose name
-///   holds a value;
+/// - `{file}.css`, with its extension: a file below the root that is a script, style, image, font, medium or archive,
+///   or a file anywhere whose name holds a value;
 /// - `{token}`: longer than 64 bytes, or with other characters than those that stand unencoded in URLs, or with a word
 ///   (a part between `-`, `_`, `.`, `:` and the like) of three and more digits, of eight and more hexadecimal digits, of
 ///   eight and more letters and digits with three digits among them, or of sixteen and more with one.
@@ -57,7 +57,7 @@ pub fn template(path: &str, out: &mut String) {
 /// What stands for a segment that is no name: a placeholder, and a file's extension with its dot.
 fn placeholder(segment: &str, below_root: bool) -> Option<(&'static str, &str)> {
     let bytes = segment.as_bytes();
-    let spoken = |byte: &u8| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'&'..=b'.' | b'0'..=b';' | b'!' | b'$' | b'=' | b'@' | b'_' | b'~');
+    let spoken = |byte: &u8| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b';' | b'&'..=b'.' | b'!' | b'$' | b'=' | b'@' | b'_' | b'~');
     if bytes.is_empty() {
         return None;
     }
