@@ -57,14 +57,13 @@ pub fn template(path: &str, out: &mut String) {
 /// What stands for a segment that is no name: a placeholder, and a file's extension with its dot.
 fn placeholder(segment: &str, below_root: bool) -> Option<(&'static str, &str)> {
     let bytes = segment.as_bytes();
-    let spoken = |byte: &u8| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b';' | b'&'..=b'.' | b'!' | b'$' | b'=' | b'@' | b'_' | b'~');
     if bytes.is_empty() {
         return None;
     }
     if is_uuid(bytes) {
         return Some(("{uuid}", ""));
     }
-    if bytes.len() > NAME_MAX || !bytes.iter().all(spoken) {
+    if bytes.len() > NAME_MAX || !bytes.iter().all(|byte| is_unencoded(*byte)) {
         return Some(("{token}", ""));
     }
     if bytes.iter().any(u8::is_ascii_digit) && bytes.iter().all(|byte| byte.is_ascii_digit() || b".-_:".contains(byte))
@@ -87,6 +86,11 @@ fn placeholder(segment: &str, below_root: bool) -> Option<(&'static str, &str)> 
         }
     }
     holds_value(segment, 8).then_some(("{token}", ""))
+}
+
+/// Whether `byte` may stand as it is in a segment (RFC 3986, section 3.3).
+fn is_unencoded(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'&'..=b'.' | b':' | b';' | b'!' | b'$' | b'=' | b'@' | b'_' | b'~')
 }
 
 /// Whether one of the words of `text` is a value; `hash` is the length from which hexadecimal digits are one.
