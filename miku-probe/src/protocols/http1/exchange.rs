@@ -86,7 +86,8 @@ impl Exchange {
     /// Forgets everything, and keeps a small allocation for the next request.
     fn clear(&mut self) {
         let mut text = std::mem::take(&mut self.text);
-        text.zeroize();
+        text.as_mut_str().zeroize();
+        text.clear();
         if text.capacity() > TEXT_KEPT {
             text = Zeroizing::default();
         }

@@ -2,6 +2,7 @@
 //!
 //! The grammar is httparse's. Header values are looked at in place and never kept.
 
+use std::fmt;
 use std::mem::MaybeUninit;
 
 use httparse::{Error, Header, ParserConfig, Status};
@@ -188,7 +189,7 @@ pub(super) fn parse_request(bytes: &[u8]) -> Parsed<RequestHead<'_>> {
 }
 
 fn parse_request_within<const HEADERS: usize>(bytes: &[u8]) -> Parsed<RequestHead<'_>> {
-    let mut headers = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS];
+    let mut headers = [MaybeUninit::<Header<'_>>::uninit(); HEADERS];
     let mut request = httparse::Request::new(&mut []);
     // One bad header line does not undo the exchange: the server's answer to it is still worth knowing.
     let result = ParserConfig::default().ignore_invalid_headers_in_requests(true).parse_request_with_uninit_headers(
@@ -218,7 +219,7 @@ pub(super) fn parse_response(bytes: &[u8]) -> Parsed<ResponseHead> {
 }
 
 fn parse_response_within<const HEADERS: usize>(bytes: &[u8]) -> Parsed<ResponseHead> {
-    let mut headers = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS];
+    let mut headers = [MaybeUninit::<Header<'_>>::uninit(); HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let result = ParserConfig::default()
         .allow_obsolete_multiline_headers_in_responses(true)
@@ -308,8 +309,7 @@ pub(super) fn truncated_status(head: &[u8]) -> Option<u16> {
         .then(|| digits.iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0')))
 }
 
-/// A head of which more is to come.
-#[derive(Debug)]
+/// A head of which more is to come. Its bytes hold secrets, and are wiped when it is dropped.
 pub(super) struct PartialHead {
     /// When its first byte moved.
     pub(super) time: Nanos,
@@ -326,6 +326,12 @@ enum Line {
     First,
     /// After a carriage return that is the first byte of one.
     Return,
+}
+
+impl fmt::Debug for PartialHead {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("PartialHead").field("length", &self.bytes.len()).finish_non_exhaustive()
+    }
 }
 
 impl PartialHead {

@@ -5,7 +5,7 @@
 //! it cannot see, and says so where that is not enough:
 //!
 //! - A body with a length is counted by size alone. A chunked body is followed exactly while the chunk at hand covers
-//!   what is not known; after that, by its terminator (see [`body`]).
+//!   what is not known; after that, by its terminator (see `body.rs`).
 //! - A head longer than what is known of it is told as [`Unmatched::HeadTruncated`]. Its exchange keeps what was seen;
 //!   if it was the answer's head, the outcome is unknown.
 //! - Where the bytes fit no message (the probe attached in the middle of one, records were lost, or it is no HTTP) the
@@ -83,10 +83,11 @@ pub struct Finished<'a> {
     pub side: Side,
     /// The request's method.
     pub method: Method,
-    /// The request's path: the target without query and fragment, and without scheme and authority when it came in absolute form.
-    /// Bounded; empty when it was not seen.
+    /// The request's path: the target without query and fragment, and without scheme and authority when it came in
+    /// absolute form. At most 1024 bytes; empty for a `CONNECT`, and when it was not seen.
     pub path: &'a str,
-    /// The `Host` header, or the authority of an absolute target; bounded, empty when absent.
+    /// The `Host` header, or the authority of an absolute target, without a user's name; at most 255 bytes, empty when
+    /// absent.
     pub host: &'a str,
     /// The status of the final answer, when its head was seen.
     pub status: Option<u16>,

@@ -340,7 +340,8 @@ proptest! {
         check(side, &flights, &cuts, &truths, Capture::Whole);
     }
 
-    /// With what the kernel side copies: exact as long as a segment holds no more than one message, or is known whole.
+    /// With what the kernel side copies: exact as long as a segment holds no more than one message, or is known whole,
+    /// and the first bytes of a message are in one segment, by which the kernel side knows a start.
     #[test]
     fn what_is_not_known_changes_nothing(
         side in side(),
@@ -352,7 +353,9 @@ proptest! {
             .iter()
             .zip(&cuts)
             .map(|(flight, cuts)| {
-                cuts.iter().map(|cut| cut.index(flight.bytes.len())).chain(flight.starts.iter().copied()).collect()
+                let recognised = |cut: &usize| flight.starts.iter().all(|start| !(*start..start + 8).contains(cut));
+                let cuts = cuts.iter().map(|cut| cut.index(flight.bytes.len())).filter(recognised);
+                cuts.chain(flight.starts.iter().copied()).collect()
             })
             .collect();
         check(side, &flights, &cuts, &truths, Capture::KERNEL);

@@ -143,7 +143,9 @@ impl Machine {
             self.lanes[request].phase = Phase::Unsynced;
             self.finish(Outcome::Complete, at.time, tell);
         }
-        self.response_followed = self.queue.oldest().is_some_and(|exchange| !exchange.answered);
+        // What began before the request is no answer to it.
+        let answers = |exchange: &Exchange| !exchange.answered && exchange.start <= start;
+        self.response_followed = self.queue.oldest().is_some_and(answers);
         self.count(at, length as u64);
         if interim {
             self.response_followed = false;
@@ -151,16 +153,18 @@ impl Machine {
         }
         let mut upgrade = status == Some(101);
         match self.queue.oldest_mut() {
-            Some(exchange) => {
+            Some(exchange) if self.response_followed => {
                 exchange.status = status;
                 exchange.first_byte = Some(start);
                 upgrade |= exchange.is_connect() && status.is_some_and(|status| (200..300).contains(&status));
             }
             None if self.beyond > 0 => self.beyond -= 1,
-            None => tell(Event::Unmatched(Unmatched::ResponseWithoutRequest)),
+            _ => tell(Event::Unmatched(Unmatched::ResponseWithoutRequest)),
         }
         if upgrade {
-            self.finish(Outcome::Complete, at.time, tell);
+            if self.response_followed {
+                self.finish(Outcome::Complete, at.time, tell);
+            }
             self.finish_all(Outcome::Unknown, at.time, tell);
             self.lanes = Default::default();
             self.upgraded = true;
