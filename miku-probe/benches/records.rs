@@ -101,7 +101,7 @@ fn stream() -> Vec<Vec<u8>> {
 fn replay<S: Sink>(records: &[Vec<u8>], sink: S) -> Pipeline<S, Nowhere> {
     let caps = Caps { routes: 100, servers: 100, connections: 32_768 };
     let mut pipeline = Pipeline::new(sink, Nowhere, caps);
-    let service = pipeline.add_service("bot", Vec::new());
+    let service = pipeline.add_service("bot", Vec::new()).expect("no patterns are well");
     pipeline.add_target(Tgid(TGID), service);
     pipeline.begin_batch();
     for record in records {

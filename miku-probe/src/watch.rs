@@ -131,7 +131,7 @@ impl<S: Sink> Watch<S> {
             failed: Vec::new(),
         };
         for (name, patterns) in names.iter().zip(patterns) {
-            core.pipeline.add_service(name, patterns);
+            core.pipeline.add_service(name, patterns)?;
         }
         let [drain, tick, scan] = [DRAIN, TICK, SCAN].map(|period| {
             let mut interval = interval_at(Instant::now() + period, period);
@@ -278,7 +278,7 @@ impl<S: Sink> Core<S> {
         for change in changes {
             match change {
                 Change::NewService { name, .. } => {
-                    self.pipeline.add_service(&name, Vec::new());
+                    self.pipeline.add_service(&name, Vec::new()).expect("no patterns are never too many");
                 }
                 Change::Found(target) => {
                     let service = self.discovery.services().get(usize::from(target.service.0)).map_or("", String::as_str);

@@ -20,7 +20,7 @@ use crate::discovery::sockets::Socket;
 use crate::intake::{Close, Data, Open, Process, Record, decode};
 use crate::observations::{Exchange, LostWhere, Names, Observation, Sink, Unmatched};
 use crate::protocols::http1::{End, Event, Finished, Segment};
-use crate::protocols::routes::{RoutePattern, RouteTable};
+use crate::protocols::routes::{RouteError, RoutePattern, RouteTable};
 use crate::units::{ConnId, Direction, Nanos, ServiceId, Side, Symbol, Tgid};
 
 /// The label `protocol`.
@@ -86,15 +86,16 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         }
     }
 
-    /// Makes a service known.
-    pub fn add_service(&mut self, name: &str, patterns: Vec<RoutePattern>) -> ServiceId {
+    /// Makes a service known, with its route patterns.
+    ///
+    /// # Errors
+    /// When the patterns are too many to be matched together; none are always well.
+    pub fn add_service(&mut self, name: &str, patterns: Vec<RoutePattern>) -> Result<ServiceId, RouteError> {
+        let routes = RouteTable::new(patterns, self.caps.routes)?;
         let service = ServiceId(u16::try_from(self.services.len()).unwrap_or(u16::MAX));
         self.names.services.push(name.to_owned());
-        self.services.push(Service {
-            routes: RouteTable::new(patterns, self.caps.routes),
-            servers: Servers::new(self.caps.servers),
-        });
-        service
+        self.services.push(Service { routes, servers: Servers::new(self.caps.servers) });
+        Ok(service)
     }
 
     /// Begins to follow a process.

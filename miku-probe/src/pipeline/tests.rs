@@ -63,7 +63,7 @@ const CAPS: Caps = Caps { routes: 100, servers: 100, connections: 4 };
 
 fn pipeline() -> Pipeline<Kept, Nowhere> {
     let mut pipeline = Pipeline::new(Kept::default(), Nowhere::default(), CAPS);
-    let service = pipeline.add_service("bot", Vec::new());
+    let service = pipeline.add_service("bot", Vec::new()).expect("no patterns are well");
     pipeline.add_target(Tgid(TGID), service);
     pipeline
 }
