@@ -5,8 +5,10 @@
 //! [`discovery`] finds which processes to watch.
 
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod discovery;
+pub mod mounts;
 pub mod observations;
 pub mod protocols;
 pub mod units;

@@ -213,7 +213,7 @@ impl Config {
             cli::Command::Run(arguments) => Command::Run(run(arguments)?),
             cli::Command::Hist(arguments) => Command::Hist(hist(arguments, color)?),
             cli::Command::Ps(arguments) => {
-                let file = read(arguments.watch.config.as_deref())?;
+                let file = read(arguments.file.config.as_deref())?;
                 let services = services::merge(selections(&arguments.services)?, file.services)?;
                 Command::Ps(PsConfig { services, json: arguments.json })
             }
@@ -240,7 +240,7 @@ fn read(path: Option<&Path>) -> Result<File, ConfigError> {
 }
 
 fn run(arguments: cli::RunArgs) -> Result<RunConfig, ConfigError> {
-    let file = read(arguments.watch.config.as_deref())?;
+    let file = read(arguments.file.config.as_deref())?;
     let (place, addresses) = if !arguments.listen_addresses.is_empty() {
         ("--web.listen-address", arguments.listen_addresses)
     } else if let Some(addresses) = file.listen_addresses {
@@ -264,7 +264,7 @@ fn run(arguments: cli::RunArgs) -> Result<RunConfig, ConfigError> {
 
 fn hist(arguments: cli::HistArgs, color: bool) -> Result<HistConfig, ConfigError> {
     const INTERVAL: std::ops::RangeInclusive<f64> = 0.1..=3600.0;
-    let file = read(arguments.watch.config.as_deref())?;
+    let file = read(arguments.file.config.as_deref())?;
     let mut selected = Vec::new();
     let mut names = BTreeSet::new();
     for text in &arguments.services {

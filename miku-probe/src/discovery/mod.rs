@@ -26,6 +26,8 @@ pub mod process;
 pub mod selectors;
 pub mod sockets;
 pub mod tcp;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

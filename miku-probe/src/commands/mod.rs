@@ -1,0 +1,4 @@
+//! What each command does, one file a command.
+
+pub mod check;
+pub mod ps;
