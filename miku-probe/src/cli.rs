@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+/// Flags of every command stand under this heading.
+const GENERAL: &str = "General options";
+
 /// Under every command's help.
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -43,13 +46,13 @@ Examples:
 #[command(name = "miku-probe", version, about, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
     /// Say more on standard error; twice for even more
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, help_heading = GENERAL, action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
     /// Say less on standard error; twice for errors only
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = GENERAL, action = ArgAction::Count)]
     pub quiet: u8,
     /// Use no colour; so does a NO_COLOR in the environment
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GENERAL)]
     pub no_color: bool,
     /// What to do.
     #[command(subcommand)]

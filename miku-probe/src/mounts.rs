@@ -69,7 +69,8 @@ pub fn ensure_mounted() -> io::Result<()> {
             Ok(false) => {}
             Err(error) if file_system == BPFFS => log::debug!("cannot mount bpffs: {error}"),
             Err(error) => {
-                let reason = format!("tracefs is not mounted and cannot be: {error}; run `{}` as root", file_system.command());
+                let reason =
+                    format!("tracefs is not mounted and cannot be: {error}; run `{}` as root", file_system.command());
                 return Err(io::Error::new(error.kind(), reason));
             }
         }

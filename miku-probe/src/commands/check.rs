@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use aya::maps::MapType;
@@ -42,7 +42,8 @@ const EVENTS: [&str; 7] = [
 ];
 
 /// What to do where the kernel lacks something.
-const OTHER_KERNEL: &str = "install the distribution's own kernel (Debian: `apt-get install linux-image-amd64`) and reboot";
+const OTHER_KERNEL: &str =
+    "install the distribution's own kernel (Debian: `apt-get install linux-image-amd64`) and reboot";
 
 /// How much a check matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -145,9 +146,9 @@ impl Check {
 ///
 /// # Errors
 /// When `output` cannot be written.
-pub fn run(config: CheckConfig, object: &[u8], output: &mut impl Write) -> io::Result<bool> {
+pub fn run(config: CheckConfig, object: &[u8], output: &mut (impl Write + IsTerminal)) -> io::Result<bool> {
     let checks = checks(object);
-    let text = if config.json { json(&checks) } else { table(&checks, config.color) };
+    let text = if config.json { json(&checks) } else { table(&checks, config.color && output.is_terminal()) };
     output.write_all(text.as_bytes())?;
     output.flush()?;
     Ok(checks.iter().all(|check| check.status().is_well()))
@@ -166,7 +167,12 @@ pub fn checks(object: &[u8]) -> Vec<Check> {
         required("kernel", kernel(release.trim(), version)),
         required("architecture", architecture(std::env::consts::ARCH)),
         required("privileges", privileges(capabilities)),
-        required("PID namespace", pid_namespace(fs::read_link("/proc/self/ns/pid").ok().and_then(|link| link.to_str().map(str::to_owned)).as_deref())),
+        required(
+            "PID namespace",
+            pid_namespace(
+                fs::read_link("/proc/self/ns/pid").ok().and_then(|link| link.to_str().map(str::to_owned)).as_deref(),
+            ),
+        ),
         required("BPF object", bpf_object(object)),
         required("BPF maps", bpf_feature("hash maps", is_map_supported(MapType::Hash))),
         required("BPF ring buffer", bpf_feature("ring buffers", is_map_supported(MapType::RingBuf))),
@@ -178,7 +184,10 @@ pub fn checks(object: &[u8]) -> Vec<Check> {
         required("lockdown", lockdown(fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref())),
         required("memlock limit", memlock(version, capabilities, memlock_limit())),
         optional("bpffs", mounted(BPFFS)),
-        optional("ptrace scope", ptrace_scope(fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok().as_deref())),
+        optional(
+            "ptrace scope",
+            ptrace_scope(fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok().as_deref()),
+        ),
         optional("seccomp", seccomp(status_field(&status, "Seccomp:"))),
     ]
 }
@@ -220,13 +229,18 @@ fn privileges(capabilities: u64) -> Outcome {
     if missing.is_empty() {
         return good(CAPABILITIES.map(|(name, _)| name).join(", "));
     }
-    bad(format!("without {}", missing.join(", ")), "run it as root, as in `sudo miku-probe …`; in a container with `--privileged --pid=host`")
+    bad(
+        format!("without {}", missing.join(", ")),
+        "run it as root, as in `sudo miku-probe …`; in a container with `--privileged --pid=host`",
+    )
 }
 
 fn pid_namespace(link: Option<&str>) -> Outcome {
     match link {
         Some(INITIAL_PID_NAMESPACE) => good("the initial one"),
-        Some(_) => bad("an inner one: the kernel counts processes in the initial one", "start the container with `--pid=host`"),
+        Some(_) => {
+            bad("an inner one: the kernel counts processes in the initial one", "start the container with `--pid=host`")
+        }
         None => Outcome::Unknown("/proc/self/ns/pid cannot be read".to_owned()),
     }
 }
@@ -273,7 +287,10 @@ fn mounted(file_system: crate::mounts::KernelFs) -> Outcome {
     match file_system.ensure_mounted() {
         Ok(true) => good(format!("mounted just now at {}", file_system.path)),
         Ok(false) => good(file_system.path),
-        Err(error) => bad(format!("not mounted at {}: {error}", file_system.path), format!("run `{}` as root", file_system.command())),
+        Err(error) => bad(
+            format!("not mounted at {}: {error}", file_system.path),
+            format!("run `{}` as root", file_system.command()),
+        ),
     }
 }
 
@@ -321,7 +338,11 @@ fn perf_events() -> Outcome {
             good(format!("a tracepoint opens; kernel.perf_event_paranoid is {}", paranoid.trim()))
         }
         _ => bad(
-            format!("a tracepoint does not open: {}; kernel.perf_event_paranoid is {}", io::Error::last_os_error(), paranoid.trim()),
+            format!(
+                "a tracepoint does not open: {}; kernel.perf_event_paranoid is {}",
+                io::Error::last_os_error(),
+                paranoid.trim()
+            ),
             "run it as root; in a container with `--privileged`",
         ),
     }
@@ -352,7 +373,9 @@ fn memlock(version: Option<(u32, u32)>, capabilities: u64, limit: Option<u64>) -
     match limit {
         _ if capabilities & (1 << CAP_SYS_RESOURCE) != 0 => good("can be lifted (CAP_SYS_RESOURCE)"),
         Some(limit) if limit >= ENOUGH => good(format!("{} MiB", limit >> 20)),
-        Some(limit) => bad(format!("{} KiB is too little", limit >> 10), "run `ulimit -l unlimited` first, or run it as root"),
+        Some(limit) => {
+            bad(format!("{} KiB is too little", limit >> 10), "run `ulimit -l unlimited` first, or run it as root")
+        }
         None => Outcome::Unknown("the limit cannot be read".to_owned()),
     }
 }
@@ -373,7 +396,10 @@ fn ptrace_scope(text: Option<&str>) -> Outcome {
 fn seccomp(mode: Option<&str>) -> Outcome {
     match mode {
         Some("0") | None => good("no filter on the probe"),
-        Some(_) => bad("a filter is on the probe and may refuse what it needs", "start the container with `--security-opt seccomp=unconfined`"),
+        Some(_) => bad(
+            "a filter is on the probe and may refuse what it needs",
+            "start the container with `--security-opt seccomp=unconfined`",
+        ),
     }
 }
 
@@ -456,9 +482,13 @@ mod tests {
 
     #[test]
     fn kernels_are_told_apart_by_number_and_not_by_text() {
-        for (release, expected) in
-            [("5.9.16", false), ("5.10.0-46-amd64", true), ("6.1.0-18-amd64", true), ("4.19.0", false), ("10.0-rc1", true)]
-        {
+        for (release, expected) in [
+            ("5.9.16", false),
+            ("5.10.0-46-amd64", true),
+            ("6.1.0-18-amd64", true),
+            ("4.19.0", false),
+            ("10.0-rc1", true),
+        ] {
             assert_eq!(is_good(&kernel(release, version(release))), expected, "{release}");
         }
         assert!(matches!(kernel("?", version("?")), Outcome::Unknown(_)));
@@ -481,9 +511,13 @@ mod tests {
         assert!(is_good(&lockdown(None)) && is_good(&lockdown(Some("[none] integrity confidentiality\n"))));
         assert!(is_good(&lockdown(Some("none [integrity] confidentiality\n"))));
         assert!(!is_good(&lockdown(Some("none integrity [confidentiality]\n"))));
-        assert!(is_good(&ptrace_scope(None)) && is_good(&ptrace_scope(Some("1\n"))) && !is_good(&ptrace_scope(Some("3\n"))));
+        assert!(
+            is_good(&ptrace_scope(None)) && is_good(&ptrace_scope(Some("1\n"))) && !is_good(&ptrace_scope(Some("3\n")))
+        );
         assert!(is_good(&seccomp(Some("0"))) && !is_good(&seccomp(Some("2"))));
-        assert!(is_good(&pid_namespace(Some("pid:[4026531836]"))) && !is_good(&pid_namespace(Some("pid:[4026532000]"))));
+        assert!(
+            is_good(&pid_namespace(Some("pid:[4026531836]"))) && !is_good(&pid_namespace(Some("pid:[4026532000]")))
+        );
         assert!(!is_good(&bpf_object(&[])) && !is_good(&architecture("aarch64")));
     }
 

@@ -49,7 +49,7 @@ struct Report {
 /// # Errors
 /// When `/proc` cannot be read, or `output` cannot be written.
 pub fn run(config: &PsConfig, output: &mut impl Write) -> io::Result<()> {
-    let report = report(ProcFs::default(), config)?;
+    let report = report(&ProcFs::default(), config)?;
     if config.json {
         let text = serde_json::to_string_pretty(&report).expect("texts, numbers and truth values are JSON");
         writeln!(output, "{text}")?;
@@ -61,15 +61,19 @@ pub fn run(config: &PsConfig, output: &mut impl Write) -> io::Result<()> {
         log::warn!("no process belongs to service {service}");
     }
     if report.automatic && report.processes.iter().all(|row| !row.attach) {
-        log::warn!("nothing to watch: no Python process serves or talks TLS, and no LLM server runs; name yours with --service");
+        log::warn!(
+            "nothing to watch: no Python process serves or talks TLS, and no LLM server runs; name yours with --service"
+        );
     }
     if report.unreadable > 0 {
-        log::warn!("{} processes of other users could not be looked at; run it as root to see them", report.unreadable);
+        // SAFETY: geteuid takes no arguments and cannot fail.
+        let remedy = if unsafe { libc::geteuid() } == 0 { "not even root may" } else { "run it as root to see more" };
+        log::warn!("processes that could not be looked at: {}; {remedy}", report.unreadable);
     }
     Ok(())
 }
 
-fn report(proc: ProcFs, config: &PsConfig) -> io::Result<Report> {
+fn report(proc: &ProcFs, config: &PsConfig) -> io::Result<Report> {
     let mut discovery = Discovery::new(proc.clone(), config.services.clone());
     let changes = discovery.scan()?;
     let tables = Tables::default();
@@ -77,9 +81,9 @@ fn report(proc: ProcFs, config: &PsConfig) -> io::Result<Report> {
     let mut rows: Vec<Row> = changes
         .into_iter()
         .filter_map(|change| match change {
-            Change::Found(target) => Some(row(&proc, &tables, target.tgid, name(target.service), true, target.why)),
+            Change::Found(target) => Some(row(proc, &tables, target.tgid, name(target.service), true, target.why)),
             Change::Rejected { tgid, service, reason } => {
-                Some(row(&proc, &tables, tgid, service.and_then(name), false, reason.to_string()))
+                Some(row(proc, &tables, tgid, service.and_then(name), false, reason.to_string()))
             }
             Change::NewService { .. } | Change::Gone { .. } => None,
         })
@@ -225,13 +229,13 @@ mod tests {
         fixture.add(&Sketch { arguments: &["python", "bot.py"], ..python });
         fixture.add(&Sketch { exe: "/usr/bin/python3.11", arguments: &["python", "idle.py"], ..Sketch::new(11) });
         let config = PsConfig { services: vec![], json: false };
-        let found = report(fixture.proc.clone(), &config).expect("the fixture can be read");
+        let found = report(&fixture.proc, &config).expect("the fixture can be read");
         let told: Vec<_> = found.processes.iter().map(|row| (row.pid, row.service.as_deref(), row.attach)).collect();
         assert_eq!(told, [(10, Some("bot"), true), (11, None, false)]);
         assert_eq!(found.processes[0].listens, ["127.0.0.1:8000"]);
 
         let config = PsConfig { services: vec![spec("bot=cmdline:bot\\.py"), spec("llm=port:9")], json: false };
-        let found = report(fixture.proc.clone(), &config).expect("the fixture can be read");
+        let found = report(&fixture.proc, &config).expect("the fixture can be read");
         assert_eq!(found.without_process, ["llm (port:9)"]);
         assert_eq!(found.processes.len(), 1);
     }

@@ -211,7 +211,7 @@ impl Config {
         let color = !cli.no_color && no_color.is_none_or(str::is_empty);
         let command = match cli.command {
             cli::Command::Run(arguments) => Command::Run(run(arguments)?),
-            cli::Command::Hist(arguments) => Command::Hist(hist(arguments, color)?),
+            cli::Command::Hist(arguments) => Command::Hist(hist(&arguments, color)?),
             cli::Command::Ps(arguments) => {
                 let file = read(arguments.file.config.as_deref())?;
                 let services = services::merge(selections(&arguments.services)?, file.services)?;
@@ -262,7 +262,7 @@ fn run(arguments: cli::RunArgs) -> Result<RunConfig, ConfigError> {
     })
 }
 
-fn hist(arguments: cli::HistArgs, color: bool) -> Result<HistConfig, ConfigError> {
+fn hist(arguments: &cli::HistArgs, color: bool) -> Result<HistConfig, ConfigError> {
     const INTERVAL: std::ops::RangeInclusive<f64> = 0.1..=3600.0;
     let file = read(arguments.file.config.as_deref())?;
     let mut selected = Vec::new();
@@ -279,22 +279,29 @@ fn hist(arguments: cli::HistArgs, color: bool) -> Result<HistConfig, ConfigError
     let known: Vec<&str> = services.iter().map(|spec| spec.name.as_str()).collect();
     // When the probe chooses, nobody knows yet which names there will be.
     if let Some(unknown) = names.iter().find(|name| !known.is_empty() && !known.contains(&name.as_str())) {
-        let message = format!("no service has the name `{unknown}`; there {}", match &known[..] {
-            [one] => format!("is only `{one}`"),
-            known => format!("are `{}`", known.join("`, `")),
-        });
+        let message = format!(
+            "no service has the name `{unknown}`; there {}",
+            match &known[..] {
+                [one] => format!("is only `{one}`"),
+                known => format!("are `{}`", known.join("`, `")),
+            }
+        );
         return Err(ConfigError::value("--service", message));
     }
     let interval = arguments.interval.unwrap_or(1.0);
     if !INTERVAL.contains(&interval) {
-        return Err(ConfigError::value("--interval", format!("`{interval}` is out of range; write 0.1 to 3600 seconds")));
+        return Err(ConfigError::value(
+            "--interval",
+            format!("`{interval}` is out of range; write 0.1 to 3600 seconds"),
+        ));
     }
     if arguments.count == Some(0) {
         return Err(ConfigError::value("--count", "0 intervals show nothing; write 1 or more"));
     }
     let routes = arguments.routes.iter().map(|route| {
-        Pattern::new(route)
-            .map_err(|error| ConfigError::value("--route", format!("the pattern `{route}` does not compile: {}", error.msg)))
+        Pattern::new(route).map_err(|error| {
+            ConfigError::value("--route", format!("the pattern `{route}` does not compile: {}", error.msg))
+        })
     });
     Ok(HistConfig {
         services,
@@ -336,7 +343,9 @@ fn listen_addresses(place: &str, texts: &[String]) -> Result<Vec<SocketAddr>, Co
         // `:9100` is how Prometheus exporters write all addresses.
         let full = if text.starts_with(':') { format!("[::]{text}") } else { text.clone() };
         let Some(address) = full.to_socket_addrs().ok().and_then(|mut found| found.next()) else {
-            let message = format!("`{text}` is not an address to listen on; write ADDRESS:PORT, as in `{DEFAULT_LISTEN_ADDRESS}`");
+            let message = format!(
+                "`{text}` is not an address to listen on; write ADDRESS:PORT, as in `{DEFAULT_LISTEN_ADDRESS}`"
+            );
             return Err(ConfigError::value(place, message));
         };
         if addresses.contains(&address) {
@@ -353,7 +362,10 @@ fn listen_addresses(place: &str, texts: &[String]) -> Result<Vec<SocketAddr>, Co
 fn telemetry_path(place: &str, path: String) -> Result<String, ConfigError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
     if !path.starts_with('/') || !path.bytes().all(plain) {
-        return Err(ConfigError::value(place, format!("`{path}` is not a path; write one that begins with `/`, as in `/metrics`")));
+        return Err(ConfigError::value(
+            place,
+            format!("`{path}` is not a path; write one that begins with `/`, as in `/metrics`"),
+        ));
     }
     if RESERVED_PATHS.contains(&path.as_str()) {
         return Err(ConfigError::value(place, format!("`{path}` is taken; choose another, as in `/metrics`")));

@@ -114,7 +114,13 @@ fn flags_win_over_the_file() {
 #[test]
 fn hist_tells_filters_from_selections() {
     let Ok(Command::Hist(hist)) = config(&[
-        "hist", "--service=bot=comm:x", "--service=bot", "--side=client", "--route=/users/*", "--interval=0.5", "--count=3",
+        "hist",
+        "--service=bot=comm:x",
+        "--service=bot",
+        "--side=client",
+        "--route=/users/*",
+        "--interval=0.5",
+        "--count=3",
     ]) else {
         panic!("it makes sense");
     };
@@ -147,7 +153,9 @@ fn colour_is_refused_by_flag_or_environment() {
 #[test]
 fn verbosity_goes_both_ways() {
     use log::LevelFilter::{Debug, Error, Info, Trace, Warn};
-    for (verbose, quiet, expected) in [(0, 0, Info), (0, 1, Warn), (0, 2, Error), (1, 0, Debug), (2, 0, Trace), (9, 0, Trace)] {
+    for (verbose, quiet, expected) in
+        [(0, 0, Info), (0, 1, Warn), (0, 2, Error), (1, 0, Debug), (2, 0, Trace), (9, 0, Trace)]
+    {
         assert_eq!(verbosity(verbose, quiet), expected);
     }
 }
@@ -155,7 +163,10 @@ fn verbosity_goes_both_ways() {
 #[test]
 fn flags_that_make_no_sense_are_told_in_one_line() {
     for (arguments, line) in [
-        (&["run", "--service=bot"][..], "--service: `bot` has no selector; write NAME=KIND:VALUE, as in `bot=cmdline:bot`"),
+        (
+            &["run", "--service=bot"][..],
+            "--service: `bot` has no selector; write NAME=KIND:VALUE, as in `bot=cmdline:bot`",
+        ),
         (
             &["run", "--service=bot=bot.py"],
             "--service `bot=bot.py`: `bot.py` is not a selector; write KIND:VALUE, as in `cmdline:bot\\.py`",
@@ -172,11 +183,11 @@ fn flags_that_make_no_sense_are_told_in_one_line() {
             &["run", "--service=b=cmdline:("],
             "--service `b=cmdline:(`: the regular expression `(` does not compile: unclosed group; put a backslash before a character that is meant as it stands",
         ),
-        (&["run", "--service=b=pid:x"], "--service `b=pid:x`: `x` is not a process number; write one, as in `pid:1234`"),
         (
-            &["run", "--service=b=pid:1", "--service=b=pid:1"],
-            "service `b`: `pid:1` is named twice; leave one out",
+            &["run", "--service=b=pid:x"],
+            "--service `b=pid:x`: `x` is not a process number; write one, as in `pid:1234`",
         ),
+        (&["run", "--service=b=pid:1", "--service=b=pid:1"], "service `b`: `pid:1` is named twice; leave one out"),
         (
             &["run", "--web.listen-address=nonsense"],
             "--web.listen-address: `nonsense` is not an address to listen on; write ADDRESS:PORT, as in `127.0.0.1:10039`",
@@ -189,8 +200,14 @@ fn flags_that_make_no_sense_are_told_in_one_line() {
             &["run", "--web.telemetry-path=metrics"],
             "--web.telemetry-path: `metrics` is not a path; write one that begins with `/`, as in `/metrics`",
         ),
-        (&["run", "--web.telemetry-path=/livez"], "--web.telemetry-path: `/livez` is taken; choose another, as in `/metrics`"),
-        (&["run", "--limit.ring-bytes=5000000"], "--limit.ring-bytes: 5000000 is not a power of two; the next is 8388608"),
+        (
+            &["run", "--web.telemetry-path=/livez"],
+            "--web.telemetry-path: `/livez` is taken; choose another, as in `/metrics`",
+        ),
+        (
+            &["run", "--limit.ring-bytes=5000000"],
+            "--limit.ring-bytes: 5000000 is not a power of two; the next is 8388608",
+        ),
         (&["run", "--limit.routes=0"], "--limit.routes: 0 is out of range; write 1 to 10000"),
         (&["hist", "--service=b=pid:1", "--service=c"], "--service: no service has the name `c`; there is only `b`"),
         (&["hist", "--interval=0"], "--interval: `0` is out of range; write 0.1 to 3600 seconds"),
@@ -222,8 +239,14 @@ fn files_that_make_no_sense_are_told_in_one_line() {
             ": service `b`: it has no selector; give it at least one of pid, comm, cmdline, exe, port, container",
         ),
         ("[[service]]\nport = 1", ":1: missing field `name`"),
-        ("[[service]]\nname = \"b\"\nport = true", ":3: invalid type: boolean `true`, expected a string, a whole number, or a list of them"),
-        ("[[service]]\nname = \"b\"\nport = 70000", ": service `b`: `70000` is not a TCP port; write 1 to 65535, as in `port:8000`"),
+        (
+            "[[service]]\nname = \"b\"\nport = true",
+            ":3: invalid type: boolean `true`, expected a string, a whole number, or a list of them",
+        ),
+        (
+            "[[service]]\nname = \"b\"\nport = 70000",
+            ": service `b`: `70000` is not a TCP port; write 1 to 65535, as in `port:8000`",
+        ),
         (
             "[[service]]\nname = \"b\"\nport = 1\nroutes = [\"users\"]",
             ": service `b`: the route `users` does not begin with `/`, as in `/users/{id}`",

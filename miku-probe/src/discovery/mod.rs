@@ -148,7 +148,9 @@ impl fmt::Display for UnknownPid {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { service, pid, thread_of } = self;
         match thread_of {
-            Some(process) => write!(formatter, "service {service}: {pid} is a thread of process {process}; write pid:{process}"),
+            Some(process) => {
+                write!(formatter, "service {service}: {pid} is a thread of process {process}; write pid:{process}")
+            }
             None => write!(
                 formatter,
                 "service {service}: there is no process {pid}; `miku-probe ps` lists those that can be watched"
@@ -170,6 +172,13 @@ enum Verdict {
     Watch { service: ServiceId, why: String },
     Reject { service: Option<ServiceId>, reason: RejectReason },
     Ignore,
+}
+
+/// What one look at processes reads beside them.
+struct View {
+    tables: Tables,
+    /// Whether it is worth while to read which libraries they have mapped.
+    libraries: bool,
 }
 
 /// Finds the processes to watch. See the module's description.
@@ -289,7 +298,8 @@ impl Discovery {
             self.proc.tgids()?.into_iter().filter_map(|tgid| self.proc.process(tgid)).collect();
         self.pin(&processes);
         let mut changes = Vec::new();
-        let starts: HashMap<Tgid, StartTime> = processes.iter().map(|process| (process.tgid, process.start())).collect();
+        let starts: HashMap<Tgid, StartTime> =
+            processes.iter().map(|process| (process.tgid, process.start())).collect();
         self.watched.retain(|tgid, watched| {
             let alive = starts.get(tgid) == Some(&watched.start);
             if !alive {
@@ -303,12 +313,12 @@ impl Discovery {
 
         // Whether a process belongs depends on its parent, which is the older one; numbers settle a tie within a clock tick.
         processes.sort_unstable_by_key(|process| (process.start(), process.tgid));
-        let tables = Tables::default();
+        let view = View { tables: Tables::default(), libraries: true };
         for process in &processes {
             match self.watched.get(&process.tgid) {
                 Some(watched) if same_program(process.exe(), watched.program.as_ref()) => {}
-                Some(_) => self.rejudge(process, &tables, &mut changes),
-                None => self.consider(process, &tables, &mut changes),
+                Some(_) => self.rejudge(process, &view, &mut changes),
+                None => self.consider(process, &view, &mut changes),
             }
             self.unreadable += usize::from(process.refused() && !self.watched.contains_key(&process.tgid));
         }
@@ -328,11 +338,12 @@ impl Discovery {
             self.pythons.remove(&tgid);
         }
         self.forget_predecessor(&process, &mut changes);
-        let tables = Tables::default();
+        // Of a program that has just begun not even its libraries are mapped.
+        let view = View { tables: Tables::default(), libraries: event != Event::Exec };
         if !self.watched.contains_key(&tgid) {
-            self.consider(&process, &tables, &mut changes);
+            self.consider(&process, &view, &mut changes);
         } else if event == Event::Exec {
-            self.rejudge(&process, &tables, &mut changes);
+            self.rejudge(&process, &view, &mut changes);
         }
         changes
     }
@@ -390,11 +401,11 @@ impl Discovery {
     }
 
     /// Judges a process that is not watched.
-    fn consider(&mut self, process: &Process, tables: &Tables, changes: &mut Vec<Change>) {
+    fn consider(&mut self, process: &Process, view: &View, changes: &mut Vec<Change>) {
         if process.is_kernel_thread() || self.probe.is(process) {
             return;
         }
-        match self.judge(process, tables, changes) {
+        match self.judge(process, view, changes) {
             Verdict::Watch { service, why } => {
                 let program = process.exe().cloned();
                 self.watch(process, service, why, program, changes);
@@ -405,13 +416,15 @@ impl Discovery {
     }
 
     /// Judges a watched process that became a program, perhaps the same one.
-    fn rejudge(&mut self, process: &Process, tables: &Tables, changes: &mut Vec<Change>) {
+    fn rejudge(&mut self, process: &Process, view: &View, changes: &mut Vec<Change>) {
         let tgid = process.tgid;
         let Some(watched) = self.watched.get(&tgid) else { return };
         let (service, same) = (watched.service, same_program(process.exe(), watched.program.as_ref()));
-        let verdict = match self.judge(process, tables, changes) {
+        let verdict = match self.judge(process, view, changes) {
             // Fresh from its start it serves nobody yet. If it is the same program it will.
-            Verdict::Reject { reason: RejectReason::IdlePython, .. } | Verdict::Ignore if same && self.is_automatic() => {
+            Verdict::Reject { reason: RejectReason::IdlePython, .. } | Verdict::Ignore
+                if same && self.is_automatic() =>
+            {
                 return;
             }
             verdict => verdict,
@@ -433,9 +446,9 @@ impl Discovery {
         }
     }
 
-    fn judge(&mut self, process: &Process, tables: &Tables, changes: &mut Vec<Change>) -> Verdict {
+    fn judge(&mut self, process: &Process, view: &View, changes: &mut Vec<Change>) -> Verdict {
         let verdict =
-            if self.is_automatic() { self.choose(process, tables, changes) } else { self.select(process, tables) };
+            if self.is_automatic() { self.choose(process, view, changes) } else { self.select(process, &view.tables) };
         match verdict {
             Verdict::Watch { service, .. } if process.is_32_bit() => {
                 Verdict::Reject { service: Some(service), reason: RejectReason::ThirtyTwoBit }
@@ -453,7 +466,9 @@ impl Discovery {
         for (place, spec) in self.specs.iter().enumerate() {
             for selector in &spec.selectors {
                 let meant = match selector {
-                    Selector::Pid(pid) => self.pinned.as_ref().is_none_or(|pinned| pinned.get(pid) == Some(&process.start())),
+                    Selector::Pid(pid) => {
+                        self.pinned.as_ref().is_none_or(|pinned| pinned.get(pid) == Some(&process.start()))
+                    }
                     Selector::Cmdline(_) => !self.probe.is_wrapped_by(process),
                     _ => true,
                 };
@@ -467,9 +482,9 @@ impl Discovery {
     }
 
     /// Judges by what the process is and does.
-    fn choose(&mut self, process: &Process, tables: &Tables, changes: &mut Vec<Change>) -> Verdict {
-        let is_python = self.is_python(process);
-        let judgement = candidates::judge(process, is_python, tables);
+    fn choose(&mut self, process: &Process, view: &View, changes: &mut Vec<Change>) -> Verdict {
+        let is_python = self.is_python(process, view.libraries);
+        let judgement = candidates::judge(process, is_python, &view.tables);
         if let Some(verdict) = self.inherited(process) {
             // A supervisor written in Python starts bots that are services of their own.
             let own = candidates::script_name(process).is_some_and(|name| match &verdict {
@@ -499,7 +514,7 @@ impl Discovery {
     }
 
     /// Whether `process` runs Python. What its mappings tell is kept once they must be complete.
-    fn is_python(&mut self, process: &Process) -> bool {
+    fn is_python(&mut self, process: &Process, libraries: bool) -> bool {
         /// A program maps the libraries it is linked with before it does anything else.
         const SETTLED_S: u64 = 10;
         if candidates::is_python(process, false) {
@@ -510,6 +525,9 @@ impl Discovery {
             && *start == key
         {
             return *known;
+        }
+        if !libraries {
+            return false;
         }
         let found = candidates::is_python(process, true);
         if found || self.proc.age(key).is_some_and(|age| age.as_secs() >= SETTLED_S) {

@@ -326,7 +326,8 @@ mod tests {
 
     #[test]
     fn a_name_may_hold_parentheses_blanks_and_line_breaks() {
-        let stat = Stat::parse(b"42 (a) (b\nc) S 7 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 98765 1 2 3").expect("it is whole");
+        let stat = Stat::parse(b"42 (a) (b\nc) S 7 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 98765 1 2 3")
+            .expect("it is whole");
         assert_eq!(stat.comm, "a) (b\nc");
         assert_eq!((stat.state, stat.parent, stat.start), (b'S', Tgid(7), StartTime(98765)));
     }
@@ -367,9 +368,7 @@ mod tests {
         // Until its parent has waited for it, it stands there dead.
         let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
         // SAFETY: the pointer is to writable memory of the right type, and the number is that of our child.
-        let rc = unsafe {
-            libc::waitid(libc::P_PID, child.id(), info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT)
-        };
+        let rc = unsafe { libc::waitid(libc::P_PID, child.id(), info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT) };
         assert_eq!(rc, 0);
         assert!(proc.process(Tgid(child.id())).is_none(), "a dead process that waits for its parent is none");
         child.wait().expect("it is ours");
@@ -395,7 +394,8 @@ mod tests {
         fixture.add(&Sketch { exe: "/opt/python3.11 (deleted)", ..Sketch::new(10) });
         fixture.add(&Sketch { exe: "/opt/python3.11", ..Sketch::new(11) });
         fixture.add(&Sketch { exe: "/usr/bin/ffmpeg", ..Sketch::new(12) });
-        let of = |tgid| fixture.proc.process(Tgid(tgid)).expect("it is in the fixture").exe().cloned().expect("has exe");
+        let of =
+            |tgid| fixture.proc.process(Tgid(tgid)).expect("it is in the fixture").exe().cloned().expect("has exe");
         assert!(of(10).deleted && of(10).name() == "python3.11");
         assert!(of(10).same_program(&of(11)) && !of(10).same_program(&of(12)));
     }

@@ -87,7 +87,8 @@ fn a_number_that_is_used_again_is_another_process() {
 fn a_pid_selector_means_one_process_and_no_later_one() {
     let fixture = Fixture::new();
     fixture.add(&python(10, &["python", "bot.py"]));
-    let mut discovery = Discovery::new(fixture.proc.clone(), vec![spec("x", Kind::Pid, "10"), spec("y", Kind::Pid, "20")]);
+    let mut discovery =
+        Discovery::new(fixture.proc.clone(), vec![spec("x", Kind::Pid, "10"), spec("y", Kind::Pid, "20")]);
     let unknown = discovery.check_pids().expect_err("there is no 20").to_string();
     assert_eq!(unknown, "service y: there is no process 20; `miku-probe ps` lists those that can be watched");
     assert_eq!(scanned(&mut discovery), ["+10 x"]);
