@@ -95,8 +95,8 @@ pub fn is_python(process: &Process, deep: bool) -> bool {
         let rest = name.strip_prefix("python").or_else(|| name.strip_prefix("pypy"));
         rest.is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b't'))
     };
-    process.exe().is_some_and(|exe| by_name(exe.name()))
-        || by_name(process.comm())
+    by_name(process.comm())
+        || process.exe().is_some_and(|exe| by_name(exe.name()))
         || (deep && process.maps_library("libpython"))
 }
 

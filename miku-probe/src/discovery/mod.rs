@@ -189,8 +189,9 @@ pub struct Discovery {
     names: Vec<String>,
     watched: HashMap<Tgid, Watched>,
     rejected: HashMap<Tgid, (StartTime, RejectReason)>,
-    /// Whether a process was found to run Python, kept because its mappings are slow to read.
-    pythons: HashMap<Tgid, (StartTime, bool)>,
+    /// Processes that no automatic choice falls on as long as they run what they run, with their names: most of the
+    /// machine, and so not looked into again.
+    settled: HashMap<Tgid, (StartTime, String)>,
     /// The processes that the `pid:` selectors mean, fixed by the first scan.
     pinned: Option<HashMap<Tgid, StartTime>>,
     probe: Probe,
@@ -242,7 +243,7 @@ impl Discovery {
             specs,
             watched: HashMap::new(),
             rejected: HashMap::new(),
-            pythons: HashMap::new(),
+            settled: HashMap::new(),
             pinned: None,
             unreadable: 0,
         }
@@ -308,7 +309,7 @@ impl Discovery {
             alive
         });
         self.rejected.retain(|tgid, (start, _)| starts.get(tgid) == Some(start));
-        self.pythons.retain(|tgid, (start, _)| starts.get(tgid) == Some(start));
+        self.settled.retain(|tgid, (start, _)| starts.get(tgid) == Some(start));
         self.unreadable = 0;
 
         // Whether a process belongs depends on its parent, which is the older one; numbers settle a tie within a clock tick.
@@ -335,7 +336,7 @@ impl Discovery {
         }
         let Some(process) = self.proc.process(tgid) else { return changes };
         if event == Event::Exec {
-            self.pythons.remove(&tgid);
+            self.settled.remove(&tgid);
         }
         self.forget_predecessor(&process, &mut changes);
         // Of a program that has just begun not even its libraries are mapped.
@@ -368,7 +369,7 @@ impl Discovery {
     #[must_use]
     pub fn exited(&mut self, tgid: Tgid) -> Vec<Change> {
         self.rejected.remove(&tgid);
-        self.pythons.remove(&tgid);
+        self.settled.remove(&tgid);
         self.watched.remove(&tgid).map(|_| Change::Gone { tgid }).into_iter().collect()
     }
 
@@ -402,7 +403,7 @@ impl Discovery {
 
     /// Judges a process that is not watched.
     fn consider(&mut self, process: &Process, view: &View, changes: &mut Vec<Change>) {
-        if process.is_kernel_thread() || self.probe.is(process) {
+        if process.is_kernel_thread() {
             return;
         }
         match self.judge(process, view, changes) {
@@ -450,6 +451,7 @@ impl Discovery {
         let verdict =
             if self.is_automatic() { self.choose(process, view, changes) } else { self.select(process, &view.tables) };
         match verdict {
+            Verdict::Watch { .. } | Verdict::Reject { .. } if self.probe.is(process) => Verdict::Ignore,
             Verdict::Watch { service, .. } if process.is_32_bit() => {
                 Verdict::Reject { service: Some(service), reason: RejectReason::ThirtyTwoBit }
             }
@@ -483,25 +485,45 @@ impl Discovery {
 
     /// Judges by what the process is and does.
     fn choose(&mut self, process: &Process, view: &View, changes: &mut Vec<Change>) -> Verdict {
-        let is_python = self.is_python(process, view.libraries);
+        let inherited = self.inherited(process);
+        if inherited.is_none() && self.is_settled(process) {
+            return Verdict::Ignore;
+        }
+        let is_python = candidates::is_python(process, view.libraries);
         let judgement = candidates::judge(process, is_python, &view.tables);
-        if let Some(verdict) = self.inherited(process) {
+        if let Some(Verdict::Watch { service, why }) = inherited {
             // A supervisor written in Python starts bots that are services of their own.
-            let own = candidates::script_name(process).is_some_and(|name| match &verdict {
-                Verdict::Watch { service, .. } => self.names.get(usize::from(service.0)) != Some(&name),
-                _ => false,
-            });
-            if !(own && matches!(judgement, Judgement::Candidate { .. })) {
-                return verdict;
+            let parent_name = self.names.get(usize::from(service.0));
+            let own = candidates::script_name(process).is_some_and(|name| parent_name != Some(&name));
+            if !own || !matches!(judgement, Judgement::Candidate { .. }) {
+                return Verdict::Watch { service, why };
             }
         }
         match judgement {
+            Judgement::Candidate { .. } if self.probe.is(process) => Verdict::Ignore,
             Judgement::Candidate { name, why } => match self.service(name, changes) {
                 Some(service) => Verdict::Watch { service, why },
                 None => Verdict::Reject { service: None, reason: RejectReason::TooManyServices },
             },
             Judgement::IdlePython => Verdict::Reject { service: None, reason: RejectReason::IdlePython },
-            Judgement::Other => Verdict::Ignore,
+            Judgement::Other => {
+                self.settle(process, view);
+                Verdict::Ignore
+            }
+        }
+    }
+
+    /// Whether `process` was found to be of no interest, and still runs what it ran then.
+    fn is_settled(&self, process: &Process) -> bool {
+        self.settled.get(&process.tgid).is_some_and(|(start, comm)| *start == process.start() && comm == process.comm())
+    }
+
+    /// Remembers that `process` is of no interest, once its libraries were read when all of them must have been mapped.
+    fn settle(&mut self, process: &Process, view: &View) {
+        const SETTLED_S: u64 = 10;
+        let grown = || self.proc.age(process.start()).is_some_and(|age| age.as_secs() >= SETTLED_S);
+        if view.libraries && grown() {
+            self.settled.insert(process.tgid, (process.start(), process.comm().to_owned()));
         }
     }
 
@@ -511,29 +533,6 @@ impl Discovery {
         let watched = self.watched.get(&parent)?;
         let same = process.exe().is_some() && same_program(process.exe(), watched.program.as_ref());
         same.then(|| Verdict::Watch { service: watched.service, why: format!("same program as its parent {parent}") })
-    }
-
-    /// Whether `process` runs Python. What its mappings tell is kept once they must be complete.
-    fn is_python(&mut self, process: &Process, libraries: bool) -> bool {
-        /// A program maps the libraries it is linked with before it does anything else.
-        const SETTLED_S: u64 = 10;
-        if candidates::is_python(process, false) {
-            return true;
-        }
-        let key = process.start();
-        if let Some((start, known)) = self.pythons.get(&process.tgid)
-            && *start == key
-        {
-            return *known;
-        }
-        if !libraries {
-            return false;
-        }
-        let found = candidates::is_python(process, true);
-        if found || self.proc.age(key).is_some_and(|age| age.as_secs() >= SETTLED_S) {
-            self.pythons.insert(process.tgid, (key, found));
-        }
-        found
     }
 
     /// The service with this name, a new one if need be and there is room.

@@ -55,7 +55,7 @@ impl ProcFs {
     #[must_use]
     pub fn process(&self, tgid: Tgid) -> Option<Process> {
         let folder = self.root.join(tgid.to_string());
-        let stat = Stat::parse(&read(&folder.join("stat")).ok()?)?;
+        let stat = Stat::read(&folder.join("stat"))?;
         (!matches!(stat.state, b'Z' | b'X' | b'x')).then(|| Process {
             tgid,
             stat,
@@ -110,6 +110,13 @@ struct Stat {
 }
 
 impl Stat {
+    /// The kernel writes the whole line in answer to one read, which is all that most processes are ever asked for.
+    fn read(path: &Path) -> Option<Self> {
+        let mut buffer = [0; 1024];
+        let length = File::open(path).ok()?.read(&mut buffer).ok()?;
+        Self::parse(&buffer[..length])
+    }
+
     /// The name stands in parentheses and may itself hold parentheses, blanks and line breaks: so it ends at the last one.
     fn parse(bytes: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(bytes);
@@ -312,7 +319,7 @@ pub(crate) fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(4096);
     File::open(path)?.take(READ_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
