@@ -7,6 +7,9 @@ use clap_complete::Shell;
 
 use crate::units::Side;
 
+/// Flags of every command stand under this heading.
+const GENERAL: &str = "General options";
+
 /// Under every command's help.
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -45,13 +48,13 @@ Examples:
 #[command(name = "miku-probe", version, about, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
     /// Say more on standard error; twice for even more
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, help_heading = GENERAL, action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
     /// Say less on standard error; twice for errors only
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = GENERAL, action = ArgAction::Count)]
     pub quiet: u8,
     /// Use no colour; so does a NO_COLOR in the environment
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GENERAL)]
     pub no_color: bool,
     /// What to do.
     #[command(subcommand)]
@@ -82,9 +85,9 @@ pub enum Command {
     Man,
 }
 
-/// Flags that choose processes.
+/// The flag that names the configuration file.
 #[derive(Clone, Debug, Default, Args)]
-pub struct WatchArgs {
+pub struct FileArgs {
     /// Read this TOML file; flags win over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -98,7 +101,7 @@ pub struct RunArgs {
     pub services: Vec<String>,
     #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
     #[command(flatten)]
-    pub watch: WatchArgs,
+    pub file: FileArgs,
     /// Serve metrics and health on this address; repeatable [default: 127.0.0.1:10039]
     #[arg(long = "web.listen-address", value_name = "ADDRESS:PORT")]
     pub listen_addresses: Vec<String>,
@@ -117,16 +120,16 @@ pub struct RunArgs {
 #[derive(Clone, Debug, Default, Args)]
 pub struct LimitArgs {
     /// Route templates a service may have as label values; the rest is `other` [default: 100]
-    #[arg(long = "limit.routes", value_name = "COUNT")]
+    #[arg(id = "limit.routes", long = "limit.routes", value_name = "COUNT")]
     pub routes: Option<u64>,
     /// Peers and server names that may be label values; the rest is `other` [default: 100]
-    #[arg(long = "limit.peers", value_name = "COUNT")]
+    #[arg(id = "limit.peers", long = "limit.peers", value_name = "COUNT")]
     pub peers: Option<u64>,
     /// Connections followed at once [default: 32768]
-    #[arg(long = "limit.connections", value_name = "COUNT")]
+    #[arg(id = "limit.connections", long = "limit.connections", value_name = "COUNT")]
     pub connections: Option<u64>,
     /// Size of the ring buffer between kernel and probe, a power of two [default: 4194304]
-    #[arg(long = "limit.ring-bytes", value_name = "BYTES")]
+    #[arg(id = "limit.ring-bytes", long = "limit.ring-bytes", value_name = "BYTES")]
     pub ring_bytes: Option<u64>,
 }
 
@@ -156,7 +159,7 @@ pub struct HistArgs {
     pub services: Vec<String>,
     #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
     #[command(flatten)]
-    pub watch: WatchArgs,
+    pub file: FileArgs,
     /// Show only requests of this side
     #[arg(long)]
     pub side: Option<SideArg>,
@@ -188,7 +191,7 @@ pub struct PsArgs {
     pub services: Vec<String>,
     #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
     #[command(flatten)]
-    pub watch: WatchArgs,
+    pub file: FileArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

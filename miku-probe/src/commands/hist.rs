@@ -1,15 +1,16 @@
 //! `miku-probe hist`: the live latency histogram.
 
-use std::io::ErrorKind;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval_at};
 
-use super::{Signals, runtime};
+use super::{Signals, check, runtime};
 use crate::config::HistConfig;
+use crate::mounts;
 use crate::observations::{Names, Observation, Sink};
+use crate::probes;
 use crate::sinks::hist::{Display, Frame, Hist, Key, Status, keys};
 use crate::units::Nanos;
 use crate::watch::Watch;
@@ -17,7 +18,8 @@ use crate::watch::Watch;
 /// Watches and shows a histogram until SIGINT, SIGTERM, the key `q`, or the last of the intervals asked for.
 ///
 /// # Errors
-/// When the kernel side cannot be attached or the output cannot be written. A reader that went away is no error.
+/// When the kernel side cannot be attached or the output cannot be written. A reader that
+/// went away shows as a broken pipe among the causes.
 pub fn run(config: HistConfig) -> anyhow::Result<()> {
     runtime()?.block_on(show(config))
 }
@@ -41,6 +43,8 @@ impl Sink for Shown {
 
 async fn show(config: HistConfig) -> anyhow::Result<()> {
     let HistConfig { settings, options } = config;
+    check::preflight(probes::object())?;
+    mounts::ensure_mounted()?;
     let mut signals = Signals::new()?;
     let mut resized = signal(SignalKind::window_change()).context("cannot hear of changes of the window")?;
     let shown = Shown { hist: Hist::new(&options, Nanos::now()), lost: 0, unmatched: 0 };
@@ -55,8 +59,7 @@ async fn show(config: HistConfig) -> anyhow::Result<()> {
 
     // A terminal shows at once what is awaited.
     if display.has_keys() {
-        let frame = frame(&mut watch, Hist::first);
-        written(display.show(frame))?;
+        display.show(frame(&mut watch, Hist::first))?;
     }
     loop {
         let next = async {
@@ -71,23 +74,12 @@ async fn show(config: HistConfig) -> anyhow::Result<()> {
             key = next => match key {
                 Some(Key::Quit) => break,
                 Some(Key::Reset) => watch.sink_mut().hist.reset(Nanos::now()),
-                Some(Key::Pause) => {
-                    if !written(display.toggle_pause())? {
-                        return Ok(());
-                    }
-                }
+                Some(Key::Pause) => display.toggle_pause()?,
                 None => pressed = None,
             },
-            _ = resized.recv() => {
-                if !written(display.resized())? {
-                    return Ok(());
-                }
-            }
+            _ = resized.recv() => display.resized()?,
             _ = beats.tick() => {
-                let frame = frame(&mut watch, Hist::tick);
-                if !written(display.show(frame))? {
-                    return Ok(());
-                }
+                display.show(frame(&mut watch, Hist::tick))?;
                 if watch.sink_mut().hist.is_done() {
                     break;
                 }
@@ -98,7 +90,7 @@ async fn show(config: HistConfig) -> anyhow::Result<()> {
     let last = frame(&mut watch, Hist::finish);
     // Detached before the summary is printed: whoever reads it may start the next thing.
     drop(watch);
-    written(display.finish(&last))?;
+    display.finish(&last)?;
     Ok(())
 }
 
@@ -112,13 +104,4 @@ fn frame(
     let shown = watch.sink_mut();
     let status = Status { targets, lost: shown.lost, unmatched: shown.unmatched };
     take(&mut shown.hist, Nanos::now(), SystemTime::now(), &status)
-}
-
-/// Whether somebody still reads what is written.
-fn written(result: std::io::Result<()>) -> anyhow::Result<bool> {
-    match result {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error).context("cannot write the output"),
-    }
 }

@@ -1,6 +1,8 @@
 //! What the program can be asked to do: one file a command.
 
+pub mod check;
 pub mod hist;
+pub mod ps;
 pub mod run;
 
 use std::io::{self, Write as _};
@@ -13,56 +15,41 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::Cli;
 use crate::config::{Command, Config};
+use crate::probes;
 
-/// Does what was asked for. Every failure is one line on standard error.
-#[must_use]
-pub fn perform(config: Config) -> ExitCode {
+/// Does what was asked for.
+///
+/// # Errors
+/// Whatever went wrong, with all that caused it. A broken pipe is among the causes when the reader went away.
+pub fn perform(config: Config) -> anyhow::Result<ExitCode> {
     start_log(config.verbosity);
-    let outcome = match config.command {
-        Command::Run(config) => run::run(config),
-        Command::Hist(config) => hist::run(config),
-        Command::Ps(_) | Command::Check(_) => Ok(()),
+    match config.command {
+        Command::Run(config) => run::run(config)?,
+        Command::Hist(config) => hist::run(config)?,
+        Command::Ps(config) => ps::run(&config, &mut io::stdout().lock())?,
+        Command::Check(config) => {
+            if !check::run(config, probes::object(), &mut io::stdout().lock())? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Command::Completions(shell) => {
+            // Its writer may not fail, so it writes to memory first.
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "miku-probe", &mut script);
-            print(&script)
+            io::stdout().lock().write_all(&script)?;
         }
-        Command::Man => manual(),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("miku-probe: {error:#}");
-            ExitCode::FAILURE
-        }
+        Command::Man => clap_mangen::Man::new(Cli::command()).render(&mut io::stdout().lock())?,
     }
+    io::stdout().flush()?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Talk goes to standard error, a line each, without colour.
+/// Talk goes to standard error, a line each.
 fn start_log(verbosity: log::LevelFilter) {
     env_logger::Builder::new()
-        .filter_level(log::LevelFilter::Warn)
         .filter_module("miku_probe", verbosity)
-        .format(|line, record| match record.level() {
-            log::Level::Info => writeln!(line, "{}", record.args()),
-            level => writeln!(line, "{}: {}", level.as_str().to_lowercase(), record.args()),
-        })
+        .format(|line, record| writeln!(line, "miku-probe: {}", record.args()))
         .init();
-}
-
-fn manual() -> anyhow::Result<()> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut page).context("cannot write the manual page")?;
-    print(&page)
-}
-
-/// Writes to standard output; a reader that went away is no failure.
-fn print(bytes: &[u8]) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => outcome.context("cannot write to standard output"),
-    }
 }
 
 /// One thread does everything: there is little to do, and the bot needs the processors.

@@ -29,8 +29,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
-use crate::config::services::{checked_name, similar};
 use crate::config::ConfigError;
+use crate::config::services::{checked_name, similar};
 use crate::discovery::selectors::{Kind, Selector, ServiceSpec};
 
 /// What a file says, its services checked, the rest for the flags to win over first.
@@ -179,7 +179,10 @@ fn service(place: &str, keys: ServiceKeys) -> Result<ServiceSpec, ConfigError> {
         return Err(ConfigError::value(place, format!("it has no selector; give it at least one of {kinds}")));
     }
     if let Some(route) = keys.routes.iter().find(|route| !route.starts_with('/')) {
-        return Err(ConfigError::value(place, format!("the route `{route}` does not begin with `/`, as in `/users/{{id}}`")));
+        return Err(ConfigError::value(
+            place,
+            format!("the route `{route}` does not begin with `/`, as in `/users/{{id}}`"),
+        ));
     }
     Ok(ServiceSpec { name, selectors, routes: keys.routes, required: keys.required })
 }

@@ -146,9 +146,9 @@ impl Config {
         let color = !cli.no_color && no_color.is_none_or(str::is_empty);
         let command = match cli.command {
             cli::Command::Run(arguments) => Command::Run(run(arguments)?),
-            cli::Command::Hist(arguments) => Command::Hist(hist(arguments, color)?),
+            cli::Command::Hist(arguments) => Command::Hist(hist(&arguments, color)?),
             cli::Command::Ps(arguments) => {
-                let file = read(arguments.watch.config.as_deref())?;
+                let file = read(arguments.file.config.as_deref())?;
                 let services = services::merge(selections(&arguments.services)?, file.services)?;
                 Command::Ps(PsConfig { services, json: arguments.json })
             }
@@ -175,7 +175,7 @@ fn read(path: Option<&Path>) -> Result<File, ConfigError> {
 }
 
 fn run(arguments: cli::RunArgs) -> Result<RunConfig, ConfigError> {
-    let file = read(arguments.watch.config.as_deref())?;
+    let file = read(arguments.file.config.as_deref())?;
     let (place, addresses) = if !arguments.listen_addresses.is_empty() {
         ("--web.listen-address", arguments.listen_addresses)
     } else if let Some(addresses) = file.listen_addresses {
@@ -198,8 +198,8 @@ fn run(arguments: cli::RunArgs) -> Result<RunConfig, ConfigError> {
     })
 }
 
-fn hist(arguments: cli::HistArgs, color: bool) -> Result<HistConfig, ConfigError> {
-    let file = read(arguments.watch.config.as_deref())?;
+fn hist(arguments: &cli::HistArgs, color: bool) -> Result<HistConfig, ConfigError> {
+    let file = read(arguments.file.config.as_deref())?;
     let mut selected = Vec::new();
     let mut names = BTreeSet::new();
     for text in &arguments.services {
@@ -214,13 +214,16 @@ fn hist(arguments: cli::HistArgs, color: bool) -> Result<HistConfig, ConfigError
     let known: Vec<&str> = services.iter().map(|spec| spec.name.as_str()).collect();
     // When the probe chooses, nobody knows yet which names there will be.
     if let Some(unknown) = names.iter().find(|name| !known.is_empty() && !known.contains(&name.as_str())) {
-        let message = format!("no service has the name `{unknown}`; there {}", match &known[..] {
-            [one] => format!("is only `{one}`"),
-            known => format!("are `{}`", known.join("`, `")),
-        });
+        let message = format!(
+            "no service has the name `{unknown}`; there {}",
+            match &known[..] {
+                [one] => format!("is only `{one}`"),
+                known => format!("are `{}`", known.join("`, `")),
+            }
+        );
         return Err(ConfigError::value("--service", message));
     }
-    let interval = match arguments.interval {
+    let interval = match &arguments.interval {
         Some(text) => text.parse().map_err(|error: IntervalError| {
             ConfigError::value("--interval", format!("`{text}` is no interval: {error}"))
         })?,

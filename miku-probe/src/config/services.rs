@@ -70,7 +70,8 @@ pub fn merge(flags: Vec<Selection>, file: Vec<ServiceSpec>) -> Result<Vec<Servic
             Some(service) => service.selectors.push(selector),
             None => {
                 let named = file.iter().find(|service| service.name == name);
-                let (routes, required) = named.map_or((Vec::new(), false), |named| (named.routes.clone(), named.required));
+                let (routes, required) =
+                    named.map_or((Vec::new(), false), |named| (named.routes.clone(), named.required));
                 services.push(ServiceSpec { name, selectors: vec![selector], routes, required });
             }
         }
@@ -88,7 +89,8 @@ pub fn merge(flags: Vec<Selection>, file: Vec<ServiceSpec>) -> Result<Vec<Servic
         }
     }
     if services.len() > SERVICES_MAX {
-        let message = format!("{} services are too many; each is a label value, and {SERVICES_MAX} may be", services.len());
+        let message =
+            format!("{} services are too many; each is a label value, and {SERVICES_MAX} may be", services.len());
         return Err(ConfigError::value("services", message));
     }
     Ok(services)

@@ -19,7 +19,8 @@ const LLM_PROGRAMS: [&str; 8] = [
 ];
 
 /// Programs that are LLM servers under one of these first arguments; else they are command-line tools.
-const LLM_COMMANDS: [(&str, &[&str]); 3] = [("ollama", &["serve", "runner"]), ("vllm", &["serve"]), ("sglang", &["serve"])];
+const LLM_COMMANDS: [(&str, &[&str]); 3] =
+    [("ollama", &["serve", "runner"]), ("vllm", &["serve"]), ("sglang", &["serve"])];
 
 /// Python modules that are LLM servers, with the name of the service.
 const LLM_MODULES: [(&str, &str); 5] = [
@@ -32,7 +33,17 @@ const LLM_MODULES: [(&str, &str); 5] = [
 
 /// Programs and modules that run an application named by their arguments.
 const RUNNERS: [&str; 11] = [
-    "uvicorn", "gunicorn", "hypercorn", "daphne", "granian", "fastapi", "flask", "celery", "streamlit", "sanic", "waitress-serve",
+    "uvicorn",
+    "gunicorn",
+    "hypercorn",
+    "daphne",
+    "granian",
+    "fastapi",
+    "flask",
+    "celery",
+    "streamlit",
+    "sanic",
+    "waitress-serve",
 ];
 
 /// The longest name of a service that is derived.
@@ -84,8 +95,8 @@ pub fn is_python(process: &Process, deep: bool) -> bool {
         let rest = name.strip_prefix("python").or_else(|| name.strip_prefix("pypy"));
         rest.is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b't'))
     };
-    process.exe().is_some_and(|exe| by_name(exe.name()))
-        || by_name(process.comm())
+    by_name(process.comm())
+        || process.exe().is_some_and(|exe| by_name(exe.name()))
         || (deep && process.maps_library("libpython"))
 }
 
@@ -232,7 +243,10 @@ mod tests {
             (&["python", "-mmybot"], Some("mybot")),
             (&["python", "/srv/mybot/__main__.py"], Some("mybot")),
             (&["/venv/bin/python", "/venv/bin/uvicorn", "app:app"], Some("uvicorn-app")),
-            (&["python", "/venv/bin/uvicorn", "--host", "127.0.0.1:80", "src.main:app", "--workers", "2"], Some("uvicorn-src-main")),
+            (
+                &["python", "/venv/bin/uvicorn", "--host", "127.0.0.1:80", "src.main:app", "--workers", "2"],
+                Some("uvicorn-src-main"),
+            ),
             (&["python", "-m", "uvicorn", "app:app"], Some("uvicorn-app")),
             (&["python", "/usr/bin/gunicorn", "-b", "0.0.0.0:8000", "web.wsgi:application"], Some("gunicorn-web-wsgi")),
             (&["python", "/venv/bin/fastapi", "run", "api.py"], Some("fastapi-run")),
@@ -258,7 +272,11 @@ mod tests {
             ("/usr/bin/python3.11", &["python3", "/venv/bin/vllm", "serve", "m"], Some("vllm")),
             ("/usr/bin/python3.11", &["python3", "-m", "vllm.entrypoints.openai.api_server"], Some("vllm")),
             ("/usr/bin/python3.11", &["python3", "-m", "llama_cpp.server"], Some("llama-cpp")),
-            ("/usr/bin/python3.11", &["python3", "/bin/text-generation-server", "serve"], Some("text-generation-server")),
+            (
+                "/usr/bin/python3.11",
+                &["python3", "/bin/text-generation-server", "serve"],
+                Some("text-generation-server"),
+            ),
             ("/usr/bin/less", &["less", "llama-server"], None),
             ("/usr/bin/vim", &["vim", "vllm", "serve"], None),
         ] {

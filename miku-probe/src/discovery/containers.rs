@@ -145,7 +145,8 @@ mod tests {
     #[test]
     fn a_rootless_podman_container_is_under_its_user_s_units() {
         let found = containers(
-            &"0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope/container\n".replace("ID", ID),
+            &"0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope/container\n"
+                .replace("ID", ID),
         );
         assert_eq!(found, [Container::Name("user@1000".to_owned()), Container::Id(ID.to_owned())]);
     }

@@ -26,6 +26,8 @@ pub mod process;
 pub mod selectors;
 pub mod sockets;
 pub mod tcp;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -146,7 +148,9 @@ impl fmt::Display for UnknownPid {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { service, pid, thread_of } = self;
         match thread_of {
-            Some(process) => write!(formatter, "service {service}: {pid} is a thread of process {process}; write pid:{process}"),
+            Some(process) => {
+                write!(formatter, "service {service}: {pid} is a thread of process {process}; write pid:{process}")
+            }
             None => write!(
                 formatter,
                 "service {service}: there is no process {pid}; `miku-probe ps` lists those that can be watched"
@@ -170,6 +174,13 @@ enum Verdict {
     Ignore,
 }
 
+/// What one look at processes reads beside them.
+struct View {
+    tables: Tables,
+    /// Whether it is worth while to read which libraries they have mapped.
+    libraries: bool,
+}
+
 /// Finds the processes to watch. See the module's description.
 #[derive(Debug)]
 pub struct Discovery {
@@ -178,8 +189,9 @@ pub struct Discovery {
     names: Vec<String>,
     watched: HashMap<Tgid, Watched>,
     rejected: HashMap<Tgid, (StartTime, RejectReason)>,
-    /// Whether a process was found to run Python, kept because its mappings are slow to read.
-    pythons: HashMap<Tgid, (StartTime, bool)>,
+    /// Processes that no automatic choice falls on as long as they run what they run, with their names: most of the
+    /// machine, and so not looked into again.
+    settled: HashMap<Tgid, (StartTime, String)>,
     /// The processes that the `pid:` selectors mean, fixed by the first scan.
     pinned: Option<HashMap<Tgid, StartTime>>,
     probe: Probe,
@@ -231,7 +243,7 @@ impl Discovery {
             specs,
             watched: HashMap::new(),
             rejected: HashMap::new(),
-            pythons: HashMap::new(),
+            settled: HashMap::new(),
             pinned: None,
             unreadable: 0,
         }
@@ -287,7 +299,8 @@ impl Discovery {
             self.proc.tgids()?.into_iter().filter_map(|tgid| self.proc.process(tgid)).collect();
         self.pin(&processes);
         let mut changes = Vec::new();
-        let starts: HashMap<Tgid, StartTime> = processes.iter().map(|process| (process.tgid, process.start())).collect();
+        let starts: HashMap<Tgid, StartTime> =
+            processes.iter().map(|process| (process.tgid, process.start())).collect();
         self.watched.retain(|tgid, watched| {
             let alive = starts.get(tgid) == Some(&watched.start);
             if !alive {
@@ -296,17 +309,17 @@ impl Discovery {
             alive
         });
         self.rejected.retain(|tgid, (start, _)| starts.get(tgid) == Some(start));
-        self.pythons.retain(|tgid, (start, _)| starts.get(tgid) == Some(start));
+        self.settled.retain(|tgid, (start, _)| starts.get(tgid) == Some(start));
         self.unreadable = 0;
 
         // Whether a process belongs depends on its parent, which is the older one; numbers settle a tie within a clock tick.
         processes.sort_unstable_by_key(|process| (process.start(), process.tgid));
-        let tables = Tables::default();
+        let view = View { tables: Tables::default(), libraries: true };
         for process in &processes {
             match self.watched.get(&process.tgid) {
                 Some(watched) if same_program(process.exe(), watched.program.as_ref()) => {}
-                Some(_) => self.rejudge(process, &tables, &mut changes),
-                None => self.consider(process, &tables, &mut changes),
+                Some(_) => self.rejudge(process, &view, &mut changes),
+                None => self.consider(process, &view, &mut changes),
             }
             self.unreadable += usize::from(process.refused() && !self.watched.contains_key(&process.tgid));
         }
@@ -323,14 +336,15 @@ impl Discovery {
         }
         let Some(process) = self.proc.process(tgid) else { return changes };
         if event == Event::Exec {
-            self.pythons.remove(&tgid);
+            self.settled.remove(&tgid);
         }
         self.forget_predecessor(&process, &mut changes);
-        let tables = Tables::default();
+        // Of a program that has just begun not even its libraries are mapped.
+        let view = View { tables: Tables::default(), libraries: event != Event::Exec };
         if !self.watched.contains_key(&tgid) {
-            self.consider(&process, &tables, &mut changes);
+            self.consider(&process, &view, &mut changes);
         } else if event == Event::Exec {
-            self.rejudge(&process, &tables, &mut changes);
+            self.rejudge(&process, &view, &mut changes);
         }
         changes
     }
@@ -355,7 +369,7 @@ impl Discovery {
     #[must_use]
     pub fn exited(&mut self, tgid: Tgid) -> Vec<Change> {
         self.rejected.remove(&tgid);
-        self.pythons.remove(&tgid);
+        self.settled.remove(&tgid);
         self.watched.remove(&tgid).map(|_| Change::Gone { tgid }).into_iter().collect()
     }
 
@@ -388,11 +402,11 @@ impl Discovery {
     }
 
     /// Judges a process that is not watched.
-    fn consider(&mut self, process: &Process, tables: &Tables, changes: &mut Vec<Change>) {
-        if process.is_kernel_thread() || self.probe.is(process) {
+    fn consider(&mut self, process: &Process, view: &View, changes: &mut Vec<Change>) {
+        if process.is_kernel_thread() {
             return;
         }
-        match self.judge(process, tables, changes) {
+        match self.judge(process, view, changes) {
             Verdict::Watch { service, why } => {
                 let program = process.exe().cloned();
                 self.watch(process, service, why, program, changes);
@@ -403,13 +417,15 @@ impl Discovery {
     }
 
     /// Judges a watched process that became a program, perhaps the same one.
-    fn rejudge(&mut self, process: &Process, tables: &Tables, changes: &mut Vec<Change>) {
+    fn rejudge(&mut self, process: &Process, view: &View, changes: &mut Vec<Change>) {
         let tgid = process.tgid;
         let Some(watched) = self.watched.get(&tgid) else { return };
         let (service, same) = (watched.service, same_program(process.exe(), watched.program.as_ref()));
-        let verdict = match self.judge(process, tables, changes) {
+        let verdict = match self.judge(process, view, changes) {
             // Fresh from its start it serves nobody yet. If it is the same program it will.
-            Verdict::Reject { reason: RejectReason::IdlePython, .. } | Verdict::Ignore if same && self.is_automatic() => {
+            Verdict::Reject { reason: RejectReason::IdlePython, .. } | Verdict::Ignore
+                if same && self.is_automatic() =>
+            {
                 return;
             }
             verdict => verdict,
@@ -431,10 +447,11 @@ impl Discovery {
         }
     }
 
-    fn judge(&mut self, process: &Process, tables: &Tables, changes: &mut Vec<Change>) -> Verdict {
+    fn judge(&mut self, process: &Process, view: &View, changes: &mut Vec<Change>) -> Verdict {
         let verdict =
-            if self.is_automatic() { self.choose(process, tables, changes) } else { self.select(process, tables) };
+            if self.is_automatic() { self.choose(process, view, changes) } else { self.select(process, &view.tables) };
         match verdict {
+            Verdict::Watch { .. } | Verdict::Reject { .. } if self.probe.is(process) => Verdict::Ignore,
             Verdict::Watch { service, .. } if process.is_32_bit() => {
                 Verdict::Reject { service: Some(service), reason: RejectReason::ThirtyTwoBit }
             }
@@ -451,7 +468,9 @@ impl Discovery {
         for (place, spec) in self.specs.iter().enumerate() {
             for selector in &spec.selectors {
                 let meant = match selector {
-                    Selector::Pid(pid) => self.pinned.as_ref().is_none_or(|pinned| pinned.get(pid) == Some(&process.start())),
+                    Selector::Pid(pid) => {
+                        self.pinned.as_ref().is_none_or(|pinned| pinned.get(pid) == Some(&process.start()))
+                    }
                     Selector::Cmdline(_) => !self.probe.is_wrapped_by(process),
                     _ => true,
                 };
@@ -465,26 +484,46 @@ impl Discovery {
     }
 
     /// Judges by what the process is and does.
-    fn choose(&mut self, process: &Process, tables: &Tables, changes: &mut Vec<Change>) -> Verdict {
-        let is_python = self.is_python(process);
-        let judgement = candidates::judge(process, is_python, tables);
-        if let Some(verdict) = self.inherited(process) {
+    fn choose(&mut self, process: &Process, view: &View, changes: &mut Vec<Change>) -> Verdict {
+        let inherited = self.inherited(process);
+        if inherited.is_none() && self.is_settled(process) {
+            return Verdict::Ignore;
+        }
+        let is_python = candidates::is_python(process, view.libraries);
+        let judgement = candidates::judge(process, is_python, &view.tables);
+        if let Some(Verdict::Watch { service, why }) = inherited {
             // A supervisor written in Python starts bots that are services of their own.
-            let own = candidates::script_name(process).is_some_and(|name| match &verdict {
-                Verdict::Watch { service, .. } => self.names.get(usize::from(service.0)) != Some(&name),
-                _ => false,
-            });
-            if !(own && matches!(judgement, Judgement::Candidate { .. })) {
-                return verdict;
+            let parent_name = self.names.get(usize::from(service.0));
+            let own = candidates::script_name(process).is_some_and(|name| parent_name != Some(&name));
+            if !own || !matches!(judgement, Judgement::Candidate { .. }) {
+                return Verdict::Watch { service, why };
             }
         }
         match judgement {
+            Judgement::Candidate { .. } if self.probe.is(process) => Verdict::Ignore,
             Judgement::Candidate { name, why } => match self.service(name, changes) {
                 Some(service) => Verdict::Watch { service, why },
                 None => Verdict::Reject { service: None, reason: RejectReason::TooManyServices },
             },
             Judgement::IdlePython => Verdict::Reject { service: None, reason: RejectReason::IdlePython },
-            Judgement::Other => Verdict::Ignore,
+            Judgement::Other => {
+                self.settle(process, view);
+                Verdict::Ignore
+            }
+        }
+    }
+
+    /// Whether `process` was found to be of no interest, and still runs what it ran then.
+    fn is_settled(&self, process: &Process) -> bool {
+        self.settled.get(&process.tgid).is_some_and(|(start, comm)| *start == process.start() && comm == process.comm())
+    }
+
+    /// Remembers that `process` is of no interest, once its libraries were read when all of them must have been mapped.
+    fn settle(&mut self, process: &Process, view: &View) {
+        const SETTLED_S: u64 = 10;
+        let grown = || self.proc.age(process.start()).is_some_and(|age| age.as_secs() >= SETTLED_S);
+        if view.libraries && grown() {
+            self.settled.insert(process.tgid, (process.start(), process.comm().to_owned()));
         }
     }
 
@@ -494,26 +533,6 @@ impl Discovery {
         let watched = self.watched.get(&parent)?;
         let same = process.exe().is_some() && same_program(process.exe(), watched.program.as_ref());
         same.then(|| Verdict::Watch { service: watched.service, why: format!("same program as its parent {parent}") })
-    }
-
-    /// Whether `process` runs Python. What its mappings tell is kept once they must be complete.
-    fn is_python(&mut self, process: &Process) -> bool {
-        /// A program maps the libraries it is linked with before it does anything else.
-        const SETTLED_S: u64 = 10;
-        if candidates::is_python(process, false) {
-            return true;
-        }
-        let key = process.start();
-        if let Some((start, known)) = self.pythons.get(&process.tgid)
-            && *start == key
-        {
-            return *known;
-        }
-        let found = candidates::is_python(process, true);
-        if found || self.proc.age(key).is_some_and(|age| age.as_secs() >= SETTLED_S) {
-            self.pythons.insert(process.tgid, (key, found));
-        }
-        found
     }
 
     /// The service with this name, a new one if need be and there is room.

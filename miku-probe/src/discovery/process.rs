@@ -55,7 +55,7 @@ impl ProcFs {
     #[must_use]
     pub fn process(&self, tgid: Tgid) -> Option<Process> {
         let folder = self.root.join(tgid.to_string());
-        let stat = Stat::parse(&read(&folder.join("stat")).ok()?)?;
+        let stat = Stat::read(&folder.join("stat"))?;
         (!matches!(stat.state, b'Z' | b'X' | b'x')).then(|| Process {
             tgid,
             stat,
@@ -110,6 +110,13 @@ struct Stat {
 }
 
 impl Stat {
+    /// The kernel writes the whole line in answer to one read, which is all that most processes are ever asked for.
+    fn read(path: &Path) -> Option<Self> {
+        let mut buffer = [0; 1024];
+        let length = File::open(path).ok()?.read(&mut buffer).ok()?;
+        Self::parse(&buffer[..length])
+    }
+
     /// The name stands in parentheses and may itself hold parentheses, blanks and line breaks: so it ends at the last one.
     fn parse(bytes: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(bytes);
@@ -312,7 +319,7 @@ pub(crate) fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(4096);
     File::open(path)?.take(READ_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
@@ -326,7 +333,8 @@ mod tests {
 
     #[test]
     fn a_name_may_hold_parentheses_blanks_and_line_breaks() {
-        let stat = Stat::parse(b"42 (a) (b\nc) S 7 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 98765 1 2 3").expect("it is whole");
+        let stat = Stat::parse(b"42 (a) (b\nc) S 7 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 98765 1 2 3")
+            .expect("it is whole");
         assert_eq!(stat.comm, "a) (b\nc");
         assert_eq!((stat.state, stat.parent, stat.start), (b'S', Tgid(7), StartTime(98765)));
     }
@@ -367,14 +375,12 @@ mod tests {
         // Until its parent has waited for it, it stands there dead.
         let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
         // SAFETY: the pointer is to writable memory of the right type, and the number is that of our child.
-        let rc = unsafe {
-            libc::waitid(libc::P_PID, child.id(), info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT)
-        };
+        let rc = unsafe { libc::waitid(libc::P_PID, child.id(), info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT) };
         assert_eq!(rc, 0);
         assert!(proc.process(Tgid(child.id())).is_none(), "a dead process that waits for its parent is none");
         child.wait().expect("it is ours");
         assert!(proc.process(Tgid(child.id())).is_none());
-        assert_eq!(process.socket_inodes(), [], "reads of one that has gone yield nothing");
+        assert!(process.socket_inodes().is_empty(), "reads of one that has gone yield nothing");
     }
 
     #[test]
@@ -395,7 +401,8 @@ mod tests {
         fixture.add(&Sketch { exe: "/opt/python3.11 (deleted)", ..Sketch::new(10) });
         fixture.add(&Sketch { exe: "/opt/python3.11", ..Sketch::new(11) });
         fixture.add(&Sketch { exe: "/usr/bin/ffmpeg", ..Sketch::new(12) });
-        let of = |tgid| fixture.proc.process(Tgid(tgid)).expect("it is in the fixture").exe().cloned().expect("has exe");
+        let of =
+            |tgid| fixture.proc.process(Tgid(tgid)).expect("it is in the fixture").exe().cloned().expect("has exe");
         assert!(of(10).deleted && of(10).name() == "python3.11");
         assert!(of(10).same_program(&of(11)) && !of(10).same_program(&of(12)));
     }

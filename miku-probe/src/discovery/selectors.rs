@@ -143,7 +143,11 @@ impl Selector {
             Kind::Container => {
                 // Nobody names a container `3f4c7c`; it is an id that was cut too short.
                 let hexadecimal = value.bytes().all(|byte| byte.is_ascii_hexdigit());
-                if hexadecimal && value.len() < ID_MIN && value.bytes().any(|byte| byte.is_ascii_digit()) && value.len() > 5 {
+                if hexadecimal
+                    && value.len() < ID_MIN
+                    && value.bytes().any(|byte| byte.is_ascii_digit())
+                    && value.len() > 5
+                {
                     return Err(SelectorError::ShortId(value.to_owned()));
                 }
                 Self::Container(value.to_owned())
@@ -193,7 +197,10 @@ impl Selector {
             }
             Self::Container(wanted) => {
                 let containers = process.containers();
-                containers.iter().find(|container| container.is(wanted)).map(|found| format!("in container {}", found.short()))
+                containers
+                    .iter()
+                    .find(|container| container.is(wanted))
+                    .map(|found| format!("in container {}", found.short()))
             }
         }
     }
@@ -314,7 +321,11 @@ mod tests {
             (Kind::Port, "65536", "`65536` is not a TCP port; write 1 to 65535, as in `port:8000`"),
             (Kind::Comm, "", "`comm:` has no value"),
             (Kind::Exe, "a[", "the pattern `a[` does not compile: invalid range pattern"),
-            (Kind::Container, "3f4c7c1d", "`3f4c7c1d` is too short for a container's id; write at least 12 digits of it"),
+            (
+                Kind::Container,
+                "3f4c7c1d",
+                "`3f4c7c1d` is too short for a container's id; write at least 12 digits of it",
+            ),
             (
                 Kind::Cmdline,
                 "bot(",

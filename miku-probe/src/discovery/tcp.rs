@@ -54,6 +54,9 @@ fn address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
+/// The sockets of one network namespace, by inode.
+type Table = HashMap<u64, Entry>;
+
 /// How much of the tables is of interest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
@@ -83,7 +86,7 @@ impl Holdings {
 /// The tables of every network namespace that was asked for, each read once. Made for one scan: it soon goes stale.
 #[derive(Debug, Default)]
 pub struct Tables {
-    tables: RefCell<HashMap<(PathBuf, Scope), Rc<HashMap<u64, Entry>>>>,
+    tables: RefCell<HashMap<(PathBuf, Scope), Rc<Table>>>,
 }
 
 impl Tables {
@@ -111,12 +114,12 @@ impl Tables {
         holdings
     }
 
-    fn table(&self, process: &Process, scope: Scope) -> Option<Rc<HashMap<u64, Entry>>> {
+    fn table(&self, process: &Process, scope: Scope) -> Option<Rc<Table>> {
         let key = (process.network_namespace()?, scope);
         if let Some(table) = self.tables.borrow().get(&key) {
             return Some(Rc::clone(table));
         }
-        let mut table = HashMap::new();
+        let mut table = Table::new();
         for name in ["net/tcp", "net/tcp6"] {
             // A kernel without IPv6 has no second table.
             let Ok(file) = File::open(process.file(name)) else { continue };

@@ -60,6 +60,7 @@ fn before_anything_is_seen_only_what_is_measured_from_the_start_is_there() {
             "miku_probe_build_info{kernel=\"6.1.0\",revision=\"abc\",version=\"1.2.3\"} 1",
             "miku_probe_lost_total{where=\"capture\"} 0",
             "miku_probe_lost_total{where=\"parser\"} 0",
+            "miku_probe_lost_total{where=\"recursion\"} 0",
             "miku_probe_lost_total{where=\"ring\"} 0",
             "miku_probe_lost_total{where=\"table\"} 0",
             "miku_probe_records_total{kind=\"close\"} 0",
