@@ -397,8 +397,8 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
                     bail!("`{}` went well, yet what it should bring is still missing", action.command());
                 }
                 Next::Do(action) => {
-                    let reason = || format!("setup stopped; all that it wanted to do: `cargo xtask setup --print`");
-                    action.command().run().with_context(reason)?;
+                    let hint = "setup stopped there; `cargo xtask setup --print` shows all that is left to do";
+                    action.command().run().context(hint)?;
                     facts = Facts::gather(facts.indexed || action == Action::AptUpdate);
                     last = Some(action);
                 }

@@ -95,6 +95,10 @@ impl Test {
             headline("kernels");
             summary.push(("kernels", if built || !attaching { other_kernels(self.kernels) } else { not_built() }));
         }
+        headline("summary");
+        for (name, outcome) in &summary {
+            say(outcome.line(name));
+        }
         conclude(&summary)
     }
 }
@@ -108,10 +112,6 @@ fn not_built() -> Outcome {
 }
 
 fn conclude(summary: &[(&str, Outcome)]) -> Result<()> {
-    headline("summary");
-    for (name, outcome) in summary {
-        say(outcome.line(name));
-    }
     let failed = summary.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Failed(_))).count();
     if failed > 0 {
         bail!("{failed} of {} parts failed", summary.len());

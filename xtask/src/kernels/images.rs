@@ -186,11 +186,12 @@ impl Mirrors {
                 line.map_or_else(Vec::new, |(_, value)| value.split_whitespace().collect::<Vec<_>>())
             };
             let enabled = field("Enabled").first().is_none_or(|value| *value != "no");
-            if enabled && field("Types").contains(&"deb") {
-                if let Some(uri) = field("URIs").first() {
-                    let signed_by = field("Signed-By").first().copied().filter(|path| path.starts_with('/'));
-                    self.take(uri, &field("Suites"), &field("Components"), signed_by);
-                }
+            if enabled
+                && field("Types").contains(&"deb")
+                && let Some(uri) = field("URIs").first()
+            {
+                let signed_by = field("Signed-By").first().copied().filter(|path| path.starts_with('/'));
+                self.take(uri, &field("Suites"), &field("Components"), signed_by);
             }
         }
     }
