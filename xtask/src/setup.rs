@@ -401,7 +401,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
                 Next::Ready => break,
                 Next::Do(action) if action.needs_root() && !facts.root => {
                     let plan = predict(needs, &mut facts).join("\n  ");
-                    bail!("something is missing, and installing it needs root. Run:\n  {plan}");
+                    bail!("installing what is missing needs root. What to do:\n  {plan}");
                 }
                 Next::Do(action) if last.as_ref() == Some(&action) => {
                     bail!("`{}` went well, yet what it should bring is still missing", action.command());
@@ -412,11 +412,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
                     facts = Facts::gather(facts.indexed || action == Action::AptUpdate);
                     last = Some(action);
                 }
-                Next::Stuck { missing, remedy } => {
-                    bail!(
-                        "{missing} is missing, and this system is not known here. What to do:\n  {}",
-                        remedy.join("\n  ")
-                    );
+                Next::Stuck { missing, .. } => {
+                    let plan = predict(needs, &mut facts).join("\n  ");
+                    bail!("missing, and not to be installed from here: {missing}. What to do:\n  {plan}");
                 }
             }
         }
