@@ -307,7 +307,9 @@ impl Facts {
         found(Tool::Binstall, on_path("cargo-binstall").is_some());
         found(Tool::Apt, on_path("apt-get").is_some() && on_path("dpkg").is_some());
         for llvm in [Some(NIGHTLY_LLVM), facts.debian_llvm].into_iter().flatten() {
-            if Path::new(&format!("/usr/lib/llvm-{llvm}/bin/llvm-config")).exists() {
+            // The one is in the package of the tools, the other in that of the headers.
+            let parts = ["bin/llvm-config", "lib/libLLVM.so"];
+            if parts.iter().all(|part| Path::new(&format!("/usr/lib/llvm-{llvm}/{part}")).exists()) {
                 facts.tools.insert(Tool::Llvm(llvm));
             }
         }
