@@ -1,13 +1,13 @@
 //! A process of the suite's own, which never outlives it.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::eventually;
+use super::{PATIENCE, eventually};
 
 /// The lines that a process has written so far.
 #[derive(Debug, Default)]
@@ -58,7 +58,15 @@ impl Process {
                 Ok(())
             });
         }
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{what} does not start: {command:?}: {error}"));
+        // A program that was written a moment ago is busy as long as a child that another thread is just starting holds
+        // the descriptor it was written by.
+        let started = eventually(PATIENCE, || match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => None,
+            started => Some(started),
+        });
+        let mut child = started
+            .unwrap_or_else(|| Err(ErrorKind::ExecutableFileBusy.into()))
+            .unwrap_or_else(|error| panic!("{what} does not start: {command:?}: {error}"));
         let (said, complained) = (Arc::<Lines>::default(), Arc::<Lines>::default());
         said.collect(child.stdout.take().expect("standard output is a pipe"));
         complained.collect(child.stderr.take().expect("standard error is a pipe"));
