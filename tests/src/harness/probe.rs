@@ -60,7 +60,7 @@ impl Probe {
         for service in services {
             command.args(["--service", service]);
         }
-        let mut process = Process::start("the probe", command.args(options));
+        let process = Process::start("the probe", command.args(options));
         let address = process.wait_complained(PATIENCE, |line| {
             let (_, url) = line.split_once("listening on http://")?;
             url.split(['/', ' ']).next()?.parse().ok()

@@ -9,26 +9,49 @@ use std::time::{Duration, Instant};
 
 use super::{PATIENCE, eventually};
 
-/// The lines that a process has written so far.
+/// What a process has written to one of its streams so far.
 #[derive(Debug, Default)]
 struct Lines {
-    lines: Mutex<Vec<String>>,
+    written: Mutex<Written>,
     more: Condvar,
 }
 
+#[derive(Debug, Default)]
+struct Written {
+    lines: Vec<String>,
+    /// Nobody can write any more.
+    ended: bool,
+}
+
 impl Lines {
-    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn collect(self: &Arc<Self>, stream: impl Read + Send + 'static) {
         let lines = Arc::clone(self);
         thread::spawn(move || {
             for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
-                lines.lock().push(String::from_utf8_lossy(&line).into_owned());
+                lines.lock().lines.push(String::from_utf8_lossy(&line).into_owned());
                 lines.more.notify_all();
             }
+            lines.lock().ended = true;
+            lines.more.notify_all();
         });
+    }
+
+    /// Waits until `look` finds something, nobody can write any more, or the time is over.
+    fn wait<T>(&self, limit: Duration, look: impl Fn(&Written) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + limit;
+        let mut written = self.lock();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let found = look(&written);
+            if found.is_some() || written.ended || left.is_zero() {
+                return found;
+            }
+            written = self.more.wait_timeout(written, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 }
 
@@ -82,13 +105,13 @@ impl Process {
     /// All lines of its standard output so far.
     #[must_use]
     pub fn said(&self) -> Vec<String> {
-        self.said.lock().clone()
+        self.said.lock().lines.clone()
     }
 
     /// All lines of its standard error so far.
     #[must_use]
     pub fn complained(&self) -> Vec<String> {
-        self.complained.lock().clone()
+        self.complained.lock().lines.clone()
     }
 
     /// Its standard input, until [`Process::finish_input`].
@@ -116,32 +139,31 @@ impl Process {
     ///
     /// # Panics
     /// When none comes in time.
-    pub fn wait_said<T>(&mut self, limit: Duration, pick: impl Fn(&str) -> Option<T>) -> T {
-        let said = Arc::clone(&self.said);
-        self.wait_line(&said, limit, pick)
+    pub fn wait_said<T>(&self, limit: Duration, pick: impl Fn(&str) -> Option<T>) -> T {
+        self.wait_line(&self.said, limit, pick)
     }
 
     /// Waits for a line of its standard error of which `pick` makes something.
     ///
     /// # Panics
     /// When none comes in time.
-    pub fn wait_complained<T>(&mut self, limit: Duration, pick: impl Fn(&str) -> Option<T>) -> T {
-        let complained = Arc::clone(&self.complained);
-        self.wait_line(&complained, limit, pick)
+    pub fn wait_complained<T>(&self, limit: Duration, pick: impl Fn(&str) -> Option<T>) -> T {
+        self.wait_line(&self.complained, limit, pick)
     }
 
-    fn wait_line<T>(&mut self, lines: &Lines, limit: Duration, pick: impl Fn(&str) -> Option<T>) -> T {
-        let deadline = Instant::now() + limit;
-        loop {
-            let guard = lines.lock();
-            if let Some(found) = guard.iter().find_map(|line| pick(line)) {
-                return found;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            // It wakes now and then, because an ended process says no more.
-            drop(lines.more.wait_timeout(guard, left.min(Duration::from_millis(200))));
-            assert!(!left.is_zero(), "{} did not say in {limit:?} what was waited for. {}", self.what, self.story());
-            assert!(self.alive() || lines.lock().iter().any(|line| pick(line).is_some()), "ended: {}", self.story());
+    fn wait_line<T>(&self, lines: &Lines, limit: Duration, pick: impl Fn(&str) -> Option<T>) -> T {
+        let found = lines.wait(limit, |written| written.lines.iter().find_map(|line| pick(line)));
+        found.unwrap_or_else(|| panic!("what was waited for did not come within {limit:?}: {}", self.story()))
+    }
+
+    /// Waits until it can write no more, as when it has ended.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn wait_silent(&self, limit: Duration) {
+        for lines in [&self.said, &self.complained] {
+            let ended = lines.wait(limit, |written| written.ended.then_some(()));
+            assert!(ended.is_some(), "it could still write after {limit:?}: {}", self.story());
         }
     }
 

@@ -33,6 +33,7 @@ const NO_PID: &str = "4194305";
 fn assert_refused(command: &mut Command, code: i32, words: &[&str]) {
     let mut process = Process::start("the probe", command);
     let status = process.wait(PATIENCE).unwrap_or_else(|| panic!("it goes on: {}", process.story()));
+    process.wait_silent(PATIENCE);
     assert_eq!(status.code(), Some(code), "{}", process.story());
     let line = process.wait_complained(PATIENCE, |line| {
         let line = line.to_lowercase();

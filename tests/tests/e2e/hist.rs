@@ -31,12 +31,12 @@ fn object(line: &str) -> Option<Value> {
     serde_json::from_str::<Value>(line).ok().filter(Value::is_object)
 }
 
-fn wait_attached(hist: &mut Process) {
+fn wait_attached(hist: &Process) {
     let attached = |value: &Value| value["targets"].as_array().is_some_and(|targets| !targets.is_empty());
     hist.wait_said(PATIENCE, |line| object(line).filter(attached).map(drop));
 }
 
-fn wait_count(hist: &mut Process, count: u64) {
+fn wait_count(hist: &Process, count: u64) {
     hist.wait_said(PATIENCE, |line| object(line).filter(|value| value["total"]["count"] == count).map(drop));
 }
 
@@ -50,10 +50,10 @@ fn interrupt(hist: &mut Process) -> Value {
 fn json_counts_and_quantiles() {
     let server = Server::peer(&[]);
     let mut hist = start(&server, &["--json"]);
-    wait_attached(&mut hist);
+    wait_attached(&hist);
     let options = ["--ask", "/slow?ms=20", "--ask", "/slow?ms=60", "-n", "200", "-c", "8", "--durations"];
     let truth = server.load(&options);
-    wait_count(&mut hist, truth.total());
+    wait_count(&hist, truth.total());
     let total = &interrupt(&mut hist)["total"];
     assert_eq!(total["count"], truth.total());
     assert_eq!(
@@ -75,7 +75,7 @@ fn json_counts_and_quantiles() {
 fn json_filters() {
     let server = Server::peer(&[]);
     let mut hist = start(&server, &["--json", "--route", "/fast", "--side", "server"]);
-    wait_attached(&mut hist);
+    wait_attached(&hist);
     let truth = server.load(&["--ask", "/fast", "--ask", "/status/404", "-n", "100", "-c", "1"]);
     assert_eq!(truth.total(), 101);
     hist.wait_said(PATIENCE, |line| {
@@ -88,10 +88,10 @@ fn ends_after_so_many() {
     let server = Server::peer(&[]);
     let mut hist = start(&server, &["--json", "--count", "3"]);
     let status = hist.wait(PATIENCE).unwrap_or_else(|| panic!("it goes on: {}", hist.story()));
+    hist.wait_silent(PATIENCE);
     assert_eq!(status.code(), Some(0), "{}", hist.story());
-    let lines = || hist.said().iter().filter_map(|line| object(line)).filter(|value| value["final"] == false).count();
-    let all = miku_probe_tests::harness::eventually(PATIENCE, || (lines() >= 3).then(lines));
-    assert_eq!(all, Some(3), "{}", hist.story());
+    let intervals = hist.said().iter().filter_map(|line| object(line)).filter(|value| value["final"] == false).count();
+    assert_eq!(intervals, 3, "{}", hist.story());
 }
 
 fn blocks_when_piped() {
@@ -103,6 +103,7 @@ fn blocks_when_piped() {
     hist.wait_said(PATIENCE, |line| line.contains("321").then_some(()));
     let before = hist.said().len();
     assert_eq!(hist.stop(libc::SIGINT, Duration::from_secs(2)).code(), Some(0), "{}", hist.story());
+    hist.wait_silent(PATIENCE);
     let all = hist.said();
     assert!(all[before.min(all.len())..].iter().any(|line| line.contains("321")), "no summary: {}", hist.story());
     assert_eq!(truth.total(), 321);
@@ -116,6 +117,7 @@ fn broken_pipe() {
     let script = "set -o pipefail; \"$0\" hist --service \"$1\" --interval 0.1 | head -n 1";
     let mut pipe = Process::start("a pipe", command.args(["-c", script]).arg(probe).arg(server.service("web")));
     let status = pipe.wait(PATIENCE).unwrap_or_else(|| panic!("it goes on: {}", pipe.story()));
+    pipe.wait_silent(PATIENCE);
     assert_eq!(status.code(), Some(0), "{}", pipe.story());
     assert_eq!(pipe.said().len(), 1, "{}", pipe.story());
     assert!(pipe.complained().iter().all(|line| !line.contains("panicked")), "{}", pipe.story());

@@ -46,7 +46,7 @@ impl Server {
 
     /// The suite's own server, by a command that ends in it.
     pub(crate) fn peer_by(command: &mut Command) -> Self {
-        let mut process = Process::start("the peer", command);
+        let process = Process::start("the peer", command);
         let address = process.wait_said(PATIENCE, |line| line.strip_prefix("listening on ")?.parse().ok());
         Self { process, address }
     }
@@ -138,7 +138,7 @@ impl Load {
     }
 
     /// Waits until it has warmed up.
-    pub(crate) fn wait_ready(&mut self) {
+    pub(crate) fn wait_ready(&self) {
         self.process.wait_said(PATIENCE, |line| (line == "ready").then_some(()));
     }
 
@@ -148,7 +148,7 @@ impl Load {
     }
 
     /// What it counted, once it is done.
-    pub(crate) fn truth(mut self) -> Truth {
+    pub(crate) fn truth(self) -> Truth {
         let line = self.process.wait_said(Duration::from_secs(60), |line| line.strip_prefix('{').map(str::to_owned));
         let value: Value = serde_json::from_str(&format!("{{{line}")).expect("the load generator writes JSON");
         Truth::from_json(&value).expect("a truth")
