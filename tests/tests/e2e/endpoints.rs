@@ -6,7 +6,7 @@ use miku_probe_tests::truth::{Side, Truth, counted, route};
 use miku_probe_tests::wire::Message;
 use serde_json::Value;
 
-use crate::stage::{Server, python, watched};
+use crate::stage::{Config, Server, python, watched};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -99,7 +99,11 @@ fn text(message: &Message) -> String {
 }
 
 fn health() {
-    let (mut server, probe) = watched(&[]);
+    let mut server = Server::peer(&[]);
+    let config =
+        Config::new(&format!("[[service]]\nname = \"web\"\npid = {}\nrequired = true\n", server.process.pid()));
+    let probe = Probe::launch(&[], &["--config", config.path()]);
+    probe.wait_ready();
     for path in ["/livez", "/readyz", "/healthz", "/-/healthy", "/-/ready"] {
         assert_eq!(probe.status(path), Some(200), "{path}");
     }
@@ -117,6 +121,8 @@ fn health() {
         probe.wait_for(path, |_| (probe.status(path) == Some(503)).then_some(()));
     };
     gone("/healthz");
+    gone("/readyz");
+    gone("/-/ready");
     assert!(json(&probe).is_object());
     assert!(!text(&probe.get("/healthz", "").expect("the probe answers")).trim().is_empty(), "it says why");
     assert_eq!(probe.status("/livez"), Some(200), "the probe itself lives");
