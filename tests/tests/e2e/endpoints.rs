@@ -10,7 +10,14 @@ use crate::stage::{Config, Server, python, watched};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![case!(metrics_by_other_parsers, Python), case!(the_contract), case!(health), case!(pages), case!(options)]
+    vec![
+        case!(metrics_by_other_parsers, Python),
+        case!(the_contract),
+        case!(health),
+        case!(pages),
+        case!(options),
+        case!(secrets_stay_out),
+    ]
 }
 
 fn metrics_by_other_parsers() {
@@ -153,4 +160,31 @@ fn options() {
         };
         assert_eq!((status("/numbers"), status("/metrics"), status("/livez")), (200, 404, 200), "at {address}");
     }
+}
+
+/// What passes through the probe's hands and is nobody's business is in nothing that it says.
+fn secrets_stay_out() {
+    const CANARY: &str = "c4n4ry0123456789";
+    let server = Server::peer(&[]);
+    let mut probe = Probe::launch(&[&server.service("web")], &["--verbose", "--verbose"]);
+    probe.wait_target("web");
+    let headers = format!("Authorization: Bearer {CANARY}\r\nCookie: session={CANARY}\r\nX-Api-Key: {CANARY}\r\n");
+    for target in ["/fast?token=", "/items/", "/webhooks/1/", "/fast#"] {
+        let request = format!(
+            "POST {target}{CANARY} HTTP/1.1\r\nHost: a\r\n{headers}Content-Length: {}\r\n\r\n{CANARY}",
+            CANARY.len()
+        );
+        miku_probe_tests::wire::exchange(&server.address, request.as_bytes()).expect("the server answers");
+    }
+    probe.wait_for("four requests", |scrape| {
+        (scrape.count("http_server_request_duration_seconds_count", &[]) == 4).then_some(())
+    });
+    for page in ["/metrics", "/healthz", "/"] {
+        let page = text(&probe.get(page, "").expect("the probe answers"));
+        assert!(!page.contains(CANARY), "{page}");
+    }
+    let process = probe.process();
+    process.stop(libc::SIGTERM, PATIENCE);
+    process.wait_silent(PATIENCE);
+    assert!(!process.story().contains(CANARY), "{}", process.story());
 }
