@@ -39,7 +39,7 @@ impl Need {
         match self {
             Self::Python => stage::python().map(drop),
             Self::OldPython => stage::old_python().map(drop),
-            Self::ControlGroup => discovery::ControlGroup::new("probe").map(drop),
+            Self::ControlGroup => discovery::ControlGroup::new("miku-probe-check").map(drop),
             Self::Namespaces => discovery::namespaces(),
         }
     }
