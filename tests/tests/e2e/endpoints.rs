@@ -65,10 +65,10 @@ fn the_contract() {
         assert_eq!(duration.label(label), value, "{label}");
     }
     assert_eq!(route(duration.label("http_route")), "/items/{}");
+    // Beside the bound, every bucket has the labels of its series.
+    let series_labels: Vec<(&str, &str)> = duration.labels.iter().map(|(name, value)| (&**name, &**value)).collect();
     let bounds: Vec<&str> = scrape
-        .samples
-        .iter()
-        .filter(|sample| sample.name == "http_server_request_duration_seconds_bucket")
+        .matching("http_server_request_duration_seconds_bucket", &series_labels)
         .map(|sample| sample.label("le"))
         .collect();
     let contract = ".005 .01 .025 .05 .075 .1 .25 .5 .75 1 2.5 5 7.5 10 30 60 120 300 inf";

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod clients;
+mod commands;
 mod discovery;
 mod endpoints;
 mod exchanges;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         ("lifecycle", lifecycle::cases()),
         ("endpoints", endpoints::cases()),
         ("hist", hist::cases()),
+        ("commands", commands::cases()),
         ("bad_input", bad_input::cases()),
         ("hostile", hostile::cases()),
     ];
