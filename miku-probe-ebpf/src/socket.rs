@@ -13,12 +13,13 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_
 use aya_ebpf::macros::{raw_tracepoint, tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use miku_probe_abi::{
-    ABI_VERSION, ADDRESS_MAX, CAPTURE_LATER, CAPTURE_MAX, CONNECTION_REPORTED, CONNECTION_TOLD, CloseRecord, Connection, ConnectionKey,
-    DataRecord, Direction, GATHER_MAX, OpenRecord, Origin, RecordHeader, RecordKind, TAIL,
+    ABI_VERSION, ADDRESS_MAX, CAPTURE_LATER, CAPTURE_MAX, CONNECTION_REPORTED, CONNECTION_TOLD, CloseRecord,
+    Connection, ConnectionKey, DataRecord, Direction, GATHER_MAX, OpenRecord, Origin, RecordHeader, RecordKind, TAIL,
 };
 
 use crate::maps::{
-    CONNECTIONS, Piece, Scratch, Skip, Wake, count, current, header, maybe_watched, offsets, put, put_bytes, scratch, watched,
+    CONNECTIONS, Piece, Scratch, Skip, Wake, count, current, header, maybe_watched, offsets, put, put_bytes, scratch,
+    watched,
 };
 
 /// System call numbers of x86-64 (`asm/unistd_64.h`).
@@ -327,8 +328,10 @@ impl Call<'_> {
     ) -> Result<(), Skip> {
         let header = header(RecordKind::Open, size_of::<OpenRecord>());
         let generation = header.time_ns;
-        let result = if origin == Origin::Connected && self.result != errno::EINPROGRESS { self.result as i32 } else { 0 };
-        if result == 0 && CONNECTIONS.insert(key, Connection::new(generation, CONNECTION_TOLD, socket_type), 0).is_err() {
+        let result =
+            if origin == Origin::Connected && self.result != errno::EINPROGRESS { self.result as i32 } else { 0 };
+        if result == 0 && CONNECTIONS.insert(key, Connection::new(generation, CONNECTION_TOLD, socket_type), 0).is_err()
+        {
             count(|counters| counters.table_full += 1);
             return Err(Skip);
         }

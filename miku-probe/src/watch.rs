@@ -281,7 +281,8 @@ impl<S: Sink> Core<S> {
                     self.pipeline.add_service(&name, Vec::new()).expect("no patterns are never too many");
                 }
                 Change::Found(target) => {
-                    let service = self.discovery.services().get(usize::from(target.service.0)).map_or("", String::as_str);
+                    let service =
+                        self.discovery.services().get(usize::from(target.service.0)).map_or("", String::as_str);
                     log::info!("watching {} ({}) as {service}: {}", target.tgid, target.comm, target.why);
                     self.watch(target.tgid, target.service);
                 }

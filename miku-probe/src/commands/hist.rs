@@ -95,10 +95,7 @@ async fn show(config: HistConfig) -> anyhow::Result<()> {
 }
 
 /// What there is to show now.
-fn frame(
-    watch: &mut Watch<Shown>,
-    take: impl FnOnce(&mut Hist, Nanos, SystemTime, &Status) -> Frame,
-) -> Frame {
+fn frame(watch: &mut Watch<Shown>, take: impl FnOnce(&mut Hist, Nanos, SystemTime, &Status) -> Frame) -> Frame {
     watch.settle();
     let targets = watch.targets();
     let shown = watch.sink_mut();

@@ -100,7 +100,10 @@ fn flags_win_over_the_file() {
     assert_eq!(shown(&run.settings.services), ["bot = pid:1 | pid:2 | cmdline:bot\\.py", "llm = port:8080"]);
     assert!(run.settings.services[0].required && !run.settings.services[1].required);
     assert_eq!(run.listen_addresses.len(), 2);
-    assert_eq!((run.telemetry_path.to_string().as_str(), run.settings.caps.routes, run.settings.sizes.connections), ("/m", 7, 1000));
+    assert_eq!(
+        (run.telemetry_path.to_string().as_str(), run.settings.caps.routes, run.settings.sizes.connections),
+        ("/m", 7, 1000)
+    );
 
     let run = ran(&[
         "--config",
@@ -210,7 +213,10 @@ fn flags_that_make_no_sense_are_told_in_one_line() {
         (&["run", "--limit.routes=0"], "--limit.routes: 0 is out of range; write 1 to 10000"),
         (&["hist", "--service=b=pid:1", "--service=c"], "--service: no service has the name `c`; there is only `b`"),
         (&["hist", "--interval=0"], "--interval: `0` is no interval: an interval is from 100ms to 1h"),
-        (&["hist", "--interval=nan"], "--interval: `nan` is no interval: expected a number of seconds, or a number with one of the units ms, s, m and h, such as `500ms`"),
+        (
+            &["hist", "--interval=nan"],
+            "--interval: `nan` is no interval: expected a number of seconds, or a number with one of the units ms, s, m and h, such as `500ms`",
+        ),
         (&["hist", "--count=0"], "--count: 0 intervals show nothing; write 1 or more"),
         (
             &["run", "--config=/nonexistent.toml"],

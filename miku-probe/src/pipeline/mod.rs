@@ -111,7 +111,8 @@ impl<S: Sink, W: World> Pipeline<S, W> {
 
     /// The processes that are followed and the names of their services, by number.
     pub fn targets(&self) -> impl Iterator<Item = (Tgid, &str)> {
-        let mut targets: Vec<_> = self.targets.iter().map(|(tgid, service)| (*tgid, self.names.service(*service))).collect();
+        let mut targets: Vec<_> =
+            self.targets.iter().map(|(tgid, service)| (*tgid, self.names.service(*service))).collect();
         targets.sort_unstable();
         targets.into_iter()
     }
@@ -248,8 +249,8 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             return;
         }
         self.replace_older(open.id, open.time);
-        let peer = decode_address(open.address)
-            .map(|address| self.connections.peer_of_address(&address, open.socket_type));
+        let peer =
+            decode_address(open.address).map(|address| self.connections.peer_of_address(&address, open.socket_type));
         if !self.connections.insert(open.id, Connection::new(open.id.generation, service, peer, self.lost)) {
             self.observe(&Observation::Lost { at: LostWhere::Table, count: 1 });
         }

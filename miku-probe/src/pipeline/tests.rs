@@ -21,11 +21,17 @@ impl Sink for Kept {
 
 impl Kept {
     fn exchanges(&self) -> Vec<&Exchange> {
-        self.0.iter().filter_map(|seen| if let Observation::Exchange(exchange) = seen { Some(exchange) } else { None }).collect()
+        self.0
+            .iter()
+            .filter_map(|seen| if let Observation::Exchange(exchange) = seen { Some(exchange) } else { None })
+            .collect()
     }
 
     fn in_flight(&self) -> i32 {
-        self.0.iter().map(|seen| if let Observation::InFlight { change, .. } = seen { i32::from(*change) } else { 0 }).sum()
+        self.0
+            .iter()
+            .map(|seen| if let Observation::InFlight { change, .. } = seen { i32::from(*change) } else { 0 })
+            .sum()
     }
 
     fn bytes(&self) -> Vec<(Direction, Transport, u64)> {
