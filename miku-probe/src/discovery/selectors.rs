@@ -8,7 +8,7 @@ use regex::Regex;
 
 use crate::discovery::containers::ID_MIN;
 use crate::discovery::process::Process;
-use crate::discovery::tcp::{Scope, Tables};
+use crate::discovery::tcp::Tables;
 use crate::units::Tgid;
 
 /// The kernel keeps this many bytes of a process's name (`TASK_COMM_LEN` less its end mark).
@@ -191,10 +191,7 @@ impl Selector {
                 };
                 matched.map(|path| format!("exe is {path}"))
             }
-            Self::Port(port) => {
-                let listens = tables.holdings(process, Scope::Listening).listens;
-                listens.iter().find(|address| address.port() == *port).map(|address| format!("listens on {address}"))
-            }
+            Self::Port(port) => tables.listener(process, *port).map(|address| format!("listens on {address}")),
             Self::Container(wanted) => {
                 let containers = process.containers();
                 containers
@@ -232,7 +229,7 @@ pub struct ServiceSpec {
     pub required: bool,
 }
 
-/// Why `first listens where`, in one breath: the addresses a process listens on.
+/// Addresses in one line.
 pub(crate) fn listed(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -114,6 +114,19 @@ impl Tables {
         holdings
     }
 
+    /// The address on which `process` listens with this port. The descriptors of a process are looked at only if somebody in its
+    /// network namespace listens there at all.
+    #[must_use]
+    pub fn listener(&self, process: &Process, port: u16) -> Option<SocketAddr> {
+        let table = self.table(process, Scope::Listening)?;
+        let found: Vec<&Entry> = table.values().filter(|entry| entry.local.port() == port).collect();
+        if found.is_empty() {
+            return None;
+        }
+        let inodes = process.socket_inodes();
+        found.iter().filter(|entry| inodes.contains(&entry.inode)).map(|entry| entry.local).min()
+    }
+
     fn table(&self, process: &Process, scope: Scope) -> Option<Rc<Table>> {
         let key = (process.network_namespace()?, scope);
         if let Some(table) = self.tables.borrow().get(&key) {

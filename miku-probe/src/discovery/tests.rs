@@ -202,6 +202,14 @@ fn without_services_those_worth_watching_are_chosen() {
     // A restart in place has no connection yet, and is still the bot.
     fixture.add(&python(12, &["python", "bot.py"]));
     assert_eq!(examined(&mut discovery, 12, Event::Exec), [""; 0]);
+    // One that was of no interest becomes a bot: its exec tells, or its new name.
+    let bot = Sketch { start: 1_400, sockets: &[501], tcp: LISTENS, ..python(14, &["python", "web.py"]) };
+    fixture.add(&bot);
+    assert_eq!(examined(&mut discovery, 14, Event::Exec), ["*web", "+14 web"]);
+    fixture.add(&Sketch { exe: "/usr/sbin/sshd", ..Sketch::new(15) });
+    assert_eq!(scanned(&mut discovery), [""; 0]);
+    fixture.add(&Sketch { tgid: 15, start: 1_500, ..bot });
+    assert_eq!(scanned(&mut discovery), ["+15 web"]);
 }
 
 #[test]
