@@ -141,8 +141,8 @@ impl Check {
     }
 }
 
-/// Looks at everything, and prints it to `output`. `object` is the BPF object that the program carries. Tells whether the
-/// probe can work.
+/// Looks at everything, and prints it to `output`. `object` is the BPF object that the program carries. Tells whether
+/// the probe can work.
 ///
 /// # Errors
 /// When `output` cannot be written.

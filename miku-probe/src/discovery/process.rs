@@ -1,4 +1,5 @@
-//! One process as `/proc` tells of it: read piece by piece, only what is asked for, and ready for it to vanish any time.
+//! One process as `/proc` tells of it: read piece by piece, only what is asked for, and ready for it to vanish any
+//! time.
 //!
 //! Field layouts are those of `proc(5)`.
 
@@ -117,7 +118,8 @@ impl Stat {
         Self::parse(&buffer[..length])
     }
 
-    /// The name stands in parentheses and may itself hold parentheses, blanks and line breaks: so it ends at the last one.
+    /// The name stands in parentheses and may itself hold parentheses, blanks and line breaks: so it ends at the last
+    /// one.
     fn parse(bytes: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(bytes);
         let (before, after) = text.rsplit_once(')')?;
@@ -158,8 +160,8 @@ impl Exe {
     }
 }
 
-/// A process that was alive when it was looked up. What is read later may belong to a process that is gone by then; those
-/// reads then yield nothing.
+/// A process that was alive when it was looked up. What is read later may belong to a process that is gone by then;
+/// those reads then yield nothing.
 #[derive(Debug)]
 pub struct Process {
     /// Its number in the PID namespace of `/proc`.

@@ -103,13 +103,14 @@ pub enum Selector {
     Comm(String),
     /// The processes whose arguments, joined by blanks, this matches anywhere.
     Cmdline(Regex),
-    /// The processes that run this program. Without a `/`: its file name. With one: its path, as `/proc/PID/exe` tells it or
-    /// as the process was started by (its first argument), which is how the python of one virtual environment is told
-    /// from all others.
+    /// The processes that run this program. Without a `/`: its file name. With one: its path, as `/proc/PID/exe`
+    /// tells it or as the process was started by (its first argument), which is how the python of one virtual
+    /// environment is told from all others.
     Exe(Pattern),
     /// The processes that listen on this TCP port in their own network namespace.
     Port(u16),
-    /// The processes in this container: at least twelve digits of its id, or its name where its control group carries it.
+    /// The processes in this container: at least twelve digits of its id, or its name where its control group carries
+    /// it.
     Container(String),
 }
 

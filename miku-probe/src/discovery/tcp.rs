@@ -114,8 +114,8 @@ impl Tables {
         holdings
     }
 
-    /// The address on which `process` listens with this port. The descriptors of a process are looked at only if somebody in its
-    /// network namespace listens there at all.
+    /// The address on which `process` listens with this port. The descriptors of a process are looked at only if
+    /// somebody in its network namespace listens there at all.
     #[must_use]
     pub fn listener(&self, process: &Process, port: u16) -> Option<SocketAddr> {
         let table = self.table(process, Scope::Listening)?;
