@@ -16,7 +16,7 @@ use glob::Pattern;
 use crate::cli::{self, Cli, LimitArgs, SideArg};
 use crate::config::file::File;
 use crate::config::services::ServiceFlag;
-use crate::discovery::selectors::{SelectorError, ServiceSpec};
+use crate::discovery::selectors::{GLOB_OPTIONS, SelectorError, ServiceSpec};
 use crate::units::Side;
 
 /// Where metrics are served when nobody says otherwise.
@@ -172,14 +172,9 @@ impl Filter {
     /// Whether an exchange of this service, side and route is shown.
     #[must_use]
     pub fn shows(&self, service: &str, side: Side, route: &str) -> bool {
-        let options = glob::MatchOptions {
-            case_sensitive: true,
-            require_literal_separator: true,
-            require_literal_leading_dot: false,
-        };
         (self.services.is_empty() || self.services.contains(service))
             && self.side.is_none_or(|wanted| wanted == side)
-            && (self.routes.is_empty() || self.routes.iter().any(|pattern| pattern.matches_with(route, options)))
+            && (self.routes.is_empty() || self.routes.iter().any(|pattern| pattern.matches_with(route, GLOB_OPTIONS)))
     }
 }
 

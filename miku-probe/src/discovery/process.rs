@@ -273,23 +273,15 @@ impl Process {
         self.kept(fs::read_link(self.folder.join("ns/net")))
     }
 
-    /// The inodes of its open sockets.
+    /// The inodes of its open sockets; none when its descriptors cannot be listed.
     #[must_use]
     pub fn socket_inodes(&self) -> Vec<u64> {
-        self.socket_descriptors().into_iter().map(|(_, inode)| inode).collect()
-    }
-
-    /// Its open sockets: descriptor and inode.
-    #[must_use]
-    pub fn socket_descriptors(&self) -> Vec<(i32, u64)> {
         let Some(entries) = self.kept(fs::read_dir(self.folder.join("fd"))) else { return Vec::new() };
         entries
             .filter_map(|entry| {
-                let entry = entry.ok()?;
-                let descriptor = entry.file_name().to_str()?.parse().ok()?;
-                let target = fs::read_link(entry.path()).ok()?;
+                let target = fs::read_link(entry.ok()?.path()).ok()?;
                 let inode = target.as_os_str().as_bytes().strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
-                Some((descriptor, std::str::from_utf8(inode).ok()?.parse().ok()?))
+                std::str::from_utf8(inode).ok()?.parse().ok()
             })
             .collect()
     }

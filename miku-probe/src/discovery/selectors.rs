@@ -15,7 +15,7 @@ use crate::units::Tgid;
 const COMM_MAX: usize = 15;
 
 /// `*` stands for anything within one part of a path, `**` for any number of parts.
-const GLOB_OPTIONS: MatchOptions =
+pub(crate) const GLOB_OPTIONS: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
 /// What a selector looks at.
