@@ -37,8 +37,8 @@ use std::io;
 
 use crate::discovery::candidates::Judgement;
 use crate::discovery::process::{Exe, ProcFs, Process, StartTime};
-use crate::discovery::selectors::{Kind, Selector, ServiceSpec};
-use crate::discovery::tcp::Tables;
+use crate::discovery::selectors::{Selector, ServiceSpec};
+use crate::discovery::tcp::{TLS_PORT, Tables};
 use crate::units::{ServiceId, Tgid};
 
 /// The most services that are made up when none is configured: each is a label value.
@@ -129,10 +129,10 @@ impl fmt::Display for RejectReason {
 pub enum Event {
     /// It became another program.
     Exec,
-    /// It began to listen on a TCP port.
-    Listen,
-    /// It began to connect to a TCP port.
-    Dial,
+    /// It began to listen on this TCP port.
+    Listen(u16),
+    /// It began to connect to this TCP port.
+    Dial(u16),
 }
 
 /// A `pid:` selector that names no process.
@@ -334,7 +334,7 @@ impl Discovery {
     #[must_use]
     pub fn examine(&mut self, tgid: Tgid, event: Event) -> Vec<Change> {
         let mut changes = Vec::new();
-        if event != Event::Exec && !self.cares_for(event) {
+        if !self.cares_for(event) {
             return changes;
         }
         let Some(process) = self.proc.process(tgid) else { return changes };
@@ -376,10 +376,17 @@ impl Discovery {
         self.watched.remove(&tgid).map(|_| Change::Gone { tgid }).into_iter().collect()
     }
 
-    /// Whether news of this kind can make a difference.
+    /// Whether this news can make a difference.
     fn cares_for(&self, event: Event) -> bool {
         let mut selectors = self.specs.iter().flat_map(|spec| &spec.selectors);
-        self.is_automatic() || (event == Event::Listen && selectors.any(|selector| selector.kind() == Kind::Port))
+        match event {
+            Event::Exec => true,
+            Event::Listen(port) => {
+                self.is_automatic()
+                    || selectors.any(|selector| matches!(selector, Selector::Port(wanted) if *wanted == port))
+            }
+            Event::Dial(port) => self.is_automatic() && port == TLS_PORT,
+        }
     }
 
     /// Fixes what the `pid:` selectors mean, the first time.

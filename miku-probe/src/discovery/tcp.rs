@@ -14,6 +14,9 @@ use crate::discovery::process::Process;
 /// `TCP_LISTEN` of the kernel's `include/net/tcp_states.h`.
 const LISTEN: u8 = 0x0A;
 
+/// The port of HTTP over TLS.
+pub const TLS_PORT: u16 = 443;
+
 /// One socket as `/proc/PID/net/tcp` lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
@@ -60,7 +63,7 @@ type Table = HashMap<u64, Entry>;
 /// How much of the tables is of interest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Scope {
-    /// Sockets that listen; the kernel lists them before all others, so that a table of many connections costs nothing.
+    /// Sockets that listen; the kernel lists them before all others, so a table of many connections need not be read.
     Listening,
     /// All.
     All,
@@ -76,10 +79,10 @@ pub struct Holdings {
 }
 
 impl Holdings {
-    /// A connection to the port of HTTP over TLS.
+    /// A connection to [`TLS_PORT`].
     #[must_use]
     pub fn tls(&self) -> Option<SocketAddr> {
-        self.connections.iter().copied().find(|remote| remote.port() == 443)
+        self.connections.iter().copied().find(|remote| remote.port() == TLS_PORT)
     }
 }
 
@@ -114,17 +117,26 @@ impl Tables {
         holdings
     }
 
-    /// The address on which `process` listens with this port. The descriptors of a process are looked at only if
-    /// somebody in its network namespace listens there at all.
+    /// The address on which `process` listens with this port.
+    ///
+    /// A table once read tells at once that nobody in the network namespace listens there, without a look at the
+    /// process's descriptors. The first reading is the dearer part, though (the kernel walks all its buckets, which
+    /// takes milliseconds), so it waits for a process that holds any socket.
     #[must_use]
     pub fn listener(&self, process: &Process, port: u16) -> Option<SocketAddr> {
-        let table = self.table(process, Scope::Listening)?;
-        let found: Vec<&Entry> = table.values().filter(|entry| entry.local.port() == port).collect();
-        if found.is_empty() {
+        let listens = |table: &Table| table.values().any(|entry| entry.local.port() == port);
+        let namespace = process.network_namespace()?;
+        let known = self.tables.borrow().get(&(namespace, Scope::Listening)).map(|table| listens(table));
+        if known == Some(false) {
             return None;
         }
         let inodes = process.socket_inodes();
-        found.iter().filter(|entry| inodes.contains(&entry.inode)).map(|entry| entry.local).min()
+        if inodes.is_empty() {
+            return None;
+        }
+        let table = self.table(process, Scope::Listening)?;
+        let entries = inodes.iter().filter_map(|inode| table.get(inode));
+        entries.filter(|entry| entry.local.port() == port).map(|entry| entry.local).min()
     }
 
     fn table(&self, process: &Process, scope: Scope) -> Option<Rc<Table>> {
