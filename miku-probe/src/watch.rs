@@ -75,7 +75,7 @@ struct Core<S> {
     discovery: Discovery,
     pipeline: Pipeline<S, Outside>,
     /// Processes that began to listen: their port may not have been in `/proc` yet when they were first looked at.
-    again: Vec<Tgid>,
+    again: Vec<(Tgid, u16)>,
     told: Told,
     failed: Vec<(ServiceId, Tgid)>,
 }
@@ -177,8 +177,8 @@ impl<S: Sink> Watch<S> {
     /// Takes in every record that waits.
     fn drain(&mut self) {
         let Self { ring, core, .. } = self;
-        for tgid in std::mem::take(&mut core.again) {
-            let changes = core.discovery.examine(tgid, Event::Listen);
+        for (tgid, port) in std::mem::take(&mut core.again) {
+            let changes = core.discovery.examine(tgid, Event::Listen(port));
             core.apply(changes);
         }
         loop {
@@ -262,14 +262,14 @@ impl<S: Sink> Core<S> {
                 changes
             }
             Process::Exit => self.discovery.exited(tgid),
-            Process::Listen { .. } => {
-                let changes = self.discovery.examine(tgid, Event::Listen);
+            Process::Listen { port } => {
+                let changes = self.discovery.examine(tgid, Event::Listen(port));
                 if changes.is_empty() && self.pipeline.target(tgid).is_none() {
-                    self.again.push(tgid);
+                    self.again.push((tgid, port));
                 }
                 changes
             }
-            Process::Dial { .. } => self.discovery.examine(tgid, Event::Dial),
+            Process::Dial { port } => self.discovery.examine(tgid, Event::Dial(port)),
         };
         self.apply(changes);
     }
