@@ -28,28 +28,6 @@ pub const ADDRESS_MAX: usize = 112;
 /// Slots of the table that tells at once whether a process is certainly not watched.
 pub const FILTER_SLOTS: u32 = 1 << 14;
 
-/// How many programs stand on one hook, so that one can step in for another: see [`Lane`].
-pub const LANES: u32 = 3;
-
-/// The counters' slot of the programs that have no lanes.
-pub const NO_LANE: u32 = LANES;
-
-/// Which of the programs on a hook is running.
-///
-/// From Linux 7 on the kernel may run another task while a program on a system call runs, and leaves that same program
-/// out for everybody else on the processor meanwhile. So several stand on the hook: each system call is handled by the
-/// first of them that runs.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
-    /// Handles everything it sees.
-    First = 0,
-    /// Handles what the first did not see.
-    Second = 1,
-    /// Handles what neither saw.
-    Third = 2,
-}
-
 /// What a record tells.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,6 +242,8 @@ pub struct Connection {
     pub flags: u16,
     /// The socket's type, or 0 when it is not known.
     pub socket_type: u16,
+    /// The kernel's address of the socket, or 0 while it is not known: what tells that a descriptor is used again.
+    pub socket: u64,
 }
 
 impl Connection {
@@ -274,7 +254,7 @@ impl Connection {
     #[must_use]
     pub const fn new(generation: u64, flags: u16, socket_type: u16) -> Self {
         let direction = Self::NO_DIRECTION;
-        Self { generation, bytes_in: 0, bytes_out: 0, sequence: 0, budget: 0, direction, flags, socket_type }
+        Self { generation, bytes_in: 0, bytes_out: 0, sequence: 0, budget: 0, direction, flags, socket_type, socket: 0 }
     }
 }
 
@@ -314,6 +294,14 @@ pub struct TracepointOffsets {
     pub set_state_dport: u32,
     /// `syscalls:sys_enter_close`, `fd`.
     pub close_fd: u32,
+    /// `sock:sock_recv_length` and `sock:sock_send_length`, `sk`; 0 where the kernel lacks them, as are the next two.
+    pub length_sk: u32,
+    /// The same, `ret`.
+    pub length_ret: u32,
+    /// The same, `flags`.
+    pub length_flags: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
 const _: () = {
@@ -342,9 +330,9 @@ const _: () = {
     assert!(offset_of!(ProcessRecord, child) == 24);
     assert!(offset_of!(ProcessRecord, port) == 28);
     assert!(size_of::<ConnectionKey>() == 8);
-    assert!(size_of::<Connection>() == 40);
+    assert!(size_of::<Connection>() == 48);
     assert!(size_of::<Counters>() == 168);
-    assert!(size_of::<TracepointOffsets>() == 24);
+    assert!(size_of::<TracepointOffsets>() == 40);
 };
 
 /// A layout above: made of integers and arrays of integers alone, its padding named fields, so that any bytes are a

@@ -5,9 +5,9 @@
 
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
-use miku_probe_abi::{FILTER_SLOTS, NO_LANE, ProcessRecord, RecordKind};
+use miku_probe_abi::{FILTER_SLOTS, ProcessRecord, RecordKind};
 
-use crate::maps::{FILTER, Skip, TARGETS, Wake, count, current, header, maybe_watched, offsets, put, watched};
+use crate::maps::{FILTER, Skip, TARGETS, Wake, count, current, field, header, maybe_watched, offsets, put, watched};
 
 /// `CLONE_THREAD` of `linux/sched.h`.
 const CLONE_THREAD: u64 = 0x1_0000;
@@ -29,12 +29,12 @@ fn try_newtask(ctx: &TracePointContext) -> Result<(), Skip> {
         return Err(Skip);
     }
     let offsets = offsets();
-    if read::<u64>(ctx, offsets.newtask_clone_flags)? & CLONE_THREAD != 0 {
+    if field::<u64>(ctx, offsets.newtask_clone_flags)? & CLONE_THREAD != 0 {
         return Err(Skip);
     }
-    let child = read::<u32>(ctx, offsets.newtask_pid)?;
+    let child = field::<u32>(ctx, offsets.newtask_pid)?;
     if TARGETS.insert(child, 0, 0).is_err() {
-        count(NO_LANE, |counters| counters.targets_full += 1);
+        count(|counters| counters.targets_full += 1);
         return Err(Skip);
     }
     if let Some(slot) = FILTER.get_ptr_mut(child & (FILTER_SLOTS - 1)) {
@@ -69,9 +69,9 @@ pub(crate) fn inet_sock_set_state(ctx: TracePointContext) -> u32 {
 fn try_set_state(ctx: &TracePointContext) -> Result<(), Skip> {
     let offsets = offsets();
     // Both states are entered by the process itself, in `listen` and in `connect`; the others may be entered by anybody.
-    match read::<i32>(ctx, offsets.set_state_newstate)? {
-        TCP_LISTEN => tell(RecordKind::Listen, 0, read(ctx, offsets.set_state_sport)?),
-        TCP_SYN_SENT if read::<u16>(ctx, offsets.set_state_dport)? == HTTPS => tell(RecordKind::Dial, 0, HTTPS),
+    match field::<i32>(ctx, offsets.set_state_newstate)? {
+        TCP_LISTEN => tell(RecordKind::Listen, 0, field(ctx, offsets.set_state_sport)?),
+        TCP_SYN_SENT if field::<u16>(ctx, offsets.set_state_dport)? == HTTPS => tell(RecordKind::Dial, 0, HTTPS),
         _ => {}
     }
     Ok(())
@@ -79,11 +79,5 @@ fn try_set_state(ctx: &TracePointContext) -> Result<(), Skip> {
 
 fn tell(kind: RecordKind, child: u32, port: u16) {
     let header = header(kind, size_of::<ProcessRecord>());
-    put(NO_LANE, kind, Wake::Now, &ProcessRecord { header, child, port, padding: 0 });
-}
-
-#[inline(always)]
-fn read<T>(ctx: &TracePointContext, offset: u32) -> Result<T, Skip> {
-    // SAFETY: the helper checks the address itself; the offset is of a field that the kernel's format file names.
-    unsafe { ctx.read_at(offset as usize) }.map_err(|_| Skip)
+    put(kind, Wake::Now, &ProcessRecord { header, child, port, padding: 0 });
 }

@@ -4,23 +4,30 @@
 //! be kept between entry and exit; and `syscalls:sys_enter_close`, since a descriptor is free for others before
 //! `close` returns.
 //!
+//! From Linux 7 on, programs on raw tracepoints and on system calls run preemptibly, and while the task of one is preempted
+//! the kernel leaves that program out for all others on the processor. Other tracepoints run undisturbed. There
+//! `sock:sock_send_length` and `sock:sock_recv_length` (since Linux 6.3) tell what moves. `sys_exit` and `close` still tell
+//! openings and closings, and those that are left out are made up for: a connection is also known by its first bytes, and
+//! a descriptor that is used again by its socket.
+//!
 //! Bounds: at most [`GATHER_MAX`] pieces a call, [`CAPTURE_MAX`] bytes of a message's start, [`CAPTURE_LATER`] bytes of
 //! each later segment.
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
+};
 use aya_ebpf::macros::{raw_tracepoint, tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use miku_probe_abi::{
     ABI_VERSION, ADDRESS_MAX, CAPTURE_LATER, CAPTURE_MAX, CONNECTION_REPORTED, CONNECTION_TOLD, CloseRecord,
-    Connection, ConnectionKey, DataRecord, Direction, GATHER_MAX, Lane, OpenRecord, Origin, RecordHeader, RecordKind,
-    TAIL,
+    Connection, ConnectionKey, DataRecord, Direction, GATHER_MAX, OpenRecord, Origin, RecordHeader, RecordKind, TAIL,
 };
 
 use crate::maps::{
-    CONNECTIONS, Piece, Scratch, Skip, Wake, claim, count, current, header, maybe_watched, offsets, put, put_bytes,
-    scratch, watched,
+    CONNECTIONS, Piece, Scratch, Skip, Wake, by_socket, count, current, field, header, maybe_watched, offsets, put,
+    put_bytes, scratch, watched,
 };
 
 /// System call numbers of x86-64 (`asm/unistd_64.h`).
@@ -106,24 +113,12 @@ const MMSGHDR_LENGTH: u64 = 56;
 
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub(crate) fn sys_exit(ctx: RawTracePointContext) -> i32 {
-    let _: Result<(), Skip> = try_sys_exit(&ctx, Lane::First);
-    0
-}
-
-#[raw_tracepoint(tracepoint = "sys_exit")]
-pub(crate) fn sys_exit_second(ctx: RawTracePointContext) -> i32 {
-    let _: Result<(), Skip> = try_sys_exit(&ctx, Lane::Second);
-    0
-}
-
-#[raw_tracepoint(tracepoint = "sys_exit")]
-pub(crate) fn sys_exit_third(ctx: RawTracePointContext) -> i32 {
-    let _: Result<(), Skip> = try_sys_exit(&ctx, Lane::Third);
+    let _: Result<(), Skip> = try_sys_exit(&ctx);
     0
 }
 
 #[inline(always)]
-fn try_sys_exit(ctx: &RawTracePointContext, lane: Lane) -> Result<(), Skip> {
+fn try_sys_exit(ctx: &RawTracePointContext) -> Result<(), Skip> {
     let (tgid, tid) = current();
     if !maybe_watched(tgid) {
         return Err(Skip);
@@ -135,8 +130,12 @@ fn try_sys_exit(ctx: &RawTracePointContext, lane: Lane) -> Result<(), Skip> {
     let registers: u64 = ctx.arg(0);
     let registers: Registers = read_kernel(registers + REGISTERS_OFFSET as u64)?;
     let key = ConnectionKey { tgid, fd: registers.di as i32 };
-    let call = Call { lane, key, tid, result, registers: &registers };
+    let call = Call { key, tid, result, registers: &registers };
     match registers.orig_ax {
+        number::ACCEPT | number::ACCEPT4 => call.accepted(),
+        number::CONNECT => call.connected(),
+        number::SOCKET => call.made(),
+        _ if by_socket() => Err(Skip),
         number::READ => call.moved(Direction::In, Family::Any, Shape::Buffer),
         number::WRITE => call.moved(Direction::Out, Family::Any, Shape::Buffer),
         number::RECVFROM if registers.r10 & UNMOVED == 0 => call.moved(Direction::In, Family::Socket, Shape::Buffer),
@@ -148,11 +147,66 @@ fn try_sys_exit(ctx: &RawTracePointContext, lane: Lane) -> Result<(), Skip> {
         number::RECVMMSG if registers.r10 & UNMOVED == 0 => call.moved(Direction::In, Family::Socket, Shape::Messages),
         number::SENDMMSG => call.moved(Direction::Out, Family::Socket, Shape::Messages),
         number::SENDFILE => call.moved(Direction::Out, Family::Any, Shape::File),
-        number::ACCEPT | number::ACCEPT4 => call.accepted(),
-        number::CONNECT => call.connected(),
-        number::SOCKET => call.made(),
         _ => Err(Skip),
     }
+}
+
+#[tracepoint(category = "sock", name = "sock_recv_length")]
+pub(crate) fn sock_recv_length(ctx: TracePointContext) -> u32 {
+    let _: Result<(), Skip> = try_length(&ctx, Direction::In);
+    0
+}
+
+#[tracepoint(category = "sock", name = "sock_send_length")]
+pub(crate) fn sock_send_length(ctx: TracePointContext) -> u32 {
+    let _: Result<(), Skip> = try_length(&ctx, Direction::Out);
+    0
+}
+
+/// A socket moved bytes, or failed to, within the system call that the task's saved registers tell.
+#[inline(always)]
+fn try_length(ctx: &TracePointContext, direction: Direction) -> Result<(), Skip> {
+    let (tgid, tid) = current();
+    if !maybe_watched(tgid) {
+        return Err(Skip);
+    }
+    let offsets = offsets();
+    let result = i64::from(field::<i32>(ctx, offsets.length_ret)?);
+    let flags: i32 = field(ctx, offsets.length_flags)?;
+    let peeked = direction == Direction::In && flags as u64 & UNMOVED != 0;
+    if peeked || (result < 0 && !tells(result)) || !watched(tgid) {
+        return Err(Skip);
+    }
+    // SAFETY: the helpers have no preconditions: the task is the running one.
+    let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
+    let registers: Registers = read_kernel(registers + REGISTERS_OFFSET as u64)?;
+    let (fd, shape) = match registers.orig_ax {
+        number::READ | number::WRITE | number::RECVFROM | number::SENDTO => (registers.di, Shape::Buffer),
+        number::READV | number::WRITEV => (registers.di, Shape::Vector),
+        number::RECVMSG | number::SENDMSG => (registers.di, Shape::Message),
+        // One event a message: its bytes are not looked for.
+        number::RECVMMSG | number::SENDMMSG | number::SENDFILE => (registers.di, Shape::File),
+        _ => return Err(Skip),
+    };
+    let socket: u64 = field(ctx, offsets.length_sk)?;
+    let key = ConnectionKey { tgid, fd: fd as i32 };
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
+        // SAFETY: the pointer is to a live map value.
+        let connection = unsafe { &mut *connection };
+        if connection.socket == 0 {
+            connection.socket = socket;
+        } else if connection.socket != socket {
+            // Its closing was left out: what follows is another connection, which becomes known by its first bytes.
+            connection.flags &= !(CONNECTION_TOLD | CONNECTION_REPORTED);
+            connection.socket_type = 0;
+        }
+    }
+    Call { key, tid, result, registers: &registers }.moved(direction, Family::Socket, shape)?;
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
+        // SAFETY: as above.
+        unsafe { (*connection).socket = socket };
+    }
+    Ok(())
 }
 
 /// Whether a failed call may say something of a connection.
@@ -191,7 +245,6 @@ enum Shape {
 
 /// A system call that returned.
 struct Call<'a> {
-    lane: Lane,
     key: ConnectionKey,
     tid: u32,
     result: i64,
@@ -202,21 +255,18 @@ impl Call<'_> {
     #[inline(always)]
     fn moved(&self, direction: Direction, family: Family, shape: Shape) -> Result<(), Skip> {
         let connection = self.connection(family)?;
-        self.claim()?;
         // SAFETY: the helper has no preconditions.
         let time_ns = unsafe { bpf_ktime_get_ns() };
         // SAFETY: the pointer is to this processor's own value, and nothing else uses it before this program ends.
-        let scratch = unsafe { &mut *scratch(self.lane)? };
+        let scratch = unsafe { &mut *scratch()? };
         scratch.piece = Piece {
             key: self.key,
             time_ns,
             tid: self.tid,
             direction: direction as u32,
-            lane: self.lane as u32,
             base: 0,
             size: self.result as u32,
             errno: 0,
-            padding: 0,
             left: 0,
         };
         if self.result <= 0 {
@@ -239,14 +289,6 @@ impl Call<'_> {
             }
         };
         gathered(connection, scratch, iov, pieces)
-    }
-
-    /// See [`claim`]. A call is told from its thread's others by its number, its first arguments and its result.
-    #[inline(always)]
-    fn claim(&self) -> Result<(), Skip> {
-        let Registers { orig_ax, di, si, .. } = self.registers;
-        let call = (orig_ax << 48) ^ (di << 32) ^ si ^ (self.result as u64).rotate_left(24);
-        claim(self.lane, self.tid, call)
     }
 
     /// The connection of this call; on a socket that was not seen to open, a new one.
@@ -306,7 +348,6 @@ impl Call<'_> {
         if self.result < 0 || !watched(self.key.tgid) {
             return Err(Skip);
         }
-        self.claim()?;
         let key = ConnectionKey { tgid: self.key.tgid, fd: self.result as i32 };
         let (address, length) = (self.registers.si, self.registers.dx);
         let length = if address == 0 || length == 0 { 0 } else { read_user::<u32>(length).unwrap_or(0) };
@@ -318,7 +359,6 @@ impl Call<'_> {
         if !watched(self.key.tgid) {
             return Err(Skip);
         }
-        self.claim()?;
         let socket_type = match CONNECTIONS.get_ptr(self.key) {
             // SAFETY: the pointer is to a live map value.
             Some(connection) => unsafe { (*connection).socket_type },
@@ -334,12 +374,11 @@ impl Call<'_> {
         if self.result < 0 || !matches!(family, AF_UNIX | AF_INET | AF_INET6) || !watched(self.key.tgid) {
             return Err(Skip);
         }
-        self.claim()?;
         let key = ConnectionKey { tgid: self.key.tgid, fd: self.result as i32 };
         // SAFETY: the helper has no preconditions.
         let generation = unsafe { bpf_ktime_get_ns() };
         if CONNECTIONS.insert(key, Connection::new(generation, 0, socket_type), 0).is_err() {
-            count(self.lane as u32, |counters| counters.table_full += 1);
+            count(|counters| counters.table_full += 1);
         }
         Ok(())
     }
@@ -360,7 +399,7 @@ impl Call<'_> {
             if origin == Origin::Connected && self.result != errno::EINPROGRESS { self.result as i32 } else { 0 };
         if result == 0 && CONNECTIONS.insert(key, Connection::new(generation, CONNECTION_TOLD, socket_type), 0).is_err()
         {
-            count(self.lane as u32, |counters| counters.table_full += 1);
+            count(|counters| counters.table_full += 1);
             return Err(Skip);
         }
         let mut record = OpenRecord {
@@ -380,7 +419,7 @@ impl Call<'_> {
                 record.address_length = length;
             }
         }
-        put(self.lane as u32, RecordKind::Open, Wake::Late, &record);
+        put(RecordKind::Open, Wake::Late, &record);
         Ok(())
     }
 }
@@ -450,10 +489,10 @@ fn segment(connection: *mut Connection, scratch: &mut Scratch) -> Result<(), Ski
         if read_user_bytes(scratch.captured.as_mut_ptr(), wanted, piece.base) {
             captured = wanted;
         } else {
-            count(piece.lane, |counters| counters.unreadable += 1);
+            count(|counters| counters.unreadable += 1);
         }
     } else if !readable && piece.base != 0 && first != 0 {
-        count(piece.lane, |counters| counters.unreadable += 1);
+        count(|counters| counters.unreadable += 1);
     }
     connection.budget = connection.budget.saturating_sub(captured);
 
@@ -490,8 +529,8 @@ fn segment(connection: *mut Connection, scratch: &mut Scratch) -> Result<(), Ski
     }
     // SAFETY: the record and its captured bytes are one after the other in the scratch, and `length` is within both.
     let bytes = unsafe { core::slice::from_raw_parts((&raw const scratch.record).cast::<u8>(), length) };
-    if !put_bytes(piece.lane, RecordKind::Data, Wake::Late, bytes) && turned {
-        count(piece.lane, |counters| {
+    if !put_bytes(RecordKind::Data, Wake::Late, bytes) && turned {
+        count(|counters| {
             if piece.direction == Direction::In as u32 {
                 counters.lost_starts_in += 1;
             } else {
@@ -512,31 +551,16 @@ fn looks_like_start(bytes: &[u8; CAPTURE_MAX], length: u32) -> bool {
 
 #[tracepoint(category = "syscalls", name = "sys_enter_close")]
 pub(crate) fn sys_enter_close(ctx: TracePointContext) -> u32 {
-    let _: Result<(), Skip> = try_close(&ctx, Lane::First);
+    let _: Result<(), Skip> = try_close(&ctx);
     0
 }
 
-#[tracepoint(category = "syscalls", name = "sys_enter_close")]
-pub(crate) fn sys_enter_close_second(ctx: TracePointContext) -> u32 {
-    let _: Result<(), Skip> = try_close(&ctx, Lane::Second);
-    0
-}
-
-#[tracepoint(category = "syscalls", name = "sys_enter_close")]
-pub(crate) fn sys_enter_close_third(ctx: TracePointContext) -> u32 {
-    let _: Result<(), Skip> = try_close(&ctx, Lane::Third);
-    0
-}
-
-/// Needs no claim: once a lane has closed the connection, the others find none.
-#[inline(always)]
-fn try_close(ctx: &TracePointContext, lane: Lane) -> Result<(), Skip> {
+fn try_close(ctx: &TracePointContext) -> Result<(), Skip> {
     let (tgid, _) = current();
     if !maybe_watched(tgid) {
         return Err(Skip);
     }
-    // SAFETY: the helper checks the address itself; the offset is of a field that the kernel's format file names.
-    let fd: u64 = unsafe { ctx.read_at(offsets().close_fd as usize) }.map_err(|_| Skip)?;
+    let fd: u64 = field(ctx, offsets().close_fd)?;
     let key = ConnectionKey { tgid, fd: fd as i32 };
     let connection = CONNECTIONS.get_ptr_mut(key).ok_or(Skip)?;
     // SAFETY: the pointer is to a live map value.
@@ -550,7 +574,7 @@ fn try_close(ctx: &TracePointContext, lane: Lane) -> Result<(), Skip> {
         bytes_in: connection.bytes_in,
         bytes_out: connection.bytes_out,
     };
-    put(lane as u32, RecordKind::Close, Wake::Late, &record);
+    put(RecordKind::Close, Wake::Late, &record);
     Ok(())
 }
 

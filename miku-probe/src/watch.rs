@@ -87,8 +87,6 @@ struct Told {
     table: u64,
     capture: u64,
     recursion: u64,
-    /// What was missed before more than one lane was attached.
-    single: u64,
 }
 
 /// The world as the pipeline asks it.
@@ -352,7 +350,7 @@ impl<S: Sink> Core<S> {
             }
         }
         let Ok(counters) = self.pipeline.world().counters.sum() else { return };
-        let recursion = self.missed();
+        let recursion = self.kernel.missed();
         let told = &mut self.told;
         for (at, told, total) in [
             (LostWhere::Ring, &mut told.ring, counters.lost.iter().sum()),
@@ -370,22 +368,6 @@ impl<S: Sink> Core<S> {
                 self.pipeline.observe(&Observation::Targets { service, state, count });
             }
         }
-    }
-
-    /// How many system calls no program saw. Where there are such, more programs are attached that step in.
-    fn missed(&mut self) -> u64 {
-        let missed = self.kernel.missed();
-        if self.kernel.is_relayed() {
-            return self.told.single + missed;
-        }
-        if missed > 0 {
-            log::warn!("the kernel left out {missed} runs of the programs; attaching others that step in");
-            self.told.single = missed;
-            if let Err(error) = self.kernel.attach_relay() {
-                log::warn!("cannot attach them: {error}");
-            }
-        }
-        missed
     }
 
     fn target_counts(&self) -> Vec<(ServiceId, u32, u32)> {

@@ -11,8 +11,8 @@ mod statistics;
 
 use std::collections::BTreeMap;
 
-use aya::maps::{Array, MapData};
 use aya::programs::{ProgramError, RawTracePoint, TracePoint};
+use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 
 pub use maps::{ConnectionTable, CounterTable, Maps, TargetTable};
@@ -65,8 +65,8 @@ pub enum Intent {
     Required,
     /// Without it something is missing, and that is said.
     Optional,
-    /// It steps in for another where the kernel leaves programs out; elsewhere it is not for this kernel.
-    Relay,
+    /// Required where programs on system calls run preemptibly; not for other kernels.
+    Preemptible,
 }
 
 /// Where a program is attached.
@@ -107,8 +107,8 @@ pub enum Status {
 pub const fn status(intent: Intent, attached: bool) -> Status {
     match (attached, intent) {
         (true, _) => Status::Attached,
-        (false, Intent::Optional | Intent::Relay) => Status::Missing,
-        (false, Intent::Required) => Status::Fatal,
+        (false, Intent::Optional) => Status::Missing,
+        (false, Intent::Required | Intent::Preemptible) => Status::Fatal,
     }
 }
 
@@ -137,8 +137,8 @@ pub struct Kernel {
     ebpf: Ebpf,
     attached: BTreeMap<&'static str, u32>,
     failures: Vec<Failure>,
-    relay: Array<MapData, u64>,
-    relayed: bool,
+    /// Whether the sockets' own tracepoints tell what moves over them.
+    by_socket: bool,
 }
 
 impl Kernel {
@@ -153,58 +153,28 @@ impl Kernel {
         lift_memory_lock();
         let offsets = offsets::read()?;
         let wake = u64::from(sizes.ring_bytes) / 4;
+        let by_socket = runs_preemptibly() && offsets.length_ret != 0;
         let mut ebpf = EbpfLoader::new()
             .btf(Btf::from_sys_fs().ok().as_ref())
             .override_global("OFFSETS", &offsets, true)
             .override_global("WAKE_BYTES", &wake, true)
+            .override_global("BY_SOCKET", &u64::from(by_socket), true)
             .map_max_entries("RECORDS", sizes.ring_bytes)
             .map_max_entries("CONNECTIONS", sizes.connections)
             .load(object())
             .map_err(ProbeError::Load)?;
         let maps = Maps::take(&mut ebpf)?;
-        let relay = ebpf.take_map("RELAY").ok_or(ProbeError::Map { name: "RELAY" })?;
-        let relay = Array::try_from(relay)?;
-        Ok((Self { ebpf, attached: BTreeMap::new(), failures: Vec::new(), relay, relayed: false }, maps))
+        Ok((Self { ebpf, attached: BTreeMap::new(), failures: Vec::new(), by_socket }, maps))
     }
 
-    /// Attaches every probe that this kernel needs.
+    /// Attaches every probe that is for this kernel.
     ///
     /// # Errors
     /// When a required probe cannot be attached. What was attached before it is detached when `self` is dropped.
     pub fn attach(&mut self) -> Result<(), ProbeError> {
-        self.attach_all(|probe| probe.intent != Intent::Relay)?;
-        if runs_preemptibly() { self.attach_relay() } else { Ok(()) }
-    }
-
-    /// Attaches the probes that step in for others, once, where the kernel turns out to leave programs out.
-    ///
-    /// # Errors
-    /// When the programs cannot be told of each other.
-    pub fn attach_relay(&mut self) -> Result<(), ProbeError> {
-        if !std::mem::replace(&mut self.relayed, true) {
-            // First the first: from now on it leaves word of what it has handled.
-            self.relay.set(0, 1, 0)?;
-            self.attach_all(|probe| probe.intent == Intent::Relay)?;
-        }
-        Ok(())
-    }
-
-    /// Whether more than one lane is attached.
-    #[must_use]
-    pub const fn is_relayed(&self) -> bool {
-        self.relayed
-    }
-
-    /// How many system calls of all processes no program saw at most, because all that could were running already.
-    #[must_use]
-    pub fn missed(&self) -> u64 {
-        let last = if self.relayed { socket::LAST } else { socket::FIRST };
-        let programs = self.run_statistics();
-        programs.iter().filter(|program| last.contains(&program.program.as_str())).map(|program| program.missed).sum()
-    }
-
-    fn attach_all(&mut self, wanted: impl Fn(&Probe) -> bool) -> Result<(), ProbeError> {
-        for probe in socket::PROBES.iter().chain(process::PROBES).filter(|probe| wanted(probe)) {
+        let wanted = |probe: &&Probe| self.by_socket || probe.intent != Intent::Preemptible;
+        let probes: Vec<_> = socket::PROBES.iter().chain(process::PROBES).filter(wanted).collect();
+        for probe in probes {
             let outcome = self.attach_one(probe);
             match (status(probe.intent, outcome.is_ok()), outcome) {
                 (Status::Attached, _) => *self.attached.entry(probe.kind).or_default() += 1,
@@ -250,6 +220,18 @@ impl Kernel {
         &self.failures
     }
 
+    /// How many runs of the programs that tell what moves the kernel has left out, of all processes, watched or not.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        let telling = if self.by_socket { socket::BY_SOCKET } else { socket::BY_CALL };
+        let programs = self.run_statistics();
+        programs
+            .iter()
+            .filter(|program| telling.contains(&program.program.as_str()))
+            .map(|program| program.missed)
+            .sum()
+    }
+
     /// Run time and runs of every loaded program, as the kernel counts them; empty unless it has been told to.
     #[must_use]
     pub fn run_statistics(&self) -> Vec<RunStatistics> {
@@ -257,10 +239,9 @@ impl Kernel {
     }
 }
 
-/// Whether this kernel is known to run other tasks while a program on a system call runs: Linux 7 and later do, 6.18 and
-/// earlier do not.
+/// Whether this kernel runs programs on system calls preemptibly: Linux 7 and later do, 6.18 and earlier do not.
 fn runs_preemptibly() -> bool {
-    aya::util::KernelVersion::current().is_ok_and(|version| version >= aya::util::KernelVersion::new(7, 0, 0))
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(7, 0, 0))
 }
 
 /// What the system said, in a word that is fit for a label.
@@ -304,7 +285,7 @@ mod tests {
         assert_eq!(status(Intent::Required, true), Status::Attached);
         assert_eq!(status(Intent::Optional, true), Status::Attached);
         assert_eq!(status(Intent::Optional, false), Status::Missing);
-        assert_eq!(status(Intent::Relay, false), Status::Missing);
         assert_eq!(status(Intent::Required, false), Status::Fatal);
+        assert_eq!(status(Intent::Preemptible, false), Status::Fatal);
     }
 }

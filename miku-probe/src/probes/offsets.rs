@@ -42,6 +42,8 @@ pub fn tracefs() -> PathBuf {
 /// All offsets that the programs need.
 pub(super) fn read() -> Result<TracepointOffsets, OffsetError> {
     let events = tracefs().join("events");
+    // Two events of one layout; older kernels have neither.
+    let length = |field| offset(&events, "sock/sock_recv_length", field).unwrap_or_default();
     Ok(TracepointOffsets {
         newtask_pid: offset(&events, "task/task_newtask", "pid")?,
         newtask_clone_flags: offset(&events, "task/task_newtask", "clone_flags")?,
@@ -49,6 +51,10 @@ pub(super) fn read() -> Result<TracepointOffsets, OffsetError> {
         set_state_sport: offset(&events, "sock/inet_sock_set_state", "sport")?,
         set_state_dport: offset(&events, "sock/inet_sock_set_state", "dport")?,
         close_fd: offset(&events, "syscalls/sys_enter_close", "fd")?,
+        length_sk: length("sk"),
+        length_ret: length("ret"),
+        length_flags: length("flags"),
+        padding: 0,
     })
 }
 

@@ -1,30 +1,25 @@
 //! What watched processes move over their sockets: the twin of `socket.rs` on the kernel side.
 //!
-//! Hooks: `raw_tracepoint/sys_exit`, `syscalls:sys_enter_close`. Metrics: all of HTTP, `miku_net_bytes_total`.
+//! Hooks: `raw_tracepoint/sys_exit`, `syscalls:sys_enter_close`; from Linux 7 on also `sock:sock_recv_length` and
+//! `sock:sock_send_length`. Metrics: all of HTTP, `miku_net_bytes_total`.
 
 use super::{Hook, Intent, Probe};
 
 /// The label `kind` of this family.
 pub const KIND: &str = "socket";
 
-/// The programs of the first lane, and those of the last.
-pub(super) const FIRST: [&str; 2] = ["sys_exit", "sys_enter_close"];
-pub(super) const LAST: [&str; 2] = ["sys_exit_third", "sys_enter_close_third"];
+/// The programs that tell what moves, where system calls tell it, and where sockets do.
+pub(super) const BY_CALL: &[&str] = &["sys_exit", "sys_enter_close"];
+pub(super) const BY_SOCKET: &[&str] = &["sock_recv_length", "sock_send_length"];
 
-/// The probes of this family, a lane after the other: the kernel runs them in the order in which they were attached.
+/// The probes of this family.
 pub const PROBES: &[Probe] = &[
-    exit("sys_exit", Intent::Required),
-    close("sys_enter_close", Intent::Required),
-    exit("sys_exit_second", Intent::Relay),
-    close("sys_enter_close_second", Intent::Relay),
-    exit("sys_exit_third", Intent::Relay),
-    close("sys_enter_close_third", Intent::Relay),
+    Probe { program: "sys_exit", kind: KIND, hook: Hook::RawTracepoint("sys_exit"), intent: Intent::Required },
+    tracepoint("syscalls", "sys_enter_close", Intent::Required),
+    tracepoint("sock", "sock_recv_length", Intent::Preemptible),
+    tracepoint("sock", "sock_send_length", Intent::Preemptible),
 ];
 
-const fn exit(program: &'static str, intent: Intent) -> Probe {
-    Probe { program, kind: KIND, hook: Hook::RawTracepoint("sys_exit"), intent }
-}
-
-const fn close(program: &'static str, intent: Intent) -> Probe {
-    Probe { program, kind: KIND, hook: Hook::Tracepoint("syscalls", "sys_enter_close"), intent }
+const fn tracepoint(category: &'static str, name: &'static str, intent: Intent) -> Probe {
+    Probe { program: name, kind: KIND, hook: Hook::Tracepoint(category, name), intent }
 }
