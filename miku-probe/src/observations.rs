@@ -177,6 +177,8 @@ pub enum Unmatched {
     PipelineTooDeep,
     /// The probe stopped watching, or the process ended, during the exchange.
     Detached,
+    /// An exchange was followed but ended unknown: one for each [`Outcome::Unknown`], beside the reason why.
+    HalfSeen,
 }
 
 impl Unmatched {
@@ -191,6 +193,7 @@ impl Unmatched {
             Self::HeadTruncated => "head_truncated",
             Self::PipelineTooDeep => "pipeline_too_deep",
             Self::Detached => "detached",
+            Self::HalfSeen => "half_seen",
         }
     }
 }
@@ -258,6 +261,13 @@ pub enum Observation {
     Lost {
         /// Where.
         at: LostWhere,
+        /// How many.
+        count: u64,
+    },
+    /// Of the records that were lost, those that began a message: so many messages were never seen.
+    LostMessages {
+        /// Which way.
+        direction: Direction,
         /// How many.
         count: u64,
     },

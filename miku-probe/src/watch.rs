@@ -17,7 +17,7 @@ use crate::observations::{LostWhere, Names, Observation, Sink, TargetState};
 use crate::pipeline::{Caps, Pipeline, World};
 use crate::probes::{ConnectionTable, CounterTable, Kernel, Maps, ProbeError, RunStatistics, Sizes, TargetTable};
 use crate::protocols::routes::{RouteError, RoutePattern};
-use crate::units::{ConnId, Nanos, ServiceId, Tgid};
+use crate::units::{ConnId, Direction, Nanos, ServiceId, Tgid};
 
 /// How often the ring is drained when nothing wakes us: half of it is the mean delay from kernel to metric.
 const DRAIN: Duration = Duration::from_millis(50);
@@ -87,6 +87,8 @@ struct Told {
     table: u64,
     capture: u64,
     recursion: u64,
+    messages_in: u64,
+    messages_out: u64,
 }
 
 /// The world as the pipeline asks it.
@@ -361,6 +363,15 @@ impl<S: Sink> Core<S> {
             let count = total - std::mem::replace(told, total);
             if count > 0 {
                 self.pipeline.observe(&Observation::Lost { at, count });
+            }
+        }
+        for (direction, told, total) in [
+            (Direction::In, &mut self.told.messages_in, counters.lost_starts_in),
+            (Direction::Out, &mut self.told.messages_out, counters.lost_starts_out),
+        ] {
+            let count = total - std::mem::replace(told, total);
+            if count > 0 {
+                self.pipeline.observe(&Observation::LostMessages { direction, count });
             }
         }
         for (service, attached, failed) in self.target_counts() {

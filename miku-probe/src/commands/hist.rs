@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use super::{Signals, check, runtime};
 use crate::config::HistConfig;
 use crate::mounts;
-use crate::observations::{Names, Observation, Sink};
+use crate::observations::{Names, Observation, Sink, Unmatched};
 use crate::probes;
 use crate::sinks::hist::{Display, Frame, Hist, Key, Status, keys};
 use crate::units::Nanos;
@@ -35,6 +35,8 @@ impl Sink for Shown {
     fn observe(&mut self, observation: &Observation, names: &Names) {
         match observation {
             Observation::Lost { count, .. } => self.lost += count,
+            // Such an exchange is in the histogram's own count of unknown ones.
+            Observation::Unmatched { reason: Unmatched::HalfSeen, .. } => {}
             Observation::Unmatched { .. } => self.unmatched += 1,
             _ => self.hist.observe(observation, names),
         }

@@ -18,7 +18,7 @@ use self::servers::Servers;
 use crate::discovery::addresses::decode_address;
 use crate::discovery::sockets::Socket;
 use crate::intake::{Close, Data, Open, Process, Record, decode};
-use crate::observations::{Exchange, LostWhere, Names, Observation, Sink, Unmatched};
+use crate::observations::{Exchange, LostWhere, Names, Observation, Outcome, Sink, Unmatched};
 use crate::protocols::http1::{End, Event, Finished, Segment};
 use crate::protocols::routes::{RouteError, RoutePattern, RouteTable};
 use crate::units::{ConnId, Direction, Nanos, ServiceId, Side, Symbol, Tgid};
@@ -367,6 +367,9 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             Event::Finished(finished) => {
                 sink.observe(&Observation::InFlight { service, side: finished.side, change: -1 }, names);
                 let exchange = kept.exchange(service, peer, &finished, names, sink);
+                if exchange.outcome == Outcome::Unknown {
+                    sink.observe(&Observation::Unmatched { protocol: HTTP1, reason: Unmatched::HalfSeen }, names);
+                }
                 sink.observe(&Observation::Exchange(exchange), names);
             }
             Event::Upgraded => {}

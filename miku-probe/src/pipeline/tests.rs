@@ -3,7 +3,7 @@ use miku_probe_abi::{
 };
 
 use super::*;
-use crate::observations::{AbortReason, Method, Outcome};
+use crate::observations::{AbortReason, Method};
 use crate::units::Transport;
 
 const TGID: u32 = 42;

@@ -208,7 +208,7 @@ impl Metrics {
             .or_insert_with(|| {
                 families.net_bytes.get([
                     names.service(key.service),
-                    direction(key.direction),
+                    io_direction(key.direction),
                     key.peer.text(names),
                     key.transport.as_str(),
                 ])
@@ -240,6 +240,9 @@ impl Sink for Metrics {
                 .inc(),
             Observation::LabelOverflow { label } => self.overflow(label),
             Observation::Lost { at, count } => self.lost[at as usize].inc_by(count),
+            Observation::LostMessages { direction, count } => {
+                self.families.lost_messages.get([io_direction(direction)]).inc_by(count);
+            }
             Observation::Records { kind, count } => self.records[kind as usize - 1].inc_by(count),
             Observation::Delivery(time) => self.delivery.observe(time.seconds()),
             Observation::Targets { service, state, count } => {
@@ -329,7 +332,7 @@ impl Total {
 }
 
 /// The value of OpenTelemetry's attribute `network.io.direction`.
-const fn direction(direction: Direction) -> &'static str {
+const fn io_direction(direction: Direction) -> &'static str {
     match direction {
         Direction::In => "receive",
         Direction::Out => "transmit",

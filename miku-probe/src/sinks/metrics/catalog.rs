@@ -30,6 +30,7 @@ pub(super) struct Families {
     pub(super) attach_failures: Family<IntCounter, 2>,
     pub(super) records: Family<IntCounter, 1>,
     pub(super) lost: Family<IntCounter, 1>,
+    pub(super) lost_messages: Family<IntCounter, 1>,
     pub(super) unmatched: Family<IntCounter, 2>,
     pub(super) label_overflow: Family<IntCounter, 1>,
     pub(super) bpf_seconds: Family<Counter, 1>,
@@ -155,6 +156,13 @@ impl Families {
                 &[],
             ),
             records: family(registry, "miku_probe_records_total", "Records that came from the kernel.", ["kind"], &[]),
+            lost_messages: family(
+                registry,
+                "miku_probe_lost_messages_total",
+                "Messages of which the start was among the records lost in the ring, by direction.",
+                ["direction"],
+                &[],
+            ),
             lost: family(registry, "miku_probe_lost_total", "What was lost, by where it was lost.", ["where"], &[]),
             unmatched: family(
                 registry,
