@@ -132,8 +132,8 @@ pub struct DataRecord {
     pub generation: u64,
     /// The file descriptor.
     pub fd: i32,
-    /// Number of this record among the connection's data records, those that were lost counted in.
-    pub sequence: u32,
+    /// Data records of this connection that did not fit the ring so far: when it has risen, some are missing before this.
+    pub lost: u32,
     /// Bytes moved.
     pub size: u32,
     /// Bytes of the start that follow this record.
@@ -184,8 +184,8 @@ pub struct CloseRecord {
     pub generation: u64,
     /// The file descriptor.
     pub fd: i32,
-    /// How many data records it had, those that were lost counted in.
-    pub sequence: u32,
+    /// Data records of this connection that did not fit the ring.
+    pub lost: u32,
     /// All bytes received.
     pub bytes_in: u64,
     /// All bytes sent.
@@ -232,8 +232,8 @@ pub struct Connection {
     pub bytes_in: u64,
     /// All bytes sent.
     pub bytes_out: u64,
-    /// Data records so far, those that were lost counted in.
-    pub sequence: u32,
+    /// Data records that did not fit the ring.
+    pub lost: u32,
     /// Bytes that may still be copied of the current message's start.
     pub budget: u32,
     /// Which way the last segment went: a [`Direction`], or [`Connection::NO_DIRECTION`].
@@ -254,7 +254,7 @@ impl Connection {
     #[must_use]
     pub const fn new(generation: u64, flags: u16, socket_type: u16) -> Self {
         let direction = Self::NO_DIRECTION;
-        Self { generation, bytes_in: 0, bytes_out: 0, sequence: 0, budget: 0, direction, flags, socket_type, socket: 0 }
+        Self { generation, bytes_in: 0, bytes_out: 0, lost: 0, budget: 0, direction, flags, socket_type, socket: 0 }
     }
 }
 
@@ -313,7 +313,7 @@ const _: () = {
     assert!(size_of::<DataRecord>() == 64);
     assert!(offset_of!(DataRecord, generation) == 24);
     assert!(offset_of!(DataRecord, fd) == 32);
-    assert!(offset_of!(DataRecord, sequence) == 36);
+    assert!(offset_of!(DataRecord, lost) == 36);
     assert!(offset_of!(DataRecord, size) == 40);
     assert!(offset_of!(DataRecord, captured) == 44);
     assert!(offset_of!(DataRecord, direction) == 48);

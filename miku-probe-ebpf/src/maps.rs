@@ -67,7 +67,6 @@ const WAKE_WINDOW: u64 = 64 << 10;
 #[derive(Clone, Copy)]
 pub(crate) struct Piece {
     pub(crate) key: ConnectionKey,
-    pub(crate) time_ns: u64,
     pub(crate) tid: u32,
     /// A [`miku_probe_abi::Direction`].
     pub(crate) direction: u32,
@@ -75,6 +74,8 @@ pub(crate) struct Piece {
     pub(crate) base: u64,
     pub(crate) size: u32,
     pub(crate) errno: u32,
+    /// Bytes of it that are to be copied.
+    pub(crate) wanted: u32,
     /// Bytes of the call that are in later pieces.
     pub(crate) left: u64,
 }

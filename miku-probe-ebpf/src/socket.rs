@@ -255,18 +255,16 @@ impl Call<'_> {
     #[inline(always)]
     fn moved(&self, direction: Direction, family: Family, shape: Shape) -> Result<(), Skip> {
         let connection = self.connection(family)?;
-        // SAFETY: the helper has no preconditions.
-        let time_ns = unsafe { bpf_ktime_get_ns() };
         // SAFETY: the pointer is to this processor's own value, and nothing else uses it before this program ends.
         let scratch = unsafe { &mut *scratch()? };
         scratch.piece = Piece {
             key: self.key,
-            time_ns,
             tid: self.tid,
             direction: direction as u32,
             base: 0,
             size: self.result as u32,
             errno: 0,
+            wanted: 0,
             left: 0,
         };
         if self.result <= 0 {
@@ -463,37 +461,35 @@ fn segment(connection: *mut Connection, scratch: &mut Scratch) -> Result<(), Ski
         connection.bytes_out += u64::from(piece.size);
     }
 
-    let first = if piece.size < CAPTURE_LATER as u32 { piece.size } else { CAPTURE_LATER as u32 };
-    let readable = piece.base != 0 && first != 0 && read_user_bytes(scratch.captured.as_mut_ptr(), first, piece.base);
-    let starts = readable && looks_like_start(&scratch.captured, first);
-    if connection.flags & CONNECTION_REPORTED == 0 {
+    let reported = connection.flags & CONNECTION_REPORTED != 0;
+    let turned = piece.size != 0 && connection.direction != piece.direction;
+    if turned {
+        connection.budget = CAPTURE_MAX as u32;
+    }
+    // Of a connection that has not carried HTTP so far only the look of it is wanted.
+    let all = reported && connection.budget > CAPTURE_LATER as u32;
+    scratch.piece.wanted = if all { connection.budget } else { CAPTURE_LATER as u32 };
+    capture(scratch);
+    let starts = looks_like_start(scratch);
+    if !reported {
         if !starts {
             return Ok(());
         }
         connection.flags |= CONNECTION_REPORTED;
     }
-    let turned = piece.size != 0 && connection.direction != piece.direction;
-    if turned || starts {
-        connection.budget = CAPTURE_MAX as u32;
-    }
+    let piece = &scratch.piece;
     if piece.size != 0 {
         connection.direction = piece.direction;
     }
-
-    let mut captured = if readable { first } else { 0 };
-    let mut wanted = if connection.budget < piece.size { connection.budget } else { piece.size };
-    if wanted > CAPTURE_MAX as u32 {
-        wanted = CAPTURE_MAX as u32;
-    }
-    if readable && wanted > first {
-        if read_user_bytes(scratch.captured.as_mut_ptr(), wanted, piece.base) {
-            captured = wanted;
-        } else {
-            count(|counters| counters.unreadable += 1);
+    if starts && !(all && turned) {
+        connection.budget = CAPTURE_MAX as u32;
+        if scratch.record.captured < piece.size {
+            scratch.piece.wanted = CAPTURE_MAX as u32;
+            capture(scratch);
         }
-    } else if !readable && piece.base != 0 && first != 0 {
-        count(|counters| counters.unreadable += 1);
     }
+    let piece = &scratch.piece;
+    let captured = scratch.record.captured;
     connection.budget = connection.budget.saturating_sub(captured);
 
     let record = &mut scratch.record;
@@ -502,15 +498,15 @@ fn segment(connection: *mut Connection, scratch: &mut Scratch) -> Result<(), Ski
         kind: RecordKind::Data as u8,
         padding: 0,
         length: size_of::<DataRecord>() as u32 + captured,
-        time_ns: piece.time_ns,
+        // SAFETY: the helper has no preconditions.
+        time_ns: unsafe { bpf_ktime_get_ns() },
         tgid: piece.key.tgid,
         tid: piece.tid,
     };
     record.generation = connection.generation;
     record.fd = piece.key.fd;
-    record.sequence = connection.sequence;
+    record.lost = connection.lost;
     record.size = piece.size;
-    record.captured = captured;
     record.direction = piece.direction as u8;
     record.errno = piece.errno as u16;
     record.padding = 0;
@@ -521,30 +517,48 @@ fn segment(connection: *mut Connection, scratch: &mut Scratch) -> Result<(), Ski
             record.tail_length = tail as u8;
         }
     }
-    connection.sequence = connection.sequence.wrapping_add(1);
-
     let length = size_of::<DataRecord>() + captured as usize;
     if length > size_of::<DataRecord>() + CAPTURE_MAX {
         return Err(Skip);
     }
     // SAFETY: the record and its captured bytes are one after the other in the scratch, and `length` is within both.
     let bytes = unsafe { core::slice::from_raw_parts((&raw const scratch.record).cast::<u8>(), length) };
-    if !put_bytes(RecordKind::Data, Wake::Late, bytes) && turned {
-        count(|counters| {
-            if piece.direction == Direction::In as u32 {
-                counters.lost_starts_in += 1;
-            } else {
-                counters.lost_starts_out += 1;
-            }
+    if !put_bytes(RecordKind::Data, Wake::Late, bytes) {
+        connection.lost = connection.lost.wrapping_add(1);
+        count(|counters| match (turned, piece.direction == Direction::In as u32) {
+            (true, true) => counters.lost_starts_in += 1,
+            (true, false) => counters.lost_starts_out += 1,
+            (false, _) => {}
         });
     }
     Ok(())
 }
 
-/// Whether these bytes may be the start of an HTTP/1 message: capital letters, as a method and `HTTP/` begin with.
+/// Copies the start of the piece, as much of it as is wanted, and says in the record how much that was.
+#[inline(never)]
+fn capture(scratch: &mut Scratch) {
+    let Piece { base, size, wanted, .. } = scratch.piece;
+    let mut length = if size < wanted { size } else { wanted };
+    if length > CAPTURE_MAX as u32 {
+        length = CAPTURE_MAX as u32;
+    }
+    scratch.record.captured = 0;
+    if base == 0 || length == 0 {
+        return;
+    }
+    if read_user_bytes(scratch.captured.as_mut_ptr(), length, base) {
+        scratch.record.captured = length;
+    } else {
+        count(|counters| counters.unreadable += 1);
+    }
+}
+
+/// Whether what was copied may be the start of an HTTP/1 message: capital letters, as a method and `HTTP/` begin with.
 #[inline(always)]
-fn looks_like_start(bytes: &[u8; CAPTURE_MAX], length: u32) -> bool {
-    bytes[0].is_ascii_uppercase()
+fn looks_like_start(scratch: &Scratch) -> bool {
+    let (length, bytes) = (scratch.record.captured, &scratch.captured);
+    length != 0
+        && bytes[0].is_ascii_uppercase()
         && (length < 2 || bytes[1].is_ascii_uppercase())
         && (length < 3 || bytes[2].is_ascii_uppercase())
 }
@@ -570,7 +584,7 @@ fn try_close(ctx: &TracePointContext) -> Result<(), Skip> {
         header: header(RecordKind::Close, size_of::<CloseRecord>()),
         generation: connection.generation,
         fd: key.fd,
-        sequence: connection.sequence,
+        lost: connection.lost,
         bytes_in: connection.bytes_in,
         bytes_out: connection.bytes_out,
     };

@@ -100,10 +100,6 @@ impl World for Outside {
     fn socket(&self, tgid: Tgid, fd: i32) -> Option<Socket> {
         sockets::socket(tgid, fd)
     }
-
-    fn lost(&self) -> u64 {
-        self.counters.sum().map_or(0, |counters| counters.lost.iter().sum())
-    }
 }
 
 impl<S: Sink> Watch<S> {
@@ -184,7 +180,6 @@ impl<S: Sink> Watch<S> {
             core.apply(changes);
         }
         loop {
-            core.pipeline.begin_batch();
             let mut oldest = None;
             let taken = ring.drain(BATCH, |bytes| {
                 let (time, process) = core.pipeline.record(bytes);

@@ -32,8 +32,8 @@ pub struct Data<'a> {
     pub id: ConnId,
     /// When.
     pub time: Nanos,
-    /// Number among the connection's records.
-    pub sequence: u32,
+    /// Records of the connection that were lost so far.
+    pub lost: u32,
     /// Which way.
     pub direction: Direction,
     /// How many bytes; 0 for an end.
@@ -70,8 +70,8 @@ pub struct Close {
     pub id: ConnId,
     /// When.
     pub time: Nanos,
-    /// How many data records it had.
-    pub sequence: u32,
+    /// Records of the connection that were lost.
+    pub lost: u32,
     /// All bytes received.
     pub bytes_in: u64,
     /// All bytes sent.
@@ -156,8 +156,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         RecordKind::Close => {
             let record: CloseRecord = read(bytes)?;
             let id = ConnId { tgid, fd: record.fd, generation: Nanos(record.generation) };
-            let CloseRecord { sequence, bytes_in, bytes_out, .. } = record;
-            Record::Close(Close { id, time, sequence, bytes_in, bytes_out })
+            let CloseRecord { lost, bytes_in, bytes_out, .. } = record;
+            Record::Close(Close { id, time, lost, bytes_in, bytes_out })
         }
         RecordKind::Fork => process(Process::Fork { child: Tgid(read::<ProcessRecord>(bytes)?.child) }),
         RecordKind::Exec => process(Process::Exec),
@@ -184,7 +184,7 @@ fn data(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Data<'_>, DecodeError> 
     Ok(Data {
         id: ConnId { tgid, fd: record.fd, generation: Nanos(record.generation) },
         time,
-        sequence: record.sequence,
+        lost: record.lost,
         direction,
         size: record.size,
         errno: i32::from(record.errno),
@@ -235,7 +235,7 @@ mod tests {
             header: header(RecordKind::Data, size_of::<DataRecord>() + captured.len()),
             generation: 5,
             fd: 9,
-            sequence: 3,
+            lost: 3,
             size,
             captured: u32::try_from(captured.len()).expect("a capture is short"),
             direction: 1,
@@ -254,7 +254,7 @@ mod tests {
         let bytes = data_record(b"HTTP/1.1 200 OK", 1000);
         let Ok(Record::Data(data)) = decode(&bytes) else { panic!("not data: {:?}", decode(&bytes)) };
         assert_eq!(data.id, ConnId { tgid: Tgid(42), fd: 9, generation: Nanos(5) });
-        assert_eq!((data.time, data.sequence, data.size, data.direction), (Nanos(7), 3, 1000, Direction::Out));
+        assert_eq!((data.time, data.lost, data.size, data.direction), (Nanos(7), 3, 1000, Direction::Out));
         assert_eq!((data.prefix, data.tail), (&b"HTTP/1.1 200 OK"[..], &b"yz"[..]));
     }
 

@@ -29,19 +29,19 @@ pub(super) struct Connection {
     pub(super) generation: Nanos,
     pub(super) service: ServiceId,
     pub(super) peer: Option<Peer>,
-    /// The number that the next data record has if none is lost.
-    pub(super) next_sequence: u32,
-    /// What the kernel side had lost in all before the last data record.
-    pub(super) lost_before: u64,
+    /// Whether a data record of it has come.
+    pub(super) heard: bool,
+    /// Data records of it that were lost so far.
+    pub(super) lost: u32,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     pub(super) machine: Machine,
 }
 
 impl Connection {
-    pub(super) fn new(generation: Nanos, service: ServiceId, peer: Option<Peer>, lost_before: u64) -> Self {
+    pub(super) fn new(generation: Nanos, service: ServiceId, peer: Option<Peer>) -> Self {
         let machine = Machine::default();
-        Self { generation, service, peer, next_sequence: 0, lost_before, bytes_in: 0, bytes_out: 0, machine }
+        Self { generation, service, peer, heard: false, lost: 0, bytes_in: 0, bytes_out: 0, machine }
     }
 }
 
@@ -105,7 +105,7 @@ impl Connections {
     pub(super) fn silent(&self, limit: usize) -> Vec<ConnId> {
         self.open
             .iter()
-            .filter(|(_, connection)| connection.next_sequence == 0)
+            .filter(|(_, connection)| !connection.heard)
             .map(|((tgid, fd), connection)| ConnId { tgid: *tgid, fd: *fd, generation: connection.generation })
             .take(limit)
             .collect()

@@ -30,9 +30,6 @@ const HTTP1: &str = "http1";
 pub trait World {
     /// What a descriptor of a process is, when it can still be told.
     fn socket(&self, tgid: Tgid, fd: i32) -> Option<Socket>;
-
-    /// How many records the kernel side has lost so far.
-    fn lost(&self) -> u64;
 }
 
 /// Caps on what comes off the wire.
@@ -62,8 +59,6 @@ pub struct Pipeline<S, W> {
     targets: HashMap<Tgid, ServiceId>,
     connections: Connections,
     records: [u64; RecordKind::ALL.len()],
-    /// What the kernel side had lost when the current batch began.
-    lost: u64,
     sink: S,
     world: W,
 }
@@ -80,7 +75,6 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             targets: HashMap::new(),
             connections,
             records: [0; RecordKind::ALL.len()],
-            lost: 0,
             sink,
             world,
         }
@@ -121,7 +115,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
     pub fn seed(&mut self, id: ConnId, socket: &Socket) {
         if let Some(service) = self.target(id.tgid) {
             let peer = self.connections.peer_of_socket(socket);
-            self.connections.insert(id, Connection::new(id.generation, service, Some(peer), self.lost));
+            self.connections.insert(id, Connection::new(id.generation, service, Some(peer)));
         }
     }
 
@@ -212,11 +206,6 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         (time, process)
     }
 
-    /// Begins a batch of records: everything that is on the ring now.
-    pub fn begin_batch(&mut self) {
-        self.lost = self.world.lost();
-    }
-
     /// Ends a batch of records, the first of which happened at `oldest`.
     pub fn end_batch(&mut self, now: Nanos, oldest: Nanos) {
         for (kind, count) in RecordKind::ALL.into_iter().zip(std::mem::take(&mut self.records)) {
@@ -251,7 +240,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         self.replace_older(open.id, open.time);
         let peer =
             decode_address(open.address).map(|address| self.connections.peer_of_address(&address, open.socket_type));
-        if !self.connections.insert(open.id, Connection::new(open.id.generation, service, peer, self.lost)) {
+        if !self.connections.insert(open.id, Connection::new(open.id.generation, service, peer)) {
             self.observe(&Observation::Lost { at: LostWhere::Table, count: 1 });
         }
     }
@@ -264,7 +253,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
     }
 
     fn close(&mut self, close: &Close) {
-        if self.gap_before(close.id, close.sequence) {
+        if self.gap_before(close.id, close.lost) {
             self.feed(close.id, Step::Gap(close.time));
         }
         self.moved(close.id, close.bytes_in, close.bytes_out);
@@ -277,12 +266,12 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             // Its opening was lost, or happened before the process was followed.
             let Some(service) = self.target(data.id.tgid) else { return };
             self.replace_older(data.id, data.time);
-            if !self.connections.insert(data.id, Connection::new(data.id.generation, service, None, self.lost)) {
+            if !self.connections.insert(data.id, Connection::new(data.id.generation, service, None)) {
                 self.observe(&Observation::Lost { at: LostWhere::Table, count: 1 });
                 return;
             }
         }
-        if self.gap_before(data.id, data.sequence) {
+        if self.gap_before(data.id, data.lost) {
             self.feed(data.id, Step::Gap(data.time));
         }
         if data.size == 0 {
@@ -299,6 +288,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             self.observe(&Observation::Lost { at: LostWhere::Capture, count: 1 });
         }
         if let Some(connection) = self.connections.get_mut(data.id) {
+            connection.heard = true;
             match data.direction {
                 Direction::In => connection.bytes_in += size,
                 Direction::Out => connection.bytes_out += size,
@@ -310,15 +300,9 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         self.bytes(data.id, data.direction, size);
     }
 
-    /// Whether records of the connection were lost before this one. Two threads that use one connection at once may put
-    /// their records on the ring the other way round, so a jump is a loss only if the kernel side has lost something
-    /// since the connection's last record.
-    fn gap_before(&mut self, id: ConnId, sequence: u32) -> bool {
-        let Some(connection) = self.connections.get_mut(id) else { return false };
-        let jumped = sequence > connection.next_sequence;
-        let lost_before = std::mem::replace(&mut connection.lost_before, self.lost);
-        connection.next_sequence = connection.next_sequence.max(sequence.wrapping_add(1));
-        jumped && self.world.lost() != lost_before
+    /// Whether records of the connection were lost since its last one, when now `lost` are in all.
+    fn gap_before(&mut self, id: ConnId, lost: u32) -> bool {
+        self.connections.get_mut(id).is_some_and(|connection| std::mem::replace(&mut connection.lost, lost) != lost)
     }
 
     fn end(&mut self, id: ConnId, time: Nanos, end: End) {
