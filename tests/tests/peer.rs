@@ -1,0 +1,126 @@
+//! The suite's own server and load generator must agree with one another before anybody is measured against them.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use miku_probe_tests::truth::Truth;
+use miku_probe_tests::wire::{self, Address};
+
+const PEER: &str = env!("CARGO_BIN_EXE_peer");
+
+/// A server that ends with the test.
+struct Server {
+    child: Child,
+    address: Address,
+}
+
+impl Server {
+    fn start(options: &[&str]) -> Self {
+        let mut child = Command::new(PEER)
+            .arg("serve")
+            .args(options)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the peer was built with this test");
+        let mut line = String::new();
+        let output = child.stdout.take().expect("standard output is a pipe");
+        BufReader::new(output).read_line(&mut line).expect("the server says where it listens");
+        let address = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("the server said {line:?}"));
+        Self { child, address: address.parse().expect("an address") }
+    }
+
+    fn load(&self, options: &[&str]) -> Truth {
+        let output = Command::new(PEER).arg("load").arg(self.address.to_string()).args(options).output();
+        let output = output.expect("the peer was built with this test");
+        assert!(output.status.success(), "load {options:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Truth::from_json(&serde_json::from_slice(&output.stdout).expect("load writes JSON")).expect("a truth")
+    }
+
+    fn truth(&self) -> Truth {
+        let message = wire::get(&self.address, "/__truth", "").expect("the server answers");
+        Truth::from_json(&serde_json::from_slice(&message.body).expect("JSON")).expect("a truth")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn agree(server: &[&str], load: &[&str]) {
+    let server = Server::start(server);
+    let asked = server.load(load);
+    let answered = server.truth();
+    assert_eq!(asked.requests, answered.requests, "counts after {load:?}");
+    assert_eq!(asked.request_bytes, answered.request_bytes, "bytes asked after {load:?}");
+    assert_eq!(asked.response_bytes, answered.response_bytes, "bytes answered after {load:?}");
+}
+
+const MIX: [&str; 14] = [
+    "--ask",
+    "/fast",
+    "--ask",
+    "/items/7",
+    "--ask",
+    "/status/204",
+    "--ask",
+    "HEAD /fast",
+    "--ask",
+    "/chunked?n=3",
+    "--ask",
+    "/status/404",
+    "--ask",
+    "POST /echo",
+];
+
+#[test]
+fn every_way_to_move_bytes() {
+    for io in ["read-write", "recv-send", "vectored", "message"] {
+        agree(&["--io", io, "--accept-null"], &[&MIX[..], &["-n", "700", "--io", io]].concat());
+    }
+}
+
+#[test]
+fn every_way_to_cut_requests() {
+    for split in ["none", "head", "bytes", "gather"] {
+        let cut = ["-n", "70", "--split", split, "--body", "3000"];
+        agree(&[], &[&MIX[..], &cut].concat());
+        agree(&["--writers", "0"], &[&MIX[..], &cut, &["--chunked"]].concat());
+    }
+}
+
+#[test]
+fn pipelines_and_lone_requests() {
+    agree(&[], &[&MIX[..], &["-n", "801", "--pipeline", "8"]].concat());
+    agree(&[], &[&MIX[..], &["-n", "100", "--close"]].concat());
+    agree(&[], &["-n", "300", "-c", "200", "--threads", "3", "--random-paths", "--ask", "/items"]);
+}
+
+#[test]
+fn a_unix_socket() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let address = format!("unix:{}", folder.path().join("socket").display());
+    agree(&["--listen", &address], &MIX);
+}
+
+#[test]
+fn slow_answers_are_timed_by_both() {
+    let server = Server::start(&[]);
+    let asked = server.load(&["--ask", "/slow?ms=30", "-n", "8"]);
+    assert!(asked.quantile(0.0).is_none(), "durations are written only when they are asked for");
+    let asked = server.load(&["--ask", "/slow?ms=30", "-n", "8", "--durations"]);
+    assert!(asked.quantile(0.0).is_some_and(|least| least >= 0.03), "the quickest took {:?}", asked.quantile(0.0));
+    assert!(asked.mean().is_some_and(|mean| mean < 0.5), "the mean is {:?}", asked.mean());
+}
+
+#[test]
+fn the_server_survives_mischief() {
+    let server = Server::start(&[]);
+    let status = Command::new(PEER).arg("hostile").arg(server.address.to_string()).args(["--times", "2"]).status();
+    assert!(status.expect("the peer was built with this test").success());
+    let asked = server.load(&["-n", "50"]);
+    assert_eq!(asked.total(), 50);
+}
