@@ -1,2 +1,54 @@
 //! Sets up, builds, tests, measures and demonstrates miku-probe.
-fn main() {}
+//!
+//! One file a verb. `cargo xtask demo` and `cargo xtask test` are all that a fresh machine needs: every verb first
+//! finds or installs what it needs itself (see [`setup`]).
+
+mod build;
+mod demo;
+mod kernels;
+mod setup;
+mod sh;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Sets up, builds, tests and demonstrates miku-probe.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Find what the other verbs need, and install what is missing
+    Setup(setup::Setup),
+    /// Build the BPF object and the program that carries it
+    Build(build::Build),
+    /// Run every test: formatting and lints, pure, privileged, and under other kernels
+    Test(test::Test),
+    /// Watch a small, ordinary FastAPI service: a live latency histogram in this terminal
+    Demo(demo::Demo),
+    /// Boot Debian's kernels under qemu and measure real exchanges on each
+    Kernels(kernels::Kernels),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Setup(verb) => verb.run(),
+        Verb::Build(verb) => verb.run(),
+        Verb::Test(verb) => verb.run(),
+        Verb::Demo(verb) => verb.run(),
+        Verb::Kernels(verb) => verb.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            sh::say(format_args!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

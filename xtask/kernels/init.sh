@@ -1,0 +1,78 @@
+#!/bin/busybox sh
+# First process of the machine that `cargo xtask kernels` boots. It has the release binary measure real exchanges of the
+# tests' own server and reports on the second serial port: `ok WHAT`, `not ok WHAT`, other lines explain, `ok end` last.
+
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /tmp
+mount -t tracefs tracefs /sys/kernel/tracing
+mount -t bpf bpf /sys/fs/bpf
+ip link set lo up
+
+# What a crash prints belongs to the report as well.
+exec >/dev/ttyS1 2>&1
+
+SERVER=127.0.0.1:8080
+METRICS=127.0.0.1:10039
+
+verdict() { # WHAT STATUS
+    if [ "$2" -eq 0 ]; then echo "ok $1"; else echo "not ok $1 (exit code $2)"; fi
+}
+
+# Runs a command again and again until it succeeds, for so many tenths of a second.
+await() { # TENTHS COMMAND...
+    tenths=$1
+    shift
+    until "$@" >/tmp/await.log 2>&1; do
+        tenths=$((tenths - 1))
+        [ "$tenths" -gt 0 ] || return 1
+        usleep 100000
+    done
+}
+
+uname -r
+
+miku-probe check
+verdict check $?
+
+# Nothing may ask the server before the probe watches it, or its truth would hold more than the probe can know.
+peer serve --listen $SERVER --truth /tmp/truth.json >/tmp/server.log 2>&1 &
+server=$!
+listening() { netstat -ltn | grep -q "$SERVER "; }
+await 100 listening
+verdict server $?
+
+miku-probe run --service peer=port:8080 --web.listen-address $METRICS >/tmp/probe.log 2>&1 &
+probe=$!
+await 300 peer scrape $METRICS /readyz
+verdict attach $?
+
+peer load $SERVER --requests 1000 --connections 8 --ask /fast --ask /items/7 --ask "/slow?ms=5" --ask /status/404 \
+    --ask /status/204 --ask /chunked --ask "HEAD /fast" >/tmp/load.json
+peer load $SERVER --requests 200 --connections 4 --ask "POST /echo" --body 5000 --chunked --split head >>/tmp/load.json
+verdict load $?
+kill -TERM $server
+wait $server
+verdict truth $?
+
+# The last records may still be on their way; the last comparison is the one that counts.
+agree() { peer compare --truth /tmp/truth.json --metrics $METRICS --service peer; }
+await 50 agree
+agree
+verdict counts $?
+
+kill -TERM $probe
+await 20 sh -c "! kill -0 $probe"
+verdict "exit within 2 s" $?
+wait $probe
+verdict "clean exit" $?
+
+for log in /tmp/server.log /tmp/probe.log; do
+    echo "$log:"
+    tail -n 30 $log
+done
+echo "ok end"
+poweroff -f
