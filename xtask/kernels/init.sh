@@ -18,17 +18,34 @@ exec >/dev/ttyS1 2>&1
 SERVER=127.0.0.1:8080
 METRICS=127.0.0.1:10039
 
+finish() {
+    for log in /tmp/server.log /tmp/probe.log; do
+        echo "$log:"
+        tail -n 30 $log
+    done
+    echo "ok end"
+    poweroff -f
+}
+
 verdict() { # WHAT STATUS
+    echo "after $(cut -d ' ' -f 1 /proc/uptime) s:"
     if [ "$2" -eq 0 ]; then echo "ok $1"; else echo "not ok $1 (exit code $2)"; fi
 }
 
-# Runs a command again and again until it succeeds, for so many tenths of a second.
-await() { # TENTHS COMMAND...
-    tenths=$1
-    shift
+# Without it there is nothing to go on with.
+required() { # WHAT STATUS
+    verdict "$1" "$2"
+    [ "$2" -eq 0 ] || finish
+}
+
+# Runs a command again and again until it succeeds, for so many tenths of a second, while a process is there.
+await() { # PID TENTHS COMMAND...
+    process=$1
+    tenths=$2
+    shift 2
     until "$@" >/tmp/await.log 2>&1; do
         tenths=$((tenths - 1))
-        [ "$tenths" -gt 0 ] || return 1
+        [ "$tenths" -gt 0 ] && kill -0 "$process" || return 1
         usleep 100000
     done
 }
@@ -42,17 +59,17 @@ verdict check $?
 peer serve --listen $SERVER --truth /tmp/truth.json >/tmp/server.log 2>&1 &
 server=$!
 listening() { netstat -ltn | grep -q "$SERVER "; }
-await 100 listening
-verdict server $?
+await $server 100 listening
+required server $?
 
 miku-probe run --service peer=port:8080 --web.listen-address $METRICS >/tmp/probe.log 2>&1 &
 probe=$!
-await 300 peer scrape $METRICS /readyz
-verdict attach $?
+await $probe 300 peer scrape $METRICS /readyz
+required attach $?
 
 peer load $SERVER --requests 1000 --connections 8 --ask /fast --ask /items/7 --ask "/slow?ms=5" --ask /status/404 \
-    --ask /status/204 --ask /chunked --ask "HEAD /fast" >/tmp/load.json
-peer load $SERVER --requests 200 --connections 4 --ask "POST /echo" --body 5000 --chunked --split head >>/tmp/load.json
+    --ask /status/204 --ask /chunked --ask "HEAD /fast" >/tmp/load.json &&
+    peer load $SERVER --requests 200 --connections 4 --ask "POST /echo" --body 5000 --chunked --split head >>/tmp/load.json
 verdict load $?
 kill -TERM $server
 wait $server
@@ -60,19 +77,16 @@ verdict truth $?
 
 # The last records may still be on their way; the last comparison is the one that counts.
 agree() { peer compare --truth /tmp/truth.json --metrics $METRICS --service peer; }
-await 50 agree
+await $probe 50 agree
 agree
 verdict counts $?
 
 kill -TERM $probe
-await 20 sh -c "! kill -0 $probe"
+gone() { ! kill -0 $probe; }
+await $$ 20 gone
 verdict "exit within 2 s" $?
+kill -KILL $probe
 wait $probe
 verdict "clean exit" $?
 
-for log in /tmp/server.log /tmp/probe.log; do
-    echo "$log:"
-    tail -n 30 $log
-done
-echo "ok end"
-poweroff -f
+finish

@@ -140,6 +140,16 @@ impl Action {
         }
     }
 
+    /// Packages come in silence: apt says a hundred lines where one is enough. Its error still carries its reasons.
+    fn run(&self) -> Result<()> {
+        let command = self.command();
+        if !self.needs_root() {
+            return command.run();
+        }
+        say(format_args!("$ {command}"));
+        command.output().map(drop)
+    }
+
     fn needs_root(&self) -> bool {
         matches!(self, Self::AptUpdate | Self::AptInstall(_))
     }
@@ -398,7 +408,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
                 }
                 Next::Do(action) => {
                     let hint = "setup stopped there; `cargo xtask setup --print` shows all that is left to do";
-                    action.command().run().context(hint)?;
+                    action.run().context(hint)?;
                     facts = Facts::gather(facts.indexed || action == Action::AptUpdate);
                     last = Some(action);
                 }

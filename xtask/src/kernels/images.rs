@@ -290,21 +290,18 @@ impl PrivateApt {
         }
         fs::create_dir_all(&scratch).context("cannot make a scratch folder")?;
         self.command("apt-get").args(["--quiet=2", "download", package]).dir(&scratch).output()?;
-        let file = |folder: &Path, prefix: &str| -> Result<PathBuf> {
-            let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-            let mut paths = entries.flatten().map(|entry| entry.path());
-            let wanted =
-                |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
-            paths.find(wanted).with_context(|| format!("{package} brought no {prefix}*"))
-        };
-        let archive = file(&scratch, package)?;
+        let mut entries = fs::read_dir(&scratch).context("cannot read a scratch folder")?.flatten();
+        let archive = entries.next().with_context(|| format!("{package} was not downloaded"))?.path();
         Sh::new("dpkg").arg("-x").args([&archive, &scratch]).output()?;
-        let image = file(&scratch.join("boot"), "vmlinuz-")?;
-        let release = image.file_name().map(|name| name.to_string_lossy().trim_start_matches("vmlinuz-").to_owned());
+        let release = package.trim_start_matches("linux-binary-").trim_start_matches("linux-image-").to_owned();
+        // From 7.x on the image lies with its modules.
+        let places = [format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")];
+        let mut images = places.iter().map(|place| scratch.join(place)).filter(|image| image.is_file());
+        let image = images.next().with_context(|| format!("{package} holds no kernel image"))?;
         let path = folder.join("vmlinuz");
         fs::rename(&image, &path).context("cannot move the kernel image")?;
         fs::remove_dir_all(&scratch).context("cannot remove a scratch folder")?;
-        Ok(Image { release: release.context("a kernel image without a name")?, path })
+        Ok(Image { release, path })
     }
 }
 
