@@ -1,1 +1,119 @@
-fn main() {}
+//! The whole path: the real binary, as root, against real servers and clients, held against what those counted.
+//!
+//! A case that cannot run on this machine is left out as ignored, and says why at the start and again at the end. With
+//! `MIKU_PROBE_E2E=required` such a case fails instead.
+
+mod bad_input;
+mod clients;
+mod discovery;
+mod endpoints;
+mod exchanges;
+mod hist;
+mod hostile;
+mod lifecycle;
+mod servers;
+mod stage;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+use miku_probe_tests::harness::{kernel, probe};
+
+/// What a case cannot do without, beyond the probe and a kernel that lets it load programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    /// The environment with current packages.
+    Python,
+    /// The environment with aiohttp 3.8.
+    OldPython,
+    /// A folder of the control group tree in which groups can be made.
+    ControlGroup,
+    /// PID and mount namespaces.
+    Namespaces,
+}
+
+impl Need {
+    /// Why it is not there.
+    fn missing(self) -> Result<(), String> {
+        match self {
+            Self::Python => stage::python().map(drop),
+            Self::OldPython => stage::old_python().map(drop),
+            Self::ControlGroup => discovery::ControlGroup::new("probe").map(drop),
+            Self::Namespaces => discovery::namespaces(),
+        }
+    }
+}
+
+/// One case of the suite.
+struct Case {
+    name: &'static str,
+    needs: &'static [Need],
+    run: fn(),
+}
+
+/// A case by its function's name.
+macro_rules! case {
+    ($function:path $(, $need:ident)*) => {
+        crate::Case { name: stringify!($function), needs: &[$(crate::Need::$need),*], run: $function }
+    };
+}
+use case;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // More at once would disturb what they measure.
+    arguments.test_threads.get_or_insert(2);
+    let cases = [
+        ("servers", servers::cases()),
+        ("clients", clients::cases()),
+        ("exchanges", exchanges::cases()),
+        ("discovery", discovery::cases()),
+        ("lifecycle", lifecycle::cases()),
+        ("endpoints", endpoints::cases()),
+        ("hist", hist::cases()),
+        ("bad_input", bad_input::cases()),
+        ("hostile", hostile::cases()),
+    ];
+    let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");
+    let everywhere = kernel::allows_bpf().and_then(|()| probe::binary().map(drop));
+    let mut needs: BTreeMap<Need, Result<(), String>> = BTreeMap::new();
+    let mut skipped: BTreeMap<String, usize> = BTreeMap::new();
+    let mut trials = Vec::new();
+    for (topic, cases) in cases {
+        for case in cases {
+            // Making an environment takes its time, so nobody does it who only lists the cases.
+            let missing = everywhere.clone().and_then(|()| {
+                if arguments.list {
+                    return Ok(());
+                }
+                let mut all = case.needs.iter();
+                all.try_for_each(|need| needs.entry(*need).or_insert_with(|| need.missing()).clone())
+            });
+            let name = format!("{topic}::{}", case.name);
+            let (reason, run) = (missing.err(), case.run);
+            if let Some(reason) = &reason {
+                *skipped.entry(reason.clone()).or_default() += 1;
+            }
+            let ignored = reason.is_some() && !required;
+            let trial = Trial::test(name, move || match reason {
+                Some(reason) => Err(format!("cannot run here: {reason}").into()),
+                None => {
+                    run();
+                    Ok(())
+                }
+            });
+            trials.push(trial.with_ignored_flag(ignored));
+        }
+    }
+    tell(&skipped);
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    tell(&skipped);
+    conclusion.exit_code()
+}
+
+fn tell(skipped: &BTreeMap<String, usize>) {
+    for (reason, count) in skipped {
+        eprintln!("\nNOT RUN: {count} end-to-end cases, because: {reason}");
+    }
+}

@@ -54,6 +54,9 @@ pub(crate) struct Options {
     /// Add a different word to every path.
     #[arg(long)]
     random_paths: bool,
+    /// Name a different host in every request.
+    #[arg(long)]
+    random_hosts: bool,
     /// First make so many requests on every connection, uncounted; then print `ready` and wait for a line on standard
     /// input.
     #[arg(long)]
@@ -178,7 +181,12 @@ impl<'a> Worker<'a> {
         if options.random_paths {
             ask.target = format!("{}/{}", ask.target.trim_end_matches('/'), word(self.thread, self.asked));
         }
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", ask.method, ask.target, wire::host(&options.address));
+        let host = if options.random_hosts {
+            format!("{}.example", word(self.thread, self.asked))
+        } else {
+            wire::host(&options.address)
+        };
+        let mut head = format!("{} {} HTTP/1.1\r\nHost: {host}\r\n", ask.method, ask.target);
         if options.close {
             head.push_str("Connection: close\r\n");
         }

@@ -2,7 +2,7 @@
 //!
 //! It serves and asks with the system calls that it is told to use, and counts what it did by itself: that count is
 //! the truth which the probe's metrics are held against. It links statically with
-//! `RUSTFLAGS='-C target-feature=+crt-static'`, so it runs from an initial RAM disk too.
+//! `RUSTFLAGS='-C target-feature=+crt-static'` and `--target`, so it runs from an initial RAM disk too.
 
 mod hostile;
 mod load;

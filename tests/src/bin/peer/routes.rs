@@ -118,7 +118,8 @@ pub(crate) fn reply(method: &str, target: &str, request: &Message, steps: &mut V
         }
     }
     if method == "HEAD" {
-        steps.truncate(before + 1);
+        let written = steps[before..].iter().position(|step| matches!(step, Step::Write(_)));
+        steps.truncate(before + written.map_or(0, |place| place + 1));
         if let Some(Step::Write(bytes)) = steps.last_mut() {
             let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
             bytes.truncate(end.map_or(0, |end| end + 4));

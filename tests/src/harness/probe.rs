@@ -1,0 +1,166 @@
+//! The probe itself, as an operator runs it.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use super::process::Process;
+use super::{PATIENCE, eventually, target_folder};
+use crate::exposition::Scrape;
+use crate::truth::{Side, Truth, disagreements};
+use crate::wire::{self, Address, Message};
+
+/// Where the probe's binary is: `MIKU_PROBE_BIN`, or the release build in the build folder.
+///
+/// # Errors
+/// When it is not there.
+pub fn binary() -> Result<PathBuf, String> {
+    let path =
+        std::env::var_os("MIKU_PROBE_BIN").map_or_else(|| target_folder().join("release/miku-probe"), PathBuf::from);
+    if path.is_file() { Ok(path) } else { Err(format!("no probe at {} (set MIKU_PROBE_BIN)", path.display())) }
+}
+
+/// A command that runs the probe, without colours and with what it needs of the environment alone.
+///
+/// # Panics
+/// When there is no binary, which the suite looks for before any case runs.
+#[must_use]
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary().unwrap_or_else(|reason| panic!("{reason}")));
+    command.args(arguments).env("NO_COLOR", "1");
+    command
+}
+
+/// A running `miku-probe run`.
+#[derive(Debug)]
+pub struct Probe {
+    process: Process,
+    address: Address,
+}
+
+impl Probe {
+    /// Starts it with these services, each as `NAME=KIND:VALUE`, and waits until it has attached to all of them.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    #[must_use]
+    pub fn attach(services: &[&str]) -> Self {
+        let probe = Self::launch(services, &[]);
+        probe.wait_ready();
+        probe
+    }
+
+    /// Starts it with these services, which may not be there yet, and more options, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn launch(services: &[&str], options: &[&str]) -> Self {
+        let mut command = command(&["run", "--web.listen-address", "127.0.0.1:0"]);
+        for service in services {
+            command.args(["--service", service]);
+        }
+        let process = Process::start("the probe", command.args(options));
+        let address = process.wait_complained(PATIENCE, |line| {
+            let (_, url) = line.split_once("listening on http://")?;
+            url.split(['/', ' ']).next()?.parse().ok()
+        });
+        let probe = Self { process, address };
+        let alive = eventually(PATIENCE, || (probe.status("/livez") == Some(200)).then_some(()));
+        alive.unwrap_or_else(|| panic!("the probe does not say that it is alive: {}", probe.process.story()));
+        probe
+    }
+
+    /// Waits until it has attached to all its targets.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    pub fn wait_ready(&self) {
+        let ready = eventually(PATIENCE, || (self.status("/readyz") == Some(200)).then_some(()));
+        ready.unwrap_or_else(|| panic!("the probe does not get ready: {}", self.process.story()));
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Where it answers.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// What it answers; none when it does not.
+    #[must_use]
+    pub fn get(&self, target: &str, headers: &str) -> Option<Message> {
+        wire::get(&self.address, target, headers).ok()
+    }
+
+    /// The status that it answers with; none when it does not.
+    #[must_use]
+    pub fn status(&self, target: &str) -> Option<u16> {
+        self.get(target, "Connection: close\r\n")?.head.status().ok()
+    }
+
+    /// Its metrics.
+    ///
+    /// # Panics
+    /// When it does not answer, or not by the format.
+    #[must_use]
+    pub fn scrape(&self) -> Scrape {
+        let message = self.get("/metrics", "Connection: close\r\n");
+        let message = message.unwrap_or_else(|| panic!("/metrics does not answer: {}", self.process.story()));
+        assert_eq!(message.head.status().expect("an answer has a status"), 200, "/metrics: {:?}", message.head);
+        let text = String::from_utf8(message.body).expect("metrics are UTF-8");
+        Scrape::parse(&text).unwrap_or_else(|error| panic!("/metrics is not of the format: {error:#}\n{text}"))
+    }
+
+    /// Waits until the metrics of `service` agree with `truth`.
+    ///
+    /// # Panics
+    /// When they do not in time.
+    pub fn assert_agrees(&self, truth: &Truth, service: &str, side: Side) {
+        let mut lines = Vec::new();
+        let agreed = eventually(Duration::from_secs(5), || {
+            lines = disagreements(truth, &self.scrape(), service, side);
+            lines.is_empty().then_some(())
+        });
+        assert!(agreed.is_some(), "{service} disagrees:\n  {}\n{}", lines.join("\n  "), self.unmatched());
+    }
+
+    /// Waits until `look` finds something in the metrics.
+    ///
+    /// # Panics
+    /// When it does not in time; `what` says what was looked for.
+    pub fn wait_for<T>(&self, what: &str, mut look: impl FnMut(&Scrape) -> Option<T>) -> T {
+        let found = eventually(Duration::from_secs(5), || look(&self.scrape()));
+        found.unwrap_or_else(|| panic!("{what} does not show in the metrics\n{}", self.unmatched()))
+    }
+
+    /// What the probe says of itself that may explain a difference.
+    fn unmatched(&self) -> String {
+        let scrape = self.scrape();
+        let telling = ["http_", "miku_http_", "miku_probe_unmatched", "miku_probe_lost", "miku_probe_targets"];
+        let shown = scrape.samples.iter().filter(|sample| {
+            !sample.name.ends_with("_bucket") && telling.iter().any(|start| sample.name.starts_with(start))
+        });
+        let lines: Vec<String> =
+            shown.map(|sample| format!("  {} {:?} {}", sample.name, sample.labels, sample.value)).collect();
+        format!("the metrics are\n{}\nand {}", lines.join("\n"), self.process.story())
+    }
+
+    /// Ends it as a service manager does, and tells how it ended.
+    ///
+    /// # Panics
+    /// When it takes longer than 2 s.
+    pub fn stop(mut self) -> ExitStatus {
+        self.process.stop(libc::SIGTERM, Duration::from_secs(2))
+    }
+}

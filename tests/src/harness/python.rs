@@ -1,0 +1,89 @@
+//! Virtual environments, made from the package index once and kept in the build folder.
+
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::target_folder;
+
+const SUITE: &str = env!("CARGO_MANIFEST_DIR");
+
+/// A virtual environment.
+#[derive(Clone, Debug)]
+pub struct Python {
+    folder: PathBuf,
+}
+
+impl Python {
+    /// The environment that holds these requirement files of the suite, made if need be. The interpreter is `python3`,
+    /// or what `MIKU_PROBE_PYTHON` names.
+    ///
+    /// # Errors
+    /// When there is no Python with `venv`, or the packages cannot be had.
+    pub fn with(name: &str, requirements: &[&str]) -> Result<Self> {
+        let interpreter = std::env::var_os("MIKU_PROBE_PYTHON").unwrap_or_else(|| "python3".into());
+        let version = run(Command::new(&interpreter).arg("-VV")).context("no Python")?;
+        let files: Vec<PathBuf> =
+            requirements.iter().map(|file| Path::new(SUITE).join("requirements").join(file)).collect();
+        let mut hasher = DefaultHasher::new();
+        version.hash(&mut hasher);
+        for file in &files {
+            fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?.hash(&mut hasher);
+        }
+        let folder = target_folder().join("venvs");
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let python = Self { folder: folder.join(format!("{name}-{:016x}", hasher.finish())) };
+        let complete = python.folder.join("complete");
+        let _lock = lock(&folder.join("lock"))?;
+        if complete.exists() {
+            return Ok(python);
+        }
+        // What an earlier run left half done.
+        if python.folder.exists() {
+            fs::remove_dir_all(&python.folder).with_context(|| format!("removing {}", python.folder.display()))?;
+        }
+        eprintln!("making a Python environment of {}", requirements.join(" and "));
+        run(Command::new(&interpreter).args(["-m", "venv"]).arg(&python.folder)).context("python3 -m venv")?;
+        let mut pip = Command::new(python.interpreter());
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]);
+        for file in &files {
+            pip.arg("-r").arg(file);
+        }
+        run(&mut pip).context("pip install")?;
+        File::create(&complete).with_context(|| format!("writing {}", complete.display()))?;
+        Ok(python)
+    }
+
+    fn interpreter(&self) -> PathBuf {
+        self.folder.join("bin/python")
+    }
+
+    /// A command that runs a script of the suite's `services` folder.
+    #[must_use]
+    pub fn script(&self, name: &str) -> Command {
+        let mut command = Command::new(self.interpreter());
+        command.arg(Path::new(SUITE).join("services").join(name));
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    }
+}
+
+/// Holds off other runs of the suite until the file is dropped.
+fn lock(path: &Path) -> Result<File> {
+    let file = File::create(path).with_context(|| format!("making {}", path.display()))?;
+    // SAFETY: flock takes any descriptor.
+    let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) };
+    ensure!(result == 0, "locking {}: {}", path.display(), std::io::Error::last_os_error());
+    Ok(file)
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("running {command:?}"))?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?} failed: {}", complaint.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
