@@ -10,7 +10,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::{btf_tracepoint, fentry, map, raw_tracepoint, tracepoint};
-use aya_ebpf::maps::{Array, HashMap};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, RawTracePointContext, TracePointContext};
 use miku_probe_abi::{ConnectionKey, FILTER_SLOTS};
 
@@ -25,6 +25,10 @@ static BYTES: HashMap<ConnectionKey, u64> = HashMap::with_max_entries(1024, 0);
 /// Descriptors of calls that have begun, by thread: what a pair of programs must keep between entry and exit.
 #[map]
 static PENDING: HashMap<u64, i32> = HashMap::with_max_entries(8192, 0);
+
+/// Calls that returned: to processes that are not watched, and to those that are.
+#[map]
+static CALLS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 
 /// Where a tracepoint of an entry keeps its first argument, and one of an exit its result: behind the eight common
 /// bytes and the call's number (`syscalls/sys_enter_read/format`).
@@ -225,6 +229,17 @@ fn finish(result: i64) -> Option<()> {
         return None;
     }
     add(both, fd, result)
+}
+
+/// Counts calls, so that what others measure can be told a call.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub(crate) fn count_calls(_ctx: RawTracePointContext) -> i32 {
+    let place = u32::from(watched().is_some());
+    if let Some(calls) = CALLS.get_ptr_mut(place) {
+        // SAFETY: the pointer is to this processor's own value, and nothing else runs on it meanwhile.
+        unsafe { *calls += 1 };
+    }
+    0
 }
 
 /// What a close would cost by the raw entry of all calls, instead of a tracepoint of its own.

@@ -18,7 +18,8 @@ use miku_probe_abi::{
 };
 
 use crate::maps::{
-    CONNECTIONS, Piece, Scratch, Skip, Wake, count, current, header, maybe_watched, offsets, put, put_bytes, scratch, watched,
+    CONNECTIONS, Piece, Scratch, Skip, Wake, count, current, header, maybe_watched, offsets, put, put_bytes, scratch,
+    watched,
 };
 
 /// System call numbers of x86-64 (`asm/unistd_64.h`).
@@ -282,7 +283,8 @@ impl Call<'_> {
     fn open(&self, key: ConnectionKey, origin: Origin, address: u64, length: u32) -> Result<(), Skip> {
         let header = header(RecordKind::Open, size_of::<OpenRecord>());
         let generation = header.time_ns;
-        let result = if origin == Origin::Connected && self.result != errno::EINPROGRESS { self.result as i32 } else { 0 };
+        let result =
+            if origin == Origin::Connected && self.result != errno::EINPROGRESS { self.result as i32 } else { 0 };
         if result == 0 && CONNECTIONS.insert(key, Connection::new(generation), 0).is_err() {
             count(|counters| counters.table_full += 1);
             return Err(Skip);

@@ -303,7 +303,8 @@ mod tests {
             (RecordKind::Listen, Process::Listen { port: 8080 }),
             (RecordKind::Dial, Process::Dial { port: 8080 }),
         ] {
-            let record = ProcessRecord { header: header(kind, size_of::<ProcessRecord>()), child: 77, port: 8080, padding: 0 };
+            let record =
+                ProcessRecord { header: header(kind, size_of::<ProcessRecord>()), child: 77, port: 8080, padding: 0 };
             let bytes = bytes_of(&record);
             let Ok(Record::Process { tgid: Tgid(42), event, .. }) = decode(&bytes) else { panic!("{kind:?}") };
             assert_eq!(event, expected);

@@ -1,7 +1,7 @@
 //! The kernel side's maps, each behind the few things user space does with it.
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use miku_probe_abi::{Connection, ConnectionKey, Counters, FILTER_SLOTS};
 
 use super::ProbeError;
@@ -73,9 +73,7 @@ impl ConnectionTable {
         const NO_EXIST: u64 = 1; // BPF_NOEXIST of linux/bpf.h
         match self.0.insert(key(id.tgid, id.fd), Connection::new(id.generation.0), NO_EXIST) {
             Ok(()) => Ok(true),
-            Err(aya::maps::MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
-            {
+            Err(aya::maps::MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
                 Ok(false)
             }
             Err(error) => Err(error.into()),

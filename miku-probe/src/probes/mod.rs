@@ -182,10 +182,7 @@ impl Kernel {
     }
 
     fn attach_one(&mut self, probe: &Probe) -> Result<(), ProgramError> {
-        let program = self
-            .ebpf
-            .program_mut(probe.program)
-            .ok_or_else(|| ProgramError::UnexpectedProgramType)?;
+        let program = self.ebpf.program_mut(probe.program).ok_or_else(|| ProgramError::UnexpectedProgramType)?;
         match probe.hook {
             Hook::RawTracepoint(name) => {
                 let program: &mut RawTracePoint = program.try_into()?;

@@ -9,7 +9,9 @@ use miku_probe_abi::TracepointOffsets;
 #[derive(Debug, thiserror::Error)]
 pub enum OffsetError {
     /// tracefs is not mounted, or cannot be read.
-    #[error("cannot read {path}: is tracefs mounted (`mount -t tracefs tracefs /sys/kernel/tracing`), and is this root?")]
+    #[error(
+        "cannot read {path}: is tracefs mounted (`mount -t tracefs tracefs /sys/kernel/tracing`), and is this root?"
+    )]
     Unreadable {
         /// The format file.
         path: PathBuf,

@@ -40,9 +40,7 @@ pub fn run_statistics(ebpf: &Ebpf) -> Vec<RunStatistics> {
 
 fn parse(name: &str, text: &str) -> RunStatistics {
     let value = |key: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse().ok())
-            .unwrap_or_default()
+        text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse().ok()).unwrap_or_default()
     };
     RunStatistics {
         program: name.to_owned(),

@@ -70,7 +70,9 @@ fn main() -> Result<()> {
             io::stdin().read_to_end(&mut Vec::new())?;
             let runs = attached.runs();
             drop(counting);
-            println!("{}", json!({"runs": runs.count, "run_seconds": runs.nanoseconds * 1e-9}));
+            let [others, watched] = attached.calls()?;
+            let calls = json!({"watched": watched, "others": others});
+            println!("{}", json!({"runs": runs.count, "run_seconds": runs.nanoseconds * 1e-9, "calls": calls}));
             Ok(())
         }
         Verb::Measure { variant, rounds, calls } => {

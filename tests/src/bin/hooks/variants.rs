@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use aya::maps::Array;
+use aya::maps::{Array, PerCpuArray};
 use aya::programs::{BtfTracePoint, FEntry, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
 use clap::ValueEnum;
@@ -44,12 +44,27 @@ pub(crate) enum Variant {
     RawExitCloseRaw,
     /// The probe's own programs
     Probe,
+    /// A count of calls, not a way of its own
+    CountCalls,
 }
 
 /// System calls that a tracepoint each would be needed for.
 const CALLS: [&str; 15] = [
-    "read", "write", "readv", "writev", "recvfrom", "sendto", "recvmsg", "sendmsg", "recvmmsg", "sendmmsg",
-    "sendfile64", "accept", "accept4", "connect", "close",
+    "read",
+    "write",
+    "readv",
+    "writev",
+    "recvfrom",
+    "sendto",
+    "recvmsg",
+    "sendmsg",
+    "recvmmsg",
+    "sendmmsg",
+    "sendfile64",
+    "accept",
+    "accept4",
+    "connect",
+    "close",
 ];
 
 impl Variant {
@@ -130,6 +145,14 @@ impl Attached {
             nanoseconds: sum.nanoseconds + one.run_time_ns as f64,
         };
         statistics.iter().fold(Runs::default(), add)
+    }
+
+    /// Calls that returned so far, to processes that are not watched and to those that are; for [`Variant::CountCalls`].
+    pub(crate) fn calls(&self) -> Result<[u64; 2]> {
+        let Programs::Floor(ebpf) = &self.programs else { return Ok([0; 2]) };
+        let calls: PerCpuArray<_, u64> =
+            ebpf.map("CALLS").context("the object counts no calls")?.try_into().context("the count is no array")?;
+        Ok([calls.get(&0, 0)?.iter().sum(), calls.get(&1, 0)?.iter().sum()])
     }
 
     /// How often programs run for one call of this kind, whether or not its process is watched.
@@ -227,6 +250,7 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Ebpf> {
             attach(&mut ebpf, "raw_pair_exit", &[raw_exit])?;
         }
         Variant::RawExit => attach(&mut ebpf, "raw_exit", &[raw_exit])?,
+        Variant::CountCalls => attach(&mut ebpf, "count_calls", &[raw_exit])?,
         Variant::BtfExit => attach_btf(&mut ebpf, "btf_exit")?,
         Variant::RawExitCloseTracepoint => {
             attach(&mut ebpf, "raw_exit", &[raw_exit])?;
