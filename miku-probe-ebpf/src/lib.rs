@@ -164,8 +164,10 @@ pub struct OpenRecord {
     pub result: i32,
     /// An [`Origin`].
     pub origin: u8,
+    /// `SOCK_STREAM` (1), `SOCK_DGRAM` (2) or another type; 0 when not known.
+    pub socket_type: u8,
     /// Zero.
-    pub padding: [u8; 3],
+    pub padding: [u8; 2],
     /// Bytes of `address` that are set; 0 when the caller asked for none.
     pub address_length: u32,
     /// The other side's socket address as the system call gave it.
@@ -215,7 +217,10 @@ pub struct ConnectionKey {
 }
 
 /// The connection carries HTTP/1 as far as the kernel side can see, so its segments are reported.
-pub const CONNECTION_REPORTED: u32 = 1;
+pub const CONNECTION_REPORTED: u16 = 1;
+
+/// Its opening has been told. A socket that is only made, or listens, is in the table untold.
+pub const CONNECTION_TOLD: u16 = 2;
 
 /// What the kernel side keeps of an open connection.
 #[repr(C)]
@@ -233,8 +238,10 @@ pub struct Connection {
     pub budget: u32,
     /// Which way the last segment went: a [`Direction`], or [`Connection::NO_DIRECTION`].
     pub direction: u32,
-    /// [`CONNECTION_REPORTED`].
-    pub flags: u32,
+    /// [`CONNECTION_REPORTED`] and [`CONNECTION_TOLD`].
+    pub flags: u16,
+    /// The socket's type, or 0 when it is not known.
+    pub socket_type: u16,
 }
 
 impl Connection {
@@ -243,8 +250,9 @@ impl Connection {
 
     /// A connection on which nothing has moved yet.
     #[must_use]
-    pub const fn new(generation: u64) -> Self {
-        Self { generation, bytes_in: 0, bytes_out: 0, sequence: 0, budget: 0, direction: Self::NO_DIRECTION, flags: 0 }
+    pub const fn new(generation: u64, flags: u16, socket_type: u16) -> Self {
+        let direction = Self::NO_DIRECTION;
+        Self { generation, bytes_in: 0, bytes_out: 0, sequence: 0, budget: 0, direction, flags, socket_type }
     }
 }
 
@@ -323,6 +331,13 @@ const _: () = {
 /// # Safety
 /// Implementors are as the first sentence says.
 pub unsafe trait Plain: Copy + 'static {}
+
+/// The bytes of a layout.
+#[must_use]
+pub const fn bytes_of<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: a reference to `T` covers its size in bytes, all of which are set, since it has no hidden padding.
+    unsafe { core::slice::from_raw_parts(core::ptr::from_ref(value).cast::<u8>(), size_of::<T>()) }
+}
 
 macro_rules! plain {
     ($($layout:ty),+) => {$(

@@ -7,8 +7,8 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use miku_probe_abi::{
-    ABI_VERSION, CAPTURE_MAX, Connection, ConnectionKey, Counters, DataRecord, FILTER_SLOTS, RecordHeader, RecordKind,
-    TracepointOffsets,
+    ABI_VERSION, CAPTURE_MAX, Connection, ConnectionKey, Counters, DataRecord, FILTER_SLOTS, Plain, RecordHeader,
+    RecordKind, TracepointOffsets, bytes_of,
 };
 
 /// All records, in the order in which they happened on each processor. User space sets the size.
@@ -158,11 +158,8 @@ pub(crate) fn count(change: impl FnOnce(&mut Counters)) {
 
 /// Puts a record of a fixed size on the ring; says whether it fitted, and counts either.
 #[inline(always)]
-pub(crate) fn put<T: 'static>(kind: RecordKind, wake: Wake, record: &T) -> bool {
-    let bytes = core::ptr::from_ref(record).cast::<u8>();
-    // SAFETY: a reference to `T` covers its size in bytes, and all shared layouts are free of hidden padding.
-    let bytes = unsafe { core::slice::from_raw_parts(bytes, size_of::<T>()) };
-    put_bytes(kind, wake, bytes)
+pub(crate) fn put<T: Plain>(kind: RecordKind, wake: Wake, record: &T) -> bool {
+    put_bytes(kind, wake, bytes_of(record))
 }
 
 /// Puts a record of any size on the ring; says whether it fitted, and counts either.

@@ -13,8 +13,8 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_
 use aya_ebpf::macros::{raw_tracepoint, tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use miku_probe_abi::{
-    ABI_VERSION, ADDRESS_MAX, CAPTURE_LATER, CAPTURE_MAX, CONNECTION_REPORTED, CloseRecord, Connection, ConnectionKey,
-    DataRecord, Direction, GATHER_MAX, OpenRecord, Origin, RecordHeader, RecordKind, TAIL,
+    ABI_VERSION, ADDRESS_MAX, CAPTURE_LATER, CAPTURE_MAX, CONNECTION_REPORTED, CONNECTION_TOLD, CloseRecord,
+    Connection, ConnectionKey, DataRecord, Direction, GATHER_MAX, OpenRecord, Origin, RecordHeader, RecordKind, TAIL,
 };
 
 use crate::maps::{
@@ -29,6 +29,7 @@ mod number {
     pub(super) const READV: u64 = 19;
     pub(super) const WRITEV: u64 = 20;
     pub(super) const SENDFILE: u64 = 40;
+    pub(super) const SOCKET: u64 = 41;
     pub(super) const CONNECT: u64 = 42;
     pub(super) const ACCEPT: u64 = 43;
     pub(super) const SENDTO: u64 = 44;
@@ -51,6 +52,13 @@ mod errno {
     pub(super) const ENETUNREACH: i64 = -101;
     pub(super) const EINPROGRESS: i64 = -115;
 }
+
+/// `AF_*` and `SOCK_*` of `linux/socket.h` and `linux/net.h`.
+const AF_UNIX: u64 = 1;
+const AF_INET: u64 = 2;
+const AF_INET6: u64 = 10;
+const SOCK_STREAM: u16 = 1;
+const SOCK_TYPE_MASK: u16 = 0xf;
 
 /// `MSG_PEEK` and `MSG_ERRQUEUE`: what such a call returns has not moved.
 const UNMOVED: u64 = 0x2 | 0x2000;
@@ -129,6 +137,7 @@ fn try_sys_exit(ctx: &RawTracePointContext) -> Result<(), Skip> {
         number::SENDFILE => call.moved(Direction::Out, Family::Any, Shape::File),
         number::ACCEPT | number::ACCEPT4 => call.accepted(),
         number::CONNECT => call.connected(),
+        number::SOCKET => call.made(),
         _ => Err(Skip),
     }
 }
@@ -218,13 +227,21 @@ impl Call<'_> {
     /// The connection of this call; on a socket that was not seen to open, a new one.
     #[inline(always)]
     fn connection(&self, family: Family) -> Result<*mut Connection, Skip> {
-        if let Some(connection) = CONNECTIONS.get_ptr_mut(self.key) {
-            return Ok(connection);
-        }
-        if family == Family::Any || self.result <= 0 || !watched(self.key.tgid) {
+        let socket_type = match CONNECTIONS.get_ptr_mut(self.key) {
+            // SAFETY: the pointer is to a live map value.
+            Some(connection) if unsafe { (*connection).flags } & CONNECTION_TOLD != 0 => return Ok(connection),
+            // SAFETY: as above.
+            Some(connection) => unsafe { (*connection).socket_type },
+            None if family == Family::Socket && watched(self.key.tgid) => 0,
+            None => return Err(Skip),
+        };
+        if self.result <= 0 {
             return Err(Skip);
         }
-        self.open(self.key, Origin::FirstSeen, 0, 0)?;
+        // A datagram that is sent without `connect` names its destination itself.
+        let sendto = self.registers.orig_ax == number::SENDTO;
+        let (address, length) = if sendto { (self.registers.r8, self.registers.r9 as u32) } else { (0, 0) };
+        self.open(self.key, Origin::FirstSeen, socket_type, address, length)?;
         CONNECTIONS.get_ptr_mut(self.key).ok_or(Skip)
     }
 
@@ -267,7 +284,7 @@ impl Call<'_> {
         let key = ConnectionKey { tgid: self.key.tgid, fd: self.result as i32 };
         let (address, length) = (self.registers.si, self.registers.dx);
         let length = if address == 0 || length == 0 { 0 } else { read_user::<u32>(length).unwrap_or(0) };
-        self.open(key, Origin::Accepted, address, length)
+        self.open(key, Origin::Accepted, SOCK_STREAM, address, length)
     }
 
     #[inline(always)]
@@ -275,17 +292,46 @@ impl Call<'_> {
         if !watched(self.key.tgid) {
             return Err(Skip);
         }
-        self.open(self.key, Origin::Connected, self.registers.si, self.registers.dx as u32)
+        let socket_type = match CONNECTIONS.get_ptr(self.key) {
+            // SAFETY: the pointer is to a live map value.
+            Some(connection) => unsafe { (*connection).socket_type },
+            None => 0,
+        };
+        self.open(self.key, Origin::Connected, socket_type, self.registers.si, self.registers.dx as u32)
+    }
+
+    /// Remembers a new socket's type, which no later call tells.
+    #[inline(always)]
+    fn made(&self) -> Result<(), Skip> {
+        let (family, socket_type) = (self.registers.di, self.registers.si as u16 & SOCK_TYPE_MASK);
+        if self.result < 0 || !matches!(family, AF_UNIX | AF_INET | AF_INET6) || !watched(self.key.tgid) {
+            return Err(Skip);
+        }
+        let key = ConnectionKey { tgid: self.key.tgid, fd: self.result as i32 };
+        // SAFETY: the helper has no preconditions.
+        let generation = unsafe { bpf_ktime_get_ns() };
+        if CONNECTIONS.insert(key, Connection::new(generation, 0, socket_type), 0).is_err() {
+            count(|counters| counters.table_full += 1);
+        }
+        Ok(())
     }
 
     /// Begins a connection in the table, unless `connect` failed, and tells it.
     #[inline(always)]
-    fn open(&self, key: ConnectionKey, origin: Origin, address: u64, length: u32) -> Result<(), Skip> {
+    fn open(
+        &self,
+        key: ConnectionKey,
+        origin: Origin,
+        socket_type: u16,
+        address: u64,
+        length: u32,
+    ) -> Result<(), Skip> {
         let header = header(RecordKind::Open, size_of::<OpenRecord>());
         let generation = header.time_ns;
         let result =
             if origin == Origin::Connected && self.result != errno::EINPROGRESS { self.result as i32 } else { 0 };
-        if result == 0 && CONNECTIONS.insert(key, Connection::new(generation), 0).is_err() {
+        if result == 0 && CONNECTIONS.insert(key, Connection::new(generation, CONNECTION_TOLD, socket_type), 0).is_err()
+        {
             count(|counters| counters.table_full += 1);
             return Err(Skip);
         }
@@ -295,7 +341,8 @@ impl Call<'_> {
             fd: key.fd,
             result,
             origin: origin as u8,
-            padding: [0; 3],
+            socket_type: socket_type as u8,
+            padding: [0; 2],
             address_length: 0,
             address: [0; ADDRESS_MAX],
         };

@@ -2,10 +2,19 @@
 //!
 //! Data goes one way: [`probes`] load and attach the kernel side, [`intake`] decodes its records, [`pipeline`] hands
 //! segments to the pure state machines of [`protocols`], and their [`observations`] end in [`sinks`].
-//! [`discovery`] finds which processes to watch.
+//! [`discovery`] finds which processes to watch, and [`watch`] joins the rooms. [`cli`] and [`config`] say what is asked
+//! for, [`commands`] do it, and [`mounts`] mounts what they need.
 
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod discovery;
 pub mod intake;
+pub mod mounts;
 pub mod observations;
+pub mod pipeline;
 pub mod probes;
 pub mod protocols;
+pub mod sinks;
 pub mod units;
+pub mod watch;

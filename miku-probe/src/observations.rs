@@ -139,11 +139,13 @@ pub enum LostWhere {
     Capture,
     /// A record that made no sense.
     Parser,
+    /// The kernel left a program out, because it was running on that processor already.
+    Recursion,
 }
 
 impl LostWhere {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Ring, Self::Table, Self::Capture, Self::Parser];
+    pub const ALL: [Self; 5] = [Self::Ring, Self::Table, Self::Capture, Self::Parser, Self::Recursion];
 
     /// The label value.
     #[must_use]
@@ -153,6 +155,7 @@ impl LostWhere {
             Self::Table => "table",
             Self::Capture => "capture",
             Self::Parser => "parser",
+            Self::Recursion => "recursion",
         }
     }
 }

@@ -37,6 +37,25 @@ pub fn route(target: &str) -> String {
     segments.collect::<Vec<_>>().join("/")
 }
 
+impl Key {
+    /// The key without a route where the status says that there is none: whoever tries out paths is not to fill the
+    /// metrics with them, so the probe promises no route then.
+    #[must_use]
+    fn promised(&self) -> Self {
+        let route = if matches!(self.status, 404 | 405) { "(none)" } else { &self.route };
+        Self { method: self.method.clone(), route: route.into(), status: self.status }
+    }
+}
+
+/// Counts by [`Key::promised`].
+fn promised(counts: &BTreeMap<Key, u64>) -> BTreeMap<Key, u64> {
+    let mut promised = BTreeMap::new();
+    for (key, count) in counts {
+        *promised.entry(key.promised()).or_default() += count;
+    }
+    promised
+}
+
 /// Which end of its exchanges a service was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -204,14 +223,14 @@ pub fn counted(scrape: &Scrape, service: &str, side: Side) -> BTreeMap<Key, u64>
 #[must_use]
 pub fn disagreements(truth: &Truth, scrape: &Scrape, service: &str, side: Side) -> Vec<String> {
     let mut lines = Vec::new();
-    let seen = counted(scrape, service, side);
-    for (key, count) in &truth.requests {
+    let (told, seen) = (promised(&truth.requests), promised(&counted(scrape, service, side)));
+    for (key, count) in &told {
         let got = seen.get(key).copied().unwrap_or(0);
         if got != *count {
             lines.push(format!("{key}: {count} in truth, {got} in the metrics"));
         }
     }
-    for (key, count) in seen.iter().filter(|(key, _)| !truth.requests.contains_key(*key)) {
+    for (key, count) in seen.iter().filter(|(key, _)| !told.contains_key(*key)) {
         lines.push(format!("{key}: 0 in truth, {count} in the metrics"));
     }
     let bytes = [("request", truth.request_bytes), ("response", truth.response_bytes)];

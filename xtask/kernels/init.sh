@@ -24,6 +24,8 @@ finish() {
         tail -n 30 $log
     done
     echo "ok end"
+    # The last one to close a serial port waits until all has been sent.
+    exec >/dev/null 2>&1
     poweroff -f
 }
 
@@ -38,6 +40,8 @@ required() { # WHAT STATUS
     [ "$2" -eq 0 ] || finish
 }
 
+alive() { kill -0 "$1" 2>/dev/null && ! grep -q '^State:.Z' "/proc/$1/status"; }
+
 # Runs a command again and again until it succeeds, for so many tenths of a second, while a process is there.
 await() { # PID TENTHS COMMAND...
     process=$1
@@ -45,7 +49,7 @@ await() { # PID TENTHS COMMAND...
     shift 2
     until "$@" >/tmp/await.log 2>&1; do
         tenths=$((tenths - 1))
-        [ "$tenths" -gt 0 ] && kill -0 "$process" || return 1
+        [ "$tenths" -gt 0 ] && alive "$process" || return 1
         usleep 100000
     done
 }
@@ -82,10 +86,10 @@ agree
 verdict counts $?
 
 kill -TERM $probe
-gone() { ! kill -0 $probe; }
+gone() { ! alive $probe; }
 await $$ 20 gone
 verdict "exit within 2 s" $?
-kill -KILL $probe
+kill -KILL $probe 2>/dev/null
 wait $probe
 verdict "clean exit" $?
 

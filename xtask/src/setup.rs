@@ -317,7 +317,9 @@ impl Facts {
         found(Tool::Binstall, on_path("cargo-binstall").is_some());
         found(Tool::Apt, on_path("apt-get").is_some() && on_path("dpkg").is_some());
         for llvm in [Some(NIGHTLY_LLVM), facts.debian_llvm].into_iter().flatten() {
-            if Path::new(&format!("/usr/lib/llvm-{llvm}/bin/llvm-config")).exists() {
+            // The one is in the package of the tools, the other in that of the headers.
+            let parts = ["bin/llvm-config", "lib/libLLVM.so"];
+            if parts.iter().all(|part| Path::new(&format!("/usr/lib/llvm-{llvm}/{part}")).exists()) {
                 facts.tools.insert(Tool::Llvm(llvm));
             }
         }
@@ -411,7 +413,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
                 Next::Ready => break,
                 Next::Do(action) if action.needs_root() && !facts.root => {
                     let plan = predict(needs, &mut facts).join("\n  ");
-                    bail!("something is missing, and installing it needs root. Run:\n  {plan}");
+                    bail!("installing what is missing needs root. What to do:\n  {plan}");
                 }
                 Next::Do(action) if last.as_ref() == Some(&action) => {
                     bail!("`{}` went well, yet what it should bring is still missing", action.command());
@@ -422,11 +424,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
                     facts = Facts::gather(facts.indexed || action == Action::AptUpdate);
                     last = Some(action);
                 }
-                Next::Stuck { missing, remedy } => {
-                    bail!(
-                        "{missing} is missing, and this system is not known here. What to do:\n  {}",
-                        remedy.join("\n  ")
-                    );
+                Next::Stuck { missing, .. } => {
+                    let plan = predict(needs, &mut facts).join("\n  ");
+                    bail!("missing, and not to be installed from here: {missing}. What to do:\n  {plan}");
                 }
             }
         }

@@ -57,6 +57,8 @@ pub struct Open<'a> {
     pub origin: Origin,
     /// The error of `connect`, or 0.
     pub errno: i32,
+    /// `SOCK_STREAM`, `SOCK_DGRAM` or another type; 0 when not known.
+    pub socket_type: i32,
     /// The other side's socket address as the kernel has it; empty when not known.
     pub address: &'a [u8],
 }
@@ -200,6 +202,7 @@ fn open(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Open<'_>, DecodeError> 
         time,
         origin: Origin::from_number(record.origin).ok_or(DecodeError::Number(record.origin))?,
         errno: -record.result,
+        socket_type: i32::from(record.socket_type),
         address: bytes.get(ADDRESS_AT..end).ok_or(short(bytes, end))?,
     })
 }
@@ -218,12 +221,9 @@ fn read<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use miku_probe_abi::bytes_of;
 
-    fn bytes_of<T: Plain>(value: &T) -> Vec<u8> {
-        // SAFETY: a `Plain` value is bytes without hidden padding.
-        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast::<u8>(), size_of::<T>()) }.to_vec()
-    }
+    use super::*;
 
     fn header(kind: RecordKind, length: usize) -> RecordHeader {
         let length = u32::try_from(length).expect("a record is short");
@@ -244,7 +244,7 @@ mod tests {
             padding: 0,
             tail: *b"yz......",
         };
-        let mut bytes = bytes_of(&record);
+        let mut bytes = bytes_of(&record).to_vec();
         bytes.extend_from_slice(captured);
         bytes
     }
@@ -306,7 +306,7 @@ mod tests {
             let record =
                 ProcessRecord { header: header(kind, size_of::<ProcessRecord>()), child: 77, port: 8080, padding: 0 };
             let bytes = bytes_of(&record);
-            let Ok(Record::Process { tgid: Tgid(42), event, .. }) = decode(&bytes) else { panic!("{kind:?}") };
+            let Ok(Record::Process { tgid: Tgid(42), event, .. }) = decode(bytes) else { panic!("{kind:?}") };
             assert_eq!(event, expected);
         }
     }

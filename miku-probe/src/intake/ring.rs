@@ -26,7 +26,10 @@ impl Ring {
     /// # Errors
     /// When the descriptor cannot be polled.
     pub fn new(records: RingBuf<MapData>) -> io::Result<Self> {
-        Ok(Self { ring: AsyncFd::with_interest(Source(records), Interest::READABLE)? })
+        // SAFETY: the ring owns its descriptor, which stays open and the same for as long as the ring lives, and the ring
+        // lives in the `AsyncFd`.
+        let ring = unsafe { AsyncFd::register_with_interest(Source(records), Interest::READABLE) };
+        Ok(Self { ring: ring.map_err(|error| error.into_parts().1)? })
     }
 
     /// Waits until the kernel side asks to be heard: a process began or ended, or much has piled up. Records that do

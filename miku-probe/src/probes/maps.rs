@@ -2,7 +2,7 @@
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use miku_probe_abi::{Connection, ConnectionKey, Counters, FILTER_SLOTS};
+use miku_probe_abi::{CONNECTION_TOLD, Connection, ConnectionKey, Counters, FILTER_SLOTS};
 
 use super::ProbeError;
 use crate::units::{ConnId, Nanos, Tgid};
@@ -71,7 +71,7 @@ impl ConnectionTable {
     /// When the table is full.
     pub fn seed(&mut self, id: ConnId) -> Result<bool, ProbeError> {
         const NO_EXIST: u64 = 1; // BPF_NOEXIST of linux/bpf.h
-        match self.0.insert(key(id.tgid, id.fd), Connection::new(id.generation.0), NO_EXIST) {
+        match self.0.insert(key(id.tgid, id.fd), Connection::new(id.generation.0, CONNECTION_TOLD, 0), NO_EXIST) {
             Ok(()) => Ok(true),
             Err(aya::maps::MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
                 Ok(false)
@@ -98,6 +98,17 @@ impl ConnectionTable {
 
 const fn key(tgid: Tgid, fd: i32) -> ConnectionKey {
     ConnectionKey { tgid: tgid.0, fd }
+}
+
+impl ConnectionTable {
+    /// Forgets all connections of a process, those included that were never told: sockets that were only made, or listen.
+    pub fn forget(&mut self, tgid: Tgid) {
+        let keys: Vec<_> = self.0.keys().filter_map(Result::ok).filter(|key| key.tgid == tgid.0).collect();
+        for key in keys {
+            // One that is closed in between is gone already.
+            let _gone: Result<(), _> = self.0.remove(&key);
+        }
+    }
 }
 
 /// What the kernel side has counted.

@@ -125,8 +125,8 @@ pub struct Failure {
     pub kind: &'static str,
     /// Its program.
     pub program: &'static str,
-    /// The error with all that caused it.
-    pub reason: String,
+    /// Why, in a word: the label `reason`.
+    pub reason: &'static str,
 }
 
 /// The loaded kernel side. Dropping it detaches and unloads everything.
@@ -172,8 +172,10 @@ impl Kernel {
                 (Status::Attached, _) => *self.attached.entry(probe.kind).or_default() += 1,
                 (Status::Fatal, Err(source)) => return Err(ProbeError::Required { name: probe.program, source }),
                 (_, outcome) => {
-                    let reason = outcome.err().map(|error| chain(&error)).unwrap_or_default();
-                    log::warn!("cannot attach {}: {reason}", probe.program);
+                    let reason = outcome.err().map_or("other", |error| {
+                        log::warn!("cannot attach {}: {}", probe.program, chain(&error));
+                        reason(&error)
+                    });
                     self.failures.push(Failure { kind: probe.kind, program: probe.program, reason });
                 }
             }
@@ -214,6 +216,17 @@ impl Kernel {
     #[must_use]
     pub fn run_statistics(&self) -> Vec<RunStatistics> {
         run_statistics(&self.ebpf)
+    }
+}
+
+/// What the system said, in a word that is fit for a label.
+fn reason(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    match causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind).next() {
+        Some(std::io::ErrorKind::PermissionDenied) => "permission_denied",
+        Some(std::io::ErrorKind::NotFound) => "not_found",
+        Some(_) => "refused",
+        None => "other",
     }
 }
 

@@ -47,6 +47,9 @@ impl Probe {
     pub fn attach(services: &[&str]) -> Self {
         let probe = Self::launch(services, &[]);
         probe.wait_ready();
+        for service in services {
+            probe.wait_target(service.split('=').next().unwrap_or(service));
+        }
         probe
     }
 
@@ -71,13 +74,23 @@ impl Probe {
         probe
     }
 
-    /// Waits until it has attached to all its targets.
+    /// Waits until it says that it is ready.
     ///
     /// # Panics
     /// When it does not in time.
     pub fn wait_ready(&self) {
         let ready = eventually(PATIENCE, || (self.status("/readyz") == Some(200)).then_some(()));
         ready.unwrap_or_else(|| panic!("the probe does not get ready: {}", self.process.story()));
+    }
+
+    /// Waits until it watches at least one process of a service.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    pub fn wait_target(&self, service: &str) {
+        self.wait_for(&format!("a process of {service}"), |scrape| {
+            (scrape.sum("miku_probe_targets", &[("service", service), ("state", "attached")]) >= 1.0).then_some(())
+        });
     }
 
     /// Its process.

@@ -8,6 +8,7 @@ use miku_probe_tests::harness::PATIENCE;
 use miku_probe_tests::harness::probe::command;
 use miku_probe_tests::harness::process::{Process, as_nobody};
 
+use crate::stage::Config;
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -88,11 +89,8 @@ fn port_in_use() {
 }
 
 fn unknown_key() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("config.toml");
-    fs::write(&path, "colour = \"red\"\n").expect("the folder can be written to");
-    let path = path.to_str().expect("a path in UTF-8");
-    assert_refused(&mut run(&["--config", path]), USAGE, &["colour", path]);
+    let config = Config::new("colour = \"red\"\n");
+    assert_refused(&mut run(&["--config", config.path()]), USAGE, &["colour", config.path()]);
 }
 
 fn unknown_option() {

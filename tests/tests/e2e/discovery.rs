@@ -11,7 +11,7 @@ use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::{Process, free_port};
 use miku_probe_tests::truth::{Side, Truth};
 
-use crate::stage::{Load, PEER, Server};
+use crate::stage::{Config, Load, PEER, Server};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -106,11 +106,9 @@ fn many_services_of_one_name() {
 /// The same by a configuration file as by options.
 fn from_a_file() {
     let server = Server::peer(&[]);
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("config.toml");
-    let text = format!("[[service]]\nname = \"web\"\nselect = [\"pid:{}\"]\n", server.process.pid());
-    fs::write(&path, text).expect("the folder can be written to");
-    let probe = Probe::launch(&[], &["--config", path.to_str().expect("a path in UTF-8")]);
+    let config =
+        Config::new(&format!("[[service]]\nname = \"web\"\npid = {}\nrequired = true\n", server.process.pid()));
+    let probe = Probe::launch(&[], &["--config", config.path()]);
     probe.wait_ready();
     assert_seen(&probe, &server);
 }

@@ -6,11 +6,18 @@ use miku_probe_tests::truth::{Side, Truth, counted, route};
 use miku_probe_tests::wire::Message;
 use serde_json::Value;
 
-use crate::stage::{Server, python, watched};
+use crate::stage::{Config, Server, python, watched};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![case!(metrics_by_other_parsers, Python), case!(the_contract), case!(health), case!(pages), case!(options)]
+    vec![
+        case!(metrics_by_other_parsers, Python),
+        case!(the_contract),
+        case!(health),
+        case!(pages),
+        case!(options),
+        case!(secrets_stay_out),
+    ]
 }
 
 fn metrics_by_other_parsers() {
@@ -58,10 +65,10 @@ fn the_contract() {
         assert_eq!(duration.label(label), value, "{label}");
     }
     assert_eq!(route(duration.label("http_route")), "/items/{}");
+    // Beside the bound, every bucket has the labels of its series.
+    let series_labels: Vec<(&str, &str)> = duration.labels.iter().map(|(name, value)| (&**name, &**value)).collect();
     let bounds: Vec<&str> = scrape
-        .samples
-        .iter()
-        .filter(|sample| sample.name == "http_server_request_duration_seconds_bucket")
+        .matching("http_server_request_duration_seconds_bucket", &series_labels)
         .map(|sample| sample.label("le"))
         .collect();
     let contract = ".005 .01 .025 .05 .075 .1 .25 .5 .75 1 2.5 5 7.5 10 30 60 120 300 inf";
@@ -99,7 +106,11 @@ fn text(message: &Message) -> String {
 }
 
 fn health() {
-    let (mut server, probe) = watched(&[]);
+    let mut server = Server::peer(&[]);
+    let config =
+        Config::new(&format!("[[service]]\nname = \"web\"\npid = {}\nrequired = true\n", server.process.pid()));
+    let probe = Probe::launch(&[], &["--config", config.path()]);
+    probe.wait_ready();
     for path in ["/livez", "/readyz", "/healthz", "/-/healthy", "/-/ready"] {
         assert_eq!(probe.status(path), Some(200), "{path}");
     }
@@ -117,6 +128,8 @@ fn health() {
         probe.wait_for(path, |_| (probe.status(path) == Some(503)).then_some(()));
     };
     gone("/healthz");
+    gone("/readyz");
+    gone("/-/ready");
     assert!(json(&probe).is_object());
     assert!(!text(&probe.get("/healthz", "").expect("the probe answers")).trim().is_empty(), "it says why");
     assert_eq!(probe.status("/livez"), Some(200), "the probe itself lives");
@@ -147,4 +160,31 @@ fn options() {
         };
         assert_eq!((status("/numbers"), status("/metrics"), status("/livez")), (200, 404, 200), "at {address}");
     }
+}
+
+/// What passes through the probe's hands and is nobody's business is in nothing that it says.
+fn secrets_stay_out() {
+    const CANARY: &str = "c4n4ry0123456789";
+    let server = Server::peer(&[]);
+    let mut probe = Probe::launch(&[&server.service("web")], &["--verbose", "--verbose"]);
+    probe.wait_target("web");
+    let headers = format!("Authorization: Bearer {CANARY}\r\nCookie: session={CANARY}\r\nX-Api-Key: {CANARY}\r\n");
+    for target in ["/fast?token=", "/items/", "/webhooks/1/", "/fast#"] {
+        let request = format!(
+            "POST {target}{CANARY} HTTP/1.1\r\nHost: a\r\n{headers}Content-Length: {}\r\n\r\n{CANARY}",
+            CANARY.len()
+        );
+        miku_probe_tests::wire::exchange(&server.address, request.as_bytes()).expect("the server answers");
+    }
+    probe.wait_for("four requests", |scrape| {
+        (scrape.count("http_server_request_duration_seconds_count", &[]) == 4).then_some(())
+    });
+    for page in ["/metrics", "/healthz", "/"] {
+        let page = text(&probe.get(page, "").expect("the probe answers"));
+        assert!(!page.contains(CANARY), "{page}");
+    }
+    let process = probe.process();
+    process.stop(libc::SIGTERM, PATIENCE);
+    process.wait_silent(PATIENCE);
+    assert!(!process.story().contains(CANARY), "{}", process.story());
 }

@@ -7,16 +7,26 @@ use std::time::Duration;
 use miku_probe_tests::harness::kernel;
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
+use miku_probe_tests::truth::{Key, Side, counted};
 
 use crate::stage::{PEER, Server, watched};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![case!(bytes), case!(bytes_at_a_real_server, Python), case!(random_paths), case!(random_hosts)]
+    vec![
+        case!(bytes),
+        case!(bytes_at_a_real_server, Python),
+        case!(random_paths),
+        case!(random_hosts),
+        case!(losses_are_told),
+    ]
 }
 
 /// What the probe may ever have resident.
 const MEMORY: u64 = 40 << 20;
+
+/// How many values a label off the wire may have, beside `other`.
+const LABELS: usize = 100;
 
 fn mischief(server: &Server, times: u64, io: &str) {
     let mut command = Command::new(PEER);
@@ -68,17 +78,18 @@ fn routes(probe: &Probe) -> BTreeSet<String> {
 /// However many paths there are, the label has its cap, and none is counted twice or not at all.
 fn random_paths() {
     let (server, mut probe) = watched(&["--writers", "0"]);
-    let truth = server.load(&["--ask", "/", "--random-paths", "-n", "10000", "-c", "16"]);
+    // The server takes the first part for the route and answers 200.
+    let truth = server.load(&["--ask", "/fast", "--random-paths", "-n", "10000", "-c", "16"]);
     probe.wait_for("all requests", |scrape| {
         let seen = scrape.count("http_server_request_duration_seconds_count", &[("service", "web")]);
         (seen == truth.total()).then_some(())
     });
     let routes = routes(&probe);
-    assert!(routes.len() <= 1000, "{} routes", routes.len());
+    assert!(routes.len() <= LABELS + 1, "{} routes", routes.len());
     assert!(routes.contains("other"), "the rest counts under `other`: {routes:?}");
     assert!(probe.scrape().sum("miku_probe_label_overflow_total", &[("label", "http_route")]) > 0.0);
-    // Paths that are new after the cap are no trouble either.
-    let more = server.load(&["--ask", "/more", "--random-paths", "-n", "500", "-c", "4"]);
+    // Paths that nobody serves take no place at all.
+    let more = server.load(&["--ask", "/", "--random-paths", "-n", "500", "-c", "4"]);
     probe.wait_for("all requests", |scrape| {
         let seen = scrape.count("http_server_request_duration_seconds_count", &[("service", "web")]);
         (seen == truth.total() + more.total()).then_some(())
@@ -104,6 +115,35 @@ fn random_hosts() {
     probe.wait_for("all requests", |scrape| (scrape.count(name, &[("service", "bot")]) == truth.total()).then_some(()));
     let scrape = probe.scrape();
     let hosts: BTreeSet<&str> = scrape.matching(name, &[]).map(|sample| sample.label("server_address")).collect();
-    assert!(hosts.len() <= 200, "{} servers", hosts.len());
+    assert!(hosts.len() <= LABELS + 1, "{} servers", hosts.len());
     assert!(hosts.contains("other"), "the rest counts under `other`: {hosts:?}");
+}
+
+/// A ring far too small loses records. What is lost is told, nothing is invented in its place, and what comes
+/// afterwards is exact again.
+fn losses_are_told() {
+    let server = Server::peer(&["--writers", "0"]);
+    let probe = Probe::launch(&[&server.service("web")], &["--limit.ring-bytes", "65536"]);
+    probe.wait_target("web");
+    let options = ["--ask", "POST /echo", "--body", "3000", "-n", "4000", "-c", "32", "--pipeline", "4"];
+    let flood = server.load(&options);
+    // On connections of its own, and slowly, so that the ring has room.
+    let calm = server.load(&["--ask", "/calm/200", "-n", "40", "-c", "1", "--rate", "200"]);
+    probe.wait_for("what came afterwards", |scrape| {
+        (scrape.count("http_server_request_duration_seconds_count", &[("http_response_status_code", "404")]) == 40)
+            .then_some(())
+    });
+    let scrape = probe.scrape();
+    let lost = scrape.sum("miku_probe_lost_total", &[("where", "ring")]);
+    assert!(lost > 0.0, "the ring was large enough after all, so that this case shows nothing");
+    let key = |key: &Key| (key.method.clone(), key.status);
+    let told: BTreeSet<_> = flood.requests.keys().chain(calm.requests.keys()).map(key).collect();
+    for (seen, count) in counted(&scrape, "web", Side::Server) {
+        // Without a status, it is told that none is known.
+        assert!(seen.status == 0 || told.contains(&key(&seen)), "{seen} was invented, {count} times");
+    }
+    let labels = [("http_request_method", "POST"), ("http_response_status_code", "200")];
+    let seen = scrape.count("http_server_request_duration_seconds_count", &labels);
+    assert!(seen <= 4000, "{seen} of 4000 were seen");
+    eprintln!("{seen} of 4000 seen, {lost} records lost");
 }

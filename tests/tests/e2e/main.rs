@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod clients;
+mod commands;
 mod discovery;
 mod endpoints;
 mod exchanges;
@@ -39,7 +40,7 @@ impl Need {
         match self {
             Self::Python => stage::python().map(drop),
             Self::OldPython => stage::old_python().map(drop),
-            Self::ControlGroup => discovery::ControlGroup::new("probe").map(drop),
+            Self::ControlGroup => discovery::ControlGroup::new("miku-probe-check").map(drop),
             Self::Namespaces => discovery::namespaces(),
         }
     }
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         ("lifecycle", lifecycle::cases()),
         ("endpoints", endpoints::cases()),
         ("hist", hist::cases()),
+        ("commands", commands::cases()),
         ("bad_input", bad_input::cases()),
         ("hostile", hostile::cases()),
     ];

@@ -154,3 +154,25 @@ impl Load {
         Truth::from_json(&value).expect("a truth")
     }
 }
+
+/// A configuration file.
+pub(crate) struct Config {
+    _folder: tempfile::TempDir,
+    path: String,
+}
+
+impl Config {
+    /// One that says `text`.
+    pub(crate) fn new(text: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, text).expect("the folder can be written to");
+        let path = path.to_str().expect("temporary folders have names in UTF-8").to_owned();
+        Self { _folder: folder, path }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+}

@@ -82,23 +82,37 @@ impl Image {
             return Ok(Self { release: path.display().to_string(), path });
         }
         let kept = folder.join("images").join(line.to_string());
-        if let Some(image) = Self::kept(&kept) {
+        let Some((image, age)) = Self::kept(&kept) else {
+            return Self::download(&line, folder, &kept);
+        };
+        if age < FRESH {
             return Ok(image);
         }
-        fs::create_dir_all(&kept).with_context(|| format!("cannot make {}", kept.display()))?;
+        Self::download(&line, folder, &kept).or_else(|error| {
+            say(format_args!(
+                "kernels: staying with {}, because looking for a later one failed: {error:#}",
+                image.release
+            ));
+            Ok(image)
+        })
+    }
+
+    fn download(line: &Line, folder: &Path, kept: &Path) -> Result<Self> {
+        fs::create_dir_all(kept).with_context(|| format!("cannot make {}", kept.display()))?;
         let apt = PrivateApt::new(&folder.join("apt").join(line.to_string()), line.suites())?;
         apt.update()?;
-        let package = latest(&apt.kernels()?, &line).with_context(|| format!("no suite has a kernel {line}"))?;
-        let image = apt.unpack(&package, &kept)?;
+        let package = latest(&apt.kernels()?, line).with_context(|| format!("no suite has a kernel {line}"))?;
+        let image = apt.unpack(&package, kept)?;
         fs::write(kept.join("release"), &image.release).context("cannot note the release")?;
         Ok(image)
     }
 
-    fn kept(folder: &Path) -> Option<Self> {
+    /// The kernel that an earlier run brought, and how long ago.
+    fn kept(folder: &Path) -> Option<(Self, Duration)> {
         let noted = folder.join("release");
         let age = noted.metadata().ok()?.modified().ok()?.elapsed().unwrap_or_default();
         let image = Self { release: fs::read_to_string(&noted).ok()?, path: folder.join("vmlinuz") };
-        (age < FRESH && image.path.is_file()).then_some(image)
+        image.path.is_file().then_some((image, age))
     }
 }
 
@@ -169,8 +183,8 @@ impl Mirrors {
             };
             let signed_by = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by="));
             let words: Vec<&str> = rest.split_whitespace().collect();
-            if let [uri, suite, components @ ..] = words.as_slice() {
-                self.take(uri, &[suite], components, signed_by);
+            if let [uri, _suite, components @ ..] = words.as_slice() {
+                self.take(uri, components, signed_by);
             }
         }
     }
@@ -191,20 +205,20 @@ impl Mirrors {
                 && let Some(uri) = field("URIs").first()
             {
                 let signed_by = field("Signed-By").first().copied().filter(|path| path.starts_with('/'));
-                self.take(uri, &field("Suites"), &field("Components"), signed_by);
+                self.take(uri, &field("Components"), signed_by);
             }
         }
     }
 
-    fn take(&mut self, uri: &str, suites: &[&str], components: &[&str], signed_by: Option<&str>) {
-        let path = uri.trim_end_matches('/');
+    fn take(&mut self, uri: &str, components: &[&str], signed_by: Option<&str>) {
         if !components.contains(&"main") {
             return;
         }
-        let security = suites.iter().any(|suite| suite.ends_with("-security"));
-        let place = match (security, path.ends_with("/debian"), path.ends_with("/debian-security")) {
-            (_, true, _) => &mut self.main,
-            (true, _, true) => &mut self.security,
+        // A list of mirrors, as in `mirror+file:/etc/apt/mirrors/debian.list`, is as good as a mirror.
+        let name = uri.trim_end_matches('/').rsplit('/').next().unwrap_or_default().trim_end_matches(".list");
+        let place = match name {
+            "debian" => &mut self.main,
+            "debian-security" => &mut self.security,
             _ => return,
         };
         place.get_or_insert_with(|| uri.to_owned());
@@ -226,7 +240,7 @@ impl Mirrors {
 
 /// An apt whose state, cache and sources are its own.
 struct PrivateApt {
-    options: Vec<String>,
+    settings: PathBuf,
 }
 
 impl PrivateApt {
@@ -235,39 +249,53 @@ impl PrivateApt {
             let part = folder.join(part);
             fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
         }
-        let sources = folder.join("sources.list");
-        fs::write(&sources, Mirrors::of_this_machine()?.sources(suites)).context("cannot write a sources file")?;
-        // An empty status file: nothing is installed as far as this apt knows.
-        let status = folder.join("status");
-        fs::write(&status, "").context("cannot write a status file")?;
-        let options = [
-            format!("Dir::State={}", folder.display()),
-            format!("Dir::State::Lists={}", folder.join("lists").display()),
-            format!("Dir::State::status={}", status.display()),
-            format!("Dir::Cache={}", folder.join("cache").display()),
-            format!("Dir::Etc::SourceList={}", sources.display()),
-            "Dir::Etc::SourceParts=/dev/null".to_owned(),
-            "Dir::Etc::Preferences=/dev/null".to_owned(),
-            "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
-            "APT::Architecture=amd64".to_owned(),
-            "APT::Sandbox::User=root".to_owned(),
-            // What the machine does after its own updates is not for this one.
-            "APT::Update::Post-Invoke=".to_owned(),
-            "APT::Update::Post-Invoke-Success=".to_owned(),
-            "Acquire::Languages=none".to_owned(),
-            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
-            "Acquire::IndexTargets::deb::DEP-11-icons-small::DefaultEnabled=false".to_owned(),
-            "Acquire::IndexTargets::deb::DEP-11-icons::DefaultEnabled=false".to_owned(),
-            "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false".to_owned(),
-            "Acquire::Retries=3".to_owned(),
-            // A suite that has left support is as good as ever for its kernel.
-            "Acquire::Check-Valid-Until=false".to_owned(),
-        ];
-        Ok(Self { options: options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect() })
+        let write = |name: &str, text: &str| -> Result<PathBuf> {
+            let path = folder.join(name);
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(path)
+        };
+        write("sources.list", &Mirrors::of_this_machine()?.sources(suites))?;
+        // Nothing is installed as far as this apt knows.
+        write("status", "")?;
+        let settings = write("apt.conf", &Self::settings(folder))?;
+        Ok(Self { settings })
     }
 
+    /// What this apt does otherwise than the machine's; see apt.conf(5).
+    fn settings(folder: &Path) -> String {
+        let folder = folder.display();
+        format!(
+            r#"Dir::State "{folder}";
+Dir::State::Lists "{folder}/lists";
+Dir::State::status "{folder}/status";
+Dir::Cache "{folder}/cache";
+Dir::Etc::SourceList "{folder}/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+APT::Architecture "amd64";
+APT::Sandbox::User "root";
+// What the machine does after its own updates is not for this one.
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+// An index that cannot be fetched is an error here, not a warning.
+APT::Update::Error-Mode "any";
+Acquire::Retries "3";
+// A suite that has left support is as good as ever for its kernel.
+Acquire::Check-Valid-Until "false";
+// Of the indexes, the packages alone.
+Acquire::Languages "none";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::IndexTargets::deb::DEP-11-icons-small::DefaultEnabled "false";
+Acquire::IndexTargets::deb::DEP-11-icons::DefaultEnabled "false";
+Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
+"#
+        )
+    }
+
+    /// One of apt's programs. The file on its command line is read last, so it has the last word.
     fn command(&self, program: &str) -> Sh {
-        Sh::new(program).args(&self.options)
+        Sh::new(program).arg("-c").arg(&self.settings)
     }
 
     fn update(&self) -> Result<()> {
@@ -361,10 +389,21 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_mirrors_is_as_good_as_a_mirror() {
+        let mut mirrors = Mirrors::default();
+        mirrors.read_stanzas(
+            "Types: deb\nURIs: mirror+file:///etc/apt/mirrors/debian-security.list\nSuites: x\nComponents: main\n",
+        );
+        assert_eq!(mirrors.security.as_deref(), Some("mirror+file:///etc/apt/mirrors/debian-security.list"));
+    }
+
+    #[test]
     fn a_disabled_source_and_a_suite_without_a_mirror_are_left_out() {
         let mut mirrors = Mirrors::default();
         mirrors
             .read_stanzas("Enabled: no\nTypes: deb\nURIs: http://old.example/debian\nSuites: sid\nComponents: main\n");
+        assert_eq!(mirrors, Mirrors::default());
+        mirrors.read_stanzas("Types: deb\nURIs: http://old.example/debian\nSuites: sid\nComponents: contrib\n");
         assert_eq!(mirrors, Mirrors::default());
         mirrors.read_lines("deb http://mirror.example/debian/ bookworm main");
         assert_eq!(

@@ -1,4 +1,31 @@
 //! HTTP/1.1 from either end of a connection: segments in, exchanges out.
+//!
+//! A segment is what one system call moved. Its first bytes are known, and its last eight; what lies between may not
+//! be. So a [`Machine`] follows each direction by the framing that the heads declare (RFC 9112, section 6), counts what
+//! it cannot see, and says so where that is not enough:
+//!
+//! - A body with a length is counted by size alone. A chunked body is followed exactly while the chunk at hand covers
+//!   what is not known; after that, by its terminator (see `body.rs`).
+//! - A head longer than what is known of it is told as [`Unmatched::HeadTruncated`]. Its exchange keeps what was seen;
+//!   if it was the answer's head, the outcome is unknown.
+//! - Where the bytes fit no message (the probe attached in the middle of one, records were lost, or it is no HTTP) the
+//!   direction is skipped to the next segment that starts like a message.
+//!
+//! Requests and answers are matched by their order. An exchange is told when both its messages have ended: an answer
+//! that comes before the request's end waits for it, or for the connection's end.
+
+mod body;
+mod exchange;
+mod head;
+mod machine;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use machine::Machine;
 
 use crate::observations::{Method, Outcome, Unmatched};
 use crate::units::{Direction, Nanos, Side};
@@ -56,10 +83,11 @@ pub struct Finished<'a> {
     pub side: Side,
     /// The request's method.
     pub method: Method,
-    /// The request's path: the target without query and fragment, and without scheme and authority when it came in absolute form.
-    /// Bounded; empty when it was not seen.
+    /// The request's path: the target without query and fragment, and without scheme and authority when it came in
+    /// absolute form. At most 1024 bytes; empty for a `CONNECT`, and when it was not seen.
     pub path: &'a str,
-    /// The `Host` header, or the authority of an absolute target; bounded, empty when absent.
+    /// The `Host` header, or the authority of an absolute target, without a user's name; at most 255 bytes, empty when
+    /// absent.
     pub host: &'a str,
     /// The status of the final answer, when its head was seen.
     pub status: Option<u16>,
@@ -75,19 +103,4 @@ pub struct Finished<'a> {
     pub response_bytes: u64,
     /// How it ended.
     pub outcome: Outcome,
-}
-
-/// The state of one connection.
-#[derive(Debug, Default)]
-pub struct Machine {}
-
-impl Machine {
-    /// Takes in one segment and tells what it brought, in order.
-    pub fn segment(&mut self, _segment: &Segment<'_>, _tell: &mut impl FnMut(Event<'_>)) {}
-
-    /// Takes in that segments of this connection, in either direction, were lost before the next one.
-    pub fn gap(&mut self, _time: Nanos, _tell: &mut impl FnMut(Event<'_>)) {}
-
-    /// Takes in that the connection, or one half of it, ended.
-    pub fn end(&mut self, _time: Nanos, _end: End, _tell: &mut impl FnMut(Event<'_>)) {}
 }

@@ -1,0 +1,126 @@
+//! How many records user space takes in: from the bytes on the ring to the metrics, on one core.
+//!
+//! The stream is what a uvicorn on asyncio makes of keep-alive requests: three records an exchange, over 64 connections.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use miku_probe::discovery::sockets::Socket;
+use miku_probe::observations::{Names, Observation, Sink};
+use miku_probe::pipeline::{Caps, Pipeline, World};
+use miku_probe::sinks::metrics::{BuildInfo, Metrics};
+use miku_probe::units::{Direction, Nanos, Tgid};
+use miku_probe_abi::{
+    ABI_VERSION, ADDRESS_MAX, CAPTURE_MAX, DataRecord, OpenRecord, Origin, RecordHeader, RecordKind, TAIL, bytes_of,
+};
+
+const CONNECTIONS: i32 = 64;
+const EXCHANGES: u32 = 400;
+const TGID: u32 = 42;
+
+struct Nowhere;
+
+impl World for Nowhere {
+    fn socket(&self, _tgid: Tgid, _fd: i32) -> Option<Socket> {
+        None
+    }
+
+    fn lost(&self) -> u64 {
+        0
+    }
+}
+
+/// Takes observations and keeps nothing: what remains is the cost of everything before the sinks.
+struct Nothing;
+
+impl Sink for Nothing {
+    fn observe(&mut self, observation: &Observation, _names: &Names) {
+        black_box(observation);
+    }
+}
+
+fn header(kind: RecordKind, time_ns: u64, length: usize) -> RecordHeader {
+    let length = u32::try_from(length).expect("a record is short");
+    RecordHeader { version: ABI_VERSION, kind: kind as u8, padding: 0, length, time_ns, tgid: TGID, tid: TGID }
+}
+
+fn open(fd: i32) -> Vec<u8> {
+    let mut address = [0; ADDRESS_MAX];
+    address[..8].copy_from_slice(&[2, 0, 0x1f, 0x90, 127, 0, 0, 1]);
+    let record = OpenRecord {
+        header: header(RecordKind::Open, 1, size_of::<OpenRecord>()),
+        generation: 1,
+        fd,
+        result: 0,
+        origin: Origin::Accepted as u8,
+        socket_type: 1,
+        padding: [0; 2],
+        address_length: 16,
+        address,
+    };
+    bytes_of(&record).to_vec()
+}
+
+fn data(fd: i32, time: u64, sequence: u32, direction: Direction, bytes: &[u8]) -> Vec<u8> {
+    let captured = &bytes[..bytes.len().min(CAPTURE_MAX)];
+    let record = DataRecord {
+        header: header(RecordKind::Data, time, size_of::<DataRecord>() + captured.len()),
+        generation: 1,
+        fd,
+        sequence,
+        size: u32::try_from(bytes.len()).expect("a segment is short"),
+        captured: u32::try_from(captured.len()).expect("a capture is short"),
+        direction: direction as u8,
+        tail_length: 0,
+        errno: 0,
+        padding: 0,
+        tail: [0; TAIL],
+    };
+    [bytes_of(&record), captured].concat()
+}
+
+fn stream() -> Vec<Vec<u8>> {
+    let request = b"POST /channels/123456789012345678/messages HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nAccept: */*\r\n\
+        Accept-Encoding: gzip, deflate\r\nUser-Agent: python-httpx/0.28\r\nContent-Type: application/json\r\n\
+        Content-Length: 27\r\n\r\n{\"content\": \"hello, miku!\"}";
+    let head = b"HTTP/1.1 200 OK\r\ndate: Sun, 22 Nov 2026 14:15:30 GMT\r\nserver: uvicorn\r\ncontent-length: 11\r\n\
+        content-type: application/json\r\n\r\n";
+    let body = b"{\"ok\":true}";
+    let mut records: Vec<_> = (0..CONNECTIONS).map(open).collect();
+    for exchange in 0..EXCHANGES {
+        for fd in 0..CONNECTIONS {
+            let (time, sequence) = (u64::from(exchange) * 1_000_000 + 1000, exchange * 3);
+            records.push(data(fd, time, sequence, Direction::In, request));
+            records.push(data(fd, time + 500_000, sequence + 1, Direction::Out, head));
+            records.push(data(fd, time + 510_000, sequence + 2, Direction::Out, body));
+        }
+    }
+    records
+}
+
+fn replay<S: Sink>(records: &[Vec<u8>], sink: S) -> Pipeline<S, Nowhere> {
+    let caps = Caps { routes: 100, servers: 100, connections: 32_768 };
+    let mut pipeline = Pipeline::new(sink, Nowhere, caps);
+    let service = pipeline.add_service("bot", Vec::new()).expect("no patterns are well");
+    pipeline.add_target(Tgid(TGID), service);
+    pipeline.begin_batch();
+    for record in records {
+        pipeline.record(record);
+    }
+    pipeline.end_batch(Nanos(2), Nanos(1));
+    pipeline
+}
+
+fn records(criterion: &mut Criterion) {
+    let records = stream();
+    let mut group = criterion.benchmark_group("records");
+    group.throughput(Throughput::Elements(records.len() as u64));
+    group.bench_function("to_metrics", |bencher| {
+        bencher.iter_with_large_drop(|| replay(&records, Metrics::new(&BuildInfo::current())));
+    });
+    group.bench_function("to_nothing", |bencher| bencher.iter_with_large_drop(|| replay(&records, Nothing)));
+    group.finish();
+}
+
+criterion_group!(benches, records);
+criterion_main!(benches);

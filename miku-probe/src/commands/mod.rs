@@ -1,0 +1,80 @@
+//! What the program can be asked to do: one file a command.
+
+pub mod check;
+pub mod hist;
+pub mod ps;
+pub mod run;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::CommandFactory as _;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::Cli;
+use crate::config::{Command, Config};
+use crate::probes;
+
+/// Does what was asked for.
+///
+/// # Errors
+/// Whatever went wrong, with all that caused it. A broken pipe is among the causes when the reader went away.
+pub fn perform(config: Config) -> anyhow::Result<ExitCode> {
+    start_log(config.verbosity);
+    match config.command {
+        Command::Run(config) => run::run(config)?,
+        Command::Hist(config) => hist::run(config)?,
+        Command::Ps(config) => ps::run(&config, &mut io::stdout().lock())?,
+        Command::Check(config) => {
+            if !check::run(config, probes::object(), &mut io::stdout().lock())? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Completions(shell) => {
+            // Its writer may not fail, so it writes to memory first.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "miku-probe", &mut script);
+            io::stdout().lock().write_all(&script)?;
+        }
+        Command::Man => clap_mangen::Man::new(Cli::command()).render(&mut io::stdout().lock())?,
+    }
+    io::stdout().flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Talk goes to standard error, a line each.
+fn start_log(verbosity: log::LevelFilter) {
+    env_logger::Builder::new()
+        .filter_module("miku_probe", verbosity)
+        .format(|line, record| writeln!(line, "miku-probe: {}", record.args()))
+        .init();
+}
+
+/// One thread does everything: there is little to do, and the bot needs the processors.
+fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// The signals that end the program.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// From now on they no longer kill. Needs a tokio runtime.
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// Waits for one of them.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

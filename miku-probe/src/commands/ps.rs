@@ -1,0 +1,242 @@
+//! `miku-probe ps`: which processes would be watched, for which service and why, and why others would not.
+//!
+//! It attaches nothing and needs no privilege; without any it tells less, and says so.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::config::PsConfig;
+use crate::discovery::process::ProcFs;
+use crate::discovery::tcp::{Holdings, Scope, Tables};
+use crate::discovery::{Change, Discovery};
+use crate::units::{ServiceId, Tgid};
+
+/// What is told of one process.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Row {
+    pid: u32,
+    /// Its number in its own PID namespace, when that is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace_pid: Option<u32>,
+    service: Option<String>,
+    comm: String,
+    container: Option<String>,
+    uptime_seconds: Option<u64>,
+    listens: Vec<String>,
+    connections: usize,
+    /// Whether it would be watched.
+    attach: bool,
+    /// Why, or why not.
+    why: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    /// Whether services were chosen, because none was named.
+    automatic: bool,
+    processes: Vec<Row>,
+    /// Services that no process belongs to, with their selectors.
+    without_process: Vec<String>,
+    /// Processes that this user may not read, so that they could not be judged.
+    unreadable: usize,
+}
+
+/// Looks once, and prints what it found to `output`, and to standard error what it could not see.
+///
+/// # Errors
+/// When `/proc` cannot be read, or `output` cannot be written.
+pub fn run(config: &PsConfig, output: &mut impl Write) -> io::Result<()> {
+    let report = report(&ProcFs::default(), config)?;
+    if config.json {
+        let text = serde_json::to_string_pretty(&report).expect("texts, numbers and truth values are JSON");
+        writeln!(output, "{text}")?;
+    } else {
+        output.write_all(table(&report.processes).as_bytes())?;
+    }
+    output.flush()?;
+    for service in &report.without_process {
+        log::warn!("no process belongs to service {service}");
+    }
+    if report.automatic && report.processes.iter().all(|row| !row.attach) {
+        log::warn!(
+            "nothing to watch: no Python process serves or talks TLS, and no LLM server runs; name yours with --service"
+        );
+    }
+    if report.unreadable > 0 {
+        // SAFETY: geteuid takes no arguments and cannot fail.
+        let remedy = if unsafe { libc::geteuid() } == 0 { "not even root may" } else { "run it as root to see more" };
+        log::warn!("processes that could not be looked at: {}; {remedy}", report.unreadable);
+    }
+    Ok(())
+}
+
+fn report(proc: &ProcFs, config: &PsConfig) -> io::Result<Report> {
+    let mut discovery = Discovery::new(proc.clone(), config.services.clone());
+    let changes = discovery.scan()?;
+    let tables = Tables::default();
+    let name = |service: ServiceId| discovery.services().get(usize::from(service.0)).cloned();
+    let mut rows: Vec<Row> = changes
+        .into_iter()
+        .filter_map(|change| match change {
+            Change::Found(target) => Some(row(proc, &tables, target.tgid, name(target.service), true, target.why)),
+            Change::Rejected { tgid, service, reason } => {
+                Some(row(proc, &tables, tgid, service.and_then(name), false, reason.to_string()))
+            }
+            Change::NewService { .. } | Change::Gone { .. } => None,
+        })
+        .collect();
+    rows.sort_by(|one, other| (!one.attach, &one.service, one.pid).cmp(&(!other.attach, &other.service, other.pid)));
+    let numbered = config.services.iter().zip(0_u16..);
+    let without = numbered.filter(|(_, number)| discovery.count(ServiceId(*number)) == 0).map(|(spec, _)| {
+        let selectors: Vec<String> = spec.selectors.iter().map(ToString::to_string).collect();
+        format!("{} ({})", spec.name, selectors.join(", "))
+    });
+    Ok(Report {
+        automatic: discovery.is_automatic(),
+        without_process: without.collect(),
+        unreadable: discovery.unreadable(),
+        processes: rows,
+    })
+}
+
+fn row(proc: &ProcFs, tables: &Tables, tgid: Tgid, service: Option<String>, attach: bool, why: String) -> Row {
+    // It may have ended since it was found; then only its number is left to tell.
+    let Some(process) = proc.process(tgid) else { return Row { pid: tgid.0, service, attach, why, ..Row::default() } };
+    let Holdings { listens, connections } = tables.holdings(&process, Scope::All);
+    Row {
+        pid: tgid.0,
+        namespace_pid: process.namespace_pids().get(1..).and_then(|inner| inner.last().copied()),
+        service,
+        comm: process.comm().to_owned(),
+        container: process.containers().last().map(|container| container.short().to_owned()),
+        uptime_seconds: proc.age(process.start()).map(|age| age.as_secs()),
+        listens: listens.iter().map(ToString::to_string).collect(),
+        connections: connections.len(),
+        attach,
+        why,
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    const UNKNOWN: &str = "-";
+    let or_unknown = |text: Option<String>| text.unwrap_or_else(|| UNKNOWN.to_owned());
+    let mut lines = vec![["PID", "SERVICE", "COMM", "UPTIME", "LISTENS", "CONNS", "ATTACH", "WHY"].map(str::to_owned)];
+    lines.extend(rows.iter().map(|row| {
+        [
+            row.pid.to_string(),
+            or_unknown(row.service.clone()),
+            printable(&row.comm),
+            or_unknown(row.uptime_seconds.map(|seconds| age(Duration::from_secs(seconds)))),
+            or_unknown((!row.listens.is_empty()).then(|| row.listens.join(","))),
+            row.connections.to_string(),
+            if row.attach { "yes" } else { "no" }.to_owned(),
+            printable(&row.why),
+        ]
+    }));
+    let mut widths = [0; 8];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for line in &lines {
+        let mut padded = String::new();
+        for (place, (cell, width)) in line.iter().zip(widths).enumerate() {
+            let right = matches!(place, 0 | 3 | 5);
+            let _ = if right { write!(padded, "{cell:>width$}  ") } else { write!(padded, "{cell:width$}  ") };
+        }
+        text.push_str(padded.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A process chooses its own name: what a terminal would obey is shown, not sent.
+fn printable(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
+}
+
+/// The two largest units, as in `3h12m`.
+fn age(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::services::ServiceFlag;
+    use crate::discovery::fixture::{Fixture, Sketch};
+    use crate::discovery::selectors::ServiceSpec;
+
+    const LISTENS: &str = "0: 0100007F:1F40 00000000:0000 0A 0:0 0:0 0 0 0 501 1\n";
+
+    fn spec(text: &str) -> ServiceSpec {
+        match ServiceFlag::parse(text) {
+            Ok(ServiceFlag::Selection(one)) => {
+                ServiceSpec { name: one.name, selectors: vec![one.selector], routes: vec![], required: false }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_table_is_aligned_and_harmless() {
+        let rows = [
+            Row {
+                pid: 7,
+                service: Some("bot".to_owned()),
+                comm: "evil\x1b[2J".to_owned(),
+                uptime_seconds: Some(59),
+                listens: vec!["127.0.0.1:8000".to_owned()],
+                connections: 12,
+                attach: true,
+                why: "pid 7".to_owned(),
+                ..Row::default()
+            },
+            Row { pid: 12345, comm: "python3".to_owned(), why: "idle".to_owned(), ..Row::default() },
+        ];
+        assert_eq!(
+            table(&rows),
+            "  PID  SERVICE  COMM      UPTIME  LISTENS         CONNS  ATTACH  WHY\n    \
+               7  bot      evil?[2J     59s  127.0.0.1:8000     12  yes     pid 7\n\
+             12345  -        python3        -  -                   0  no      idle\n"
+        );
+    }
+
+    #[test]
+    fn ages_show_two_units() {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (60, "1m00s"), (3_599, "59m59s"), (3_600, "1h00m"), (90_000, "1d01h")]
+        {
+            assert_eq!(age(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn it_tells_what_would_be_watched_what_not_and_what_is_missing() {
+        let fixture = Fixture::new();
+        let python = Sketch { exe: "/usr/bin/python3.11", sockets: &[501], tcp: LISTENS, ..Sketch::new(10) };
+        fixture.add(&Sketch { arguments: &["python", "bot.py"], ..python });
+        fixture.add(&Sketch { exe: "/usr/bin/python3.11", arguments: &["python", "idle.py"], ..Sketch::new(11) });
+        let config = PsConfig { services: vec![], json: false };
+        let found = report(&fixture.proc, &config).expect("the fixture can be read");
+        let told: Vec<_> = found.processes.iter().map(|row| (row.pid, row.service.as_deref(), row.attach)).collect();
+        assert_eq!(told, [(10, Some("bot"), true), (11, None, false)]);
+        assert_eq!(found.processes[0].listens, ["127.0.0.1:8000"]);
+
+        let config = PsConfig { services: vec![spec("bot=cmdline:bot\\.py"), spec("llm=port:9")], json: false };
+        let found = report(&fixture.proc, &config).expect("the fixture can be read");
+        assert_eq!(found.without_process, ["llm (port:9)"]);
+        assert_eq!(found.processes.len(), 1);
+    }
+}

@@ -1,0 +1,139 @@
+//! The connections that are followed, by process and descriptor.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use crate::discovery::addresses::Address;
+use crate::discovery::sockets::Socket;
+use crate::protocols::http1::Machine;
+use crate::units::{ConnId, Nanos, ServiceId, Symbol, Symbols, Tgid, Transport};
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The label `peer`.
+    pub class: Symbol,
+    /// Its address, when it has one and it is known.
+    pub ip: Option<IpAddr>,
+    /// Its port; 0 when it has none or it is not known.
+    pub port: u16,
+    /// What carries the connection.
+    pub transport: Transport,
+    /// Whether no more can be learned by asking.
+    pub resolved: bool,
+}
+
+/// What is kept of a connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) generation: Nanos,
+    pub(super) service: ServiceId,
+    pub(super) peer: Option<Peer>,
+    /// The number that the next data record has if none is lost.
+    pub(super) next_sequence: u32,
+    /// What the kernel side had lost in all before the last data record.
+    pub(super) lost_before: u64,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    pub(super) machine: Machine,
+}
+
+impl Connection {
+    pub(super) fn new(generation: Nanos, service: ServiceId, peer: Option<Peer>, lost_before: u64) -> Self {
+        let machine = Machine::default();
+        Self { generation, service, peer, next_sequence: 0, lost_before, bytes_in: 0, bytes_out: 0, machine }
+    }
+}
+
+/// All connections, no more than a cap.
+#[derive(Debug)]
+pub(super) struct Connections {
+    cap: usize,
+    open: HashMap<(Tgid, i32), Connection>,
+    classes: Classes,
+}
+
+/// The values of the label `peer`, interned once; addresses are interned per class, since they are not exported.
+#[derive(Debug)]
+struct Classes {
+    known: HashMap<&'static str, Symbol>,
+    unknown: Symbol,
+}
+
+impl Connections {
+    pub(super) fn new(cap: usize, symbols: &mut Symbols) -> Self {
+        let known = ["loopback", "lan", "internet"].map(|class| (class, symbols.intern(class))).into();
+        Self { cap, open: HashMap::new(), classes: Classes { known, unknown: symbols.intern("unknown") } }
+    }
+
+    /// Enters a connection; false when there are too many.
+    pub(super) fn insert(&mut self, id: ConnId, connection: Connection) -> bool {
+        let key = (id.tgid, id.fd);
+        if self.open.len() >= self.cap && !self.open.contains_key(&key) {
+            return false;
+        }
+        self.open.insert(key, connection);
+        true
+    }
+
+    pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Connection> {
+        self.open.get_mut(&(id.tgid, id.fd)).filter(|connection| connection.generation == id.generation)
+    }
+
+    pub(super) fn remove(&mut self, id: ConnId) {
+        if self.get_mut(id).is_some() {
+            self.open.remove(&(id.tgid, id.fd));
+        }
+    }
+
+    /// The connection that had the descriptor of `id` before it.
+    pub(super) fn older(&self, id: ConnId) -> Option<ConnId> {
+        let generation = self.open.get(&(id.tgid, id.fd))?.generation;
+        (generation < id.generation).then_some(ConnId { generation, ..id })
+    }
+
+    /// All of a process.
+    pub(super) fn of(&self, tgid: Tgid) -> Vec<ConnId> {
+        self.open
+            .iter()
+            .filter(|((owner, _), _)| *owner == tgid)
+            .map(|((tgid, fd), connection)| ConnId { tgid: *tgid, fd: *fd, generation: connection.generation })
+            .collect()
+    }
+
+    /// Those of which no data record has come, at most `limit`.
+    pub(super) fn silent(&self, limit: usize) -> Vec<ConnId> {
+        self.open
+            .iter()
+            .filter(|(_, connection)| connection.next_sequence == 0)
+            .map(|((tgid, fd), connection)| ConnId { tgid: *tgid, fd: *fd, generation: connection.generation })
+            .take(limit)
+            .collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The other end of a connection that was opened with this address, on a socket of this type (`SOCK_*`, or 0).
+    pub(super) fn peer_of_address(&self, address: &Address, socket_type: i32) -> Peer {
+        let class = self.classes.known.get(address.class()).copied().unwrap_or(self.classes.unknown);
+        let (ip, transport) = match (address, socket_type) {
+            (Address::Ip(ip), libc::SOCK_STREAM) => (Some(ip.ip()), Transport::Tcp),
+            (Address::Ip(ip), libc::SOCK_DGRAM) => (Some(ip.ip()), Transport::Udp),
+            (Address::Ip(ip), _) => (Some(ip.ip()), Transport::Other),
+            (Address::Unix(_), _) => (None, Transport::Unix),
+        };
+        Peer { class, ip, port: address.port().unwrap_or(0), transport, resolved: transport != Transport::Other }
+    }
+
+    pub(super) fn peer_of_socket(&self, socket: &Socket) -> Peer {
+        let peer = socket.peer.as_ref().map_or(self.nobody(), |address| self.peer_of_address(address, 0));
+        Peer { transport: socket.transport, resolved: true, ..peer }
+    }
+
+    /// The other end of a connection of which nothing is known.
+    pub(super) fn nobody(&self) -> Peer {
+        Peer { class: self.classes.unknown, ip: None, port: 0, transport: Transport::Other, resolved: true }
+    }
+}

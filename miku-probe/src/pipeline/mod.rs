@@ -1,0 +1,433 @@
+//! From decoded records to observations: keeps the connections, feeds each one's state machine, and names what comes out.
+//!
+//! It knows neither the kernel nor the clock: what it must ask of the world goes through [`World`], so that it runs the
+//! same on a replayed stream.
+
+mod connections;
+mod servers;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use miku_probe_abi::RecordKind;
+
+pub use self::connections::Peer;
+use self::connections::{Connection, Connections};
+use self::servers::Servers;
+use crate::discovery::addresses::decode_address;
+use crate::discovery::sockets::Socket;
+use crate::intake::{Close, Data, Open, Process, Record, decode};
+use crate::observations::{Exchange, LostWhere, Names, Observation, Sink, Unmatched};
+use crate::protocols::http1::{End, Event, Finished, Segment};
+use crate::protocols::routes::{RouteError, RoutePattern, RouteTable};
+use crate::units::{ConnId, Direction, Nanos, ServiceId, Side, Symbol, Tgid};
+
+/// The label `protocol`.
+const HTTP1: &str = "http1";
+
+/// What the pipeline asks of the world outside it.
+pub trait World {
+    /// What a descriptor of a process is, when it can still be told.
+    fn socket(&self, tgid: Tgid, fd: i32) -> Option<Socket>;
+
+    /// How many records the kernel side has lost so far.
+    fn lost(&self) -> u64;
+}
+
+/// Caps on what comes off the wire.
+#[derive(Clone, Copy, Debug)]
+pub struct Caps {
+    /// Route templates a service.
+    pub routes: usize,
+    /// Names of servers a service calls.
+    pub servers: usize,
+    /// Connections followed at once.
+    pub connections: usize,
+}
+
+/// What is kept of one service.
+#[derive(Debug)]
+struct Service {
+    routes: RouteTable,
+    servers: Servers,
+}
+
+/// Turns records into observations.
+#[derive(Debug)]
+pub struct Pipeline<S, W> {
+    caps: Caps,
+    names: Names,
+    services: Vec<Service>,
+    targets: HashMap<Tgid, ServiceId>,
+    connections: Connections,
+    records: [u64; RecordKind::ALL.len()],
+    /// What the kernel side had lost when the current batch began.
+    lost: u64,
+    sink: S,
+    world: W,
+}
+
+impl<S: Sink, W: World> Pipeline<S, W> {
+    /// A pipeline without services.
+    pub fn new(sink: S, world: W, caps: Caps) -> Self {
+        let mut names = Names::default();
+        let connections = Connections::new(caps.connections, &mut names.symbols);
+        Self {
+            caps,
+            names,
+            services: Vec::new(),
+            targets: HashMap::new(),
+            connections,
+            records: [0; RecordKind::ALL.len()],
+            lost: 0,
+            sink,
+            world,
+        }
+    }
+
+    /// Makes a service known, with its route patterns.
+    ///
+    /// # Errors
+    /// When the patterns are too many to be matched together; none are always well.
+    pub fn add_service(&mut self, name: &str, patterns: Vec<RoutePattern>) -> Result<ServiceId, RouteError> {
+        let routes = RouteTable::new(patterns, self.caps.routes)?;
+        let service = ServiceId(u16::try_from(self.services.len()).unwrap_or(u16::MAX));
+        self.names.services.push(name.to_owned());
+        self.services.push(Service { routes, servers: Servers::new(self.caps.servers) });
+        Ok(service)
+    }
+
+    /// Begins to follow a process.
+    pub fn add_target(&mut self, tgid: Tgid, service: ServiceId) {
+        self.targets.insert(tgid, service);
+    }
+
+    /// The service a process belongs to, when it is followed.
+    #[must_use]
+    pub fn target(&self, tgid: Tgid) -> Option<ServiceId> {
+        self.targets.get(&tgid).copied()
+    }
+
+    /// The processes that are followed and the names of their services, by number.
+    pub fn targets(&self) -> impl Iterator<Item = (Tgid, &str)> {
+        let mut targets: Vec<_> =
+            self.targets.iter().map(|(tgid, service)| (*tgid, self.names.service(*service))).collect();
+        targets.sort_unstable();
+        targets.into_iter()
+    }
+
+    /// Enters a connection that was open before its process was followed.
+    pub fn seed(&mut self, id: ConnId, socket: &Socket) {
+        if let Some(service) = self.target(id.tgid) {
+            let peer = self.connections.peer_of_socket(socket);
+            self.connections.insert(id, Connection::new(id.generation, service, Some(peer), self.lost));
+        }
+    }
+
+    /// Ends to follow a process and its connections.
+    pub fn remove_target(&mut self, tgid: Tgid, time: Nanos) {
+        self.targets.remove(&tgid);
+        for id in self.connections.of(tgid) {
+            self.end(id, time, End::Detached);
+            self.connections.remove(id);
+        }
+    }
+
+    /// The connections of a process that are believed to be open.
+    #[must_use]
+    pub fn open_connections(&self, tgid: Tgid) -> Vec<ConnId> {
+        self.connections.of(tgid)
+    }
+
+    /// A connection ended without a word, as those do that `exec` or `close_range` close.
+    pub fn vanished(&mut self, id: ConnId, time: Nanos) {
+        self.end(id, time, End::LocalClosed);
+        self.connections.remove(id);
+    }
+
+    /// How many connections are followed now.
+    #[must_use]
+    pub fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// The names behind the observations.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Where the observations go.
+    pub fn sink_mut(&mut self) -> &mut S {
+        &mut self.sink
+    }
+
+    /// Hands an observation from elsewhere to the sinks.
+    pub fn observe(&mut self, observation: &Observation) {
+        self.sink.observe(observation, &self.names);
+    }
+
+    /// The world as it is asked.
+    pub fn world(&self) -> &W {
+        &self.world
+    }
+
+    /// Takes in one record as it came from the ring. Returned are its time, and what concerns a process, for discovery to
+    /// judge.
+    pub fn record(&mut self, bytes: &[u8]) -> (Option<Nanos>, Option<(Tgid, Process)>) {
+        let record = match decode(bytes) {
+            Ok(record) => record,
+            Err(error) => {
+                log::debug!("{error}");
+                self.observe(&Observation::Lost { at: LostWhere::Parser, count: 1 });
+                return (None, None);
+            }
+        };
+        let time = Some(record.time());
+        let (kind, process) = match record {
+            Record::Data(data) => {
+                self.data(&data);
+                (RecordKind::Data, None)
+            }
+            Record::Open(open) => {
+                self.open(&open);
+                (RecordKind::Open, None)
+            }
+            Record::Close(close) => {
+                self.close(&close);
+                (RecordKind::Close, None)
+            }
+            Record::Process { tgid, event, .. } => {
+                let kind = match event {
+                    Process::Fork { .. } => RecordKind::Fork,
+                    Process::Exec => RecordKind::Exec,
+                    Process::Exit => RecordKind::Exit,
+                    Process::Listen { .. } => RecordKind::Listen,
+                    Process::Dial { .. } => RecordKind::Dial,
+                };
+                (kind, Some((tgid, event)))
+            }
+        };
+        self.records[kind as usize - 1] += 1;
+        (time, process)
+    }
+
+    /// Begins a batch of records: everything that is on the ring now.
+    pub fn begin_batch(&mut self) {
+        self.lost = self.world.lost();
+    }
+
+    /// Ends a batch of records, the first of which happened at `oldest`.
+    pub fn end_batch(&mut self, now: Nanos, oldest: Nanos) {
+        for (kind, count) in RecordKind::ALL.into_iter().zip(std::mem::take(&mut self.records)) {
+            if count > 0 {
+                self.observe(&Observation::Records { kind, count });
+            }
+        }
+        self.observe(&Observation::Delivery(now.since(oldest)));
+    }
+
+    /// Connections on which nothing was told yet: their bytes are to be asked of the kernel side, at most `limit` at once.
+    pub fn silent(&mut self, limit: usize) -> Vec<ConnId> {
+        self.connections.silent(limit)
+    }
+
+    /// Takes in how many bytes a connection has moved in all.
+    pub fn moved(&mut self, id: ConnId, bytes_in: u64, bytes_out: u64) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let more_in = bytes_in.saturating_sub(connection.bytes_in);
+        let more_out = bytes_out.saturating_sub(connection.bytes_out);
+        connection.bytes_in += more_in;
+        connection.bytes_out += more_out;
+        self.bytes(id, Direction::In, more_in);
+        self.bytes(id, Direction::Out, more_out);
+    }
+
+    fn open(&mut self, open: &Open<'_>) {
+        let Some(service) = self.target(open.id.tgid) else { return };
+        if open.errno != 0 {
+            return;
+        }
+        self.replace_older(open.id, open.time);
+        let peer =
+            decode_address(open.address).map(|address| self.connections.peer_of_address(&address, open.socket_type));
+        if !self.connections.insert(open.id, Connection::new(open.id.generation, service, peer, self.lost)) {
+            self.observe(&Observation::Lost { at: LostWhere::Table, count: 1 });
+        }
+    }
+
+    /// A descriptor that is used again was closed before, even if that was not told.
+    fn replace_older(&mut self, id: ConnId, time: Nanos) {
+        if let Some(older) = self.connections.older(id) {
+            self.vanished(older, time);
+        }
+    }
+
+    fn close(&mut self, close: &Close) {
+        self.moved(close.id, close.bytes_in, close.bytes_out);
+        self.end(close.id, close.time, End::LocalClosed);
+        self.connections.remove(close.id);
+    }
+
+    fn data(&mut self, data: &Data<'_>) {
+        if self.connections.get_mut(data.id).is_none() {
+            // Its opening was lost, or happened before the process was followed.
+            let Some(service) = self.target(data.id.tgid) else { return };
+            self.replace_older(data.id, data.time);
+            if !self.connections.insert(data.id, Connection::new(data.id.generation, service, None, self.lost)) {
+                self.observe(&Observation::Lost { at: LostWhere::Table, count: 1 });
+                return;
+            }
+        }
+        if self.gap_before(data) {
+            self.feed(data.id, Step::Gap(data.time));
+        }
+        if data.size == 0 {
+            let end = match data.errno {
+                0 => End::PeerFinished,
+                libc::ETIMEDOUT => End::Timeout,
+                _ => End::Reset,
+            };
+            self.end(data.id, data.time, end);
+            return;
+        }
+        let size = u64::from(data.size);
+        if data.prefix.is_empty() {
+            self.observe(&Observation::Lost { at: LostWhere::Capture, count: 1 });
+        }
+        if let Some(connection) = self.connections.get_mut(data.id) {
+            match data.direction {
+                Direction::In => connection.bytes_in += size,
+                Direction::Out => connection.bytes_out += size,
+            }
+        }
+        let segment =
+            Segment { time: data.time, direction: data.direction, size, prefix: data.prefix, tail: data.tail };
+        self.feed(data.id, Step::Segment(segment));
+        self.bytes(data.id, data.direction, size);
+    }
+
+    /// Whether records of the connection were lost before this one. Two threads that use one connection at once may put
+    /// their records on the ring the other way round, so a jump is a loss only if the kernel side has lost something
+    /// since the connection's last record.
+    fn gap_before(&mut self, data: &Data<'_>) -> bool {
+        let Some(connection) = self.connections.get_mut(data.id) else { return false };
+        let jumped = data.sequence > connection.next_sequence;
+        let lost_before = std::mem::replace(&mut connection.lost_before, self.lost);
+        connection.next_sequence = connection.next_sequence.max(data.sequence.wrapping_add(1));
+        jumped && self.world.lost() != lost_before
+    }
+
+    fn end(&mut self, id: ConnId, time: Nanos, end: End) {
+        self.feed(id, Step::End(time, end));
+    }
+
+    fn bytes(&mut self, id: ConnId, direction: Direction, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        let Some((service, peer)) = self.service_and_peer(id) else { return };
+        let observation = Observation::Bytes { service, direction, peer: peer.class, transport: peer.transport, bytes };
+        self.sink.observe(&observation, &self.names);
+    }
+
+    /// Whose connection it is and who is at its other end, which is asked of the world when the call did not tell.
+    fn service_and_peer(&mut self, id: ConnId) -> Option<(ServiceId, Peer)> {
+        let connection = self.connections.get_mut(id)?;
+        let service = connection.service;
+        if let Some(peer) = connection.peer {
+            // A connect tells the address but not what carries it.
+            if peer.resolved {
+                return Some((service, peer));
+            }
+        }
+        let known = connection.peer;
+        let peer = match self.world.socket(id.tgid, id.fd) {
+            Some(socket) => self.connections.peer_of_socket(&socket),
+            None => Peer { resolved: true, ..known.unwrap_or(self.connections.nobody()) },
+        };
+        self.connections.get_mut(id)?.peer = Some(peer);
+        Some((service, peer))
+    }
+
+    /// Runs the connection's state machine on something and observes what it tells.
+    fn feed(&mut self, id: ConnId, step: Step<'_>) {
+        let Self { connections, services, names, sink, .. } = self;
+        let Some(connection) = connections.get_mut(id) else { return };
+        let service = connection.service;
+        let peer = connection.peer;
+        let Some(kept) = services.get_mut(usize::from(service.0)) else { return };
+        let mut tell = |event: Event<'_>| match event {
+            Event::Began { side } => {
+                sink.observe(&Observation::InFlight { service, side, change: 1 }, names);
+            }
+            Event::Finished(finished) => {
+                sink.observe(&Observation::InFlight { service, side: finished.side, change: -1 }, names);
+                let exchange = kept.exchange(service, peer, &finished, names, sink);
+                sink.observe(&Observation::Exchange(exchange), names);
+            }
+            Event::Upgraded => {}
+            Event::Unmatched(reason) => {
+                if reason == Unmatched::HeadTruncated {
+                    sink.observe(&Observation::Lost { at: LostWhere::Capture, count: 1 }, names);
+                }
+                sink.observe(&Observation::Unmatched { protocol: HTTP1, reason }, names);
+            }
+        };
+        match step {
+            Step::Segment(segment) => connection.machine.segment(&segment, &mut tell),
+            Step::Gap(time) => connection.machine.gap(time, &mut tell),
+            Step::End(time, end) => connection.machine.end(time, end, &mut tell),
+        }
+    }
+}
+
+/// What a connection's state machine takes in.
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Segment(Segment<'a>),
+    Gap(Nanos),
+    End(Nanos, End),
+}
+
+impl Service {
+    /// Names what the state machine found.
+    fn exchange(
+        &mut self,
+        service: ServiceId,
+        peer: Option<Peer>,
+        finished: &Finished<'_>,
+        names: &mut Names,
+        sink: &mut impl Sink,
+    ) -> Exchange {
+        let (route, overflow) = self.routes.route(finished.path, finished.status, &mut names.symbols);
+        if overflow {
+            sink.observe(&Observation::LabelOverflow { label: "http_route" }, names);
+        }
+        let (server, port) = match finished.side {
+            Side::Server => (Symbol::EMPTY, 0),
+            Side::Client => {
+                let named = self.servers.name(finished.host, peer, &mut names.symbols);
+                if named.overflow {
+                    sink.observe(&Observation::LabelOverflow { label: "server_address" }, names);
+                }
+                (named.address, named.port)
+            }
+        };
+        Exchange {
+            service,
+            side: finished.side,
+            method: finished.method,
+            route,
+            server,
+            port,
+            status: finished.status,
+            start: finished.start,
+            first_byte: finished.first_byte.map(|first| first.since(finished.start)),
+            duration: finished.end.since(finished.start),
+            request_bytes: finished.request_bytes,
+            response_bytes: finished.response_bytes,
+            outcome: finished.outcome,
+        }
+    }
+}

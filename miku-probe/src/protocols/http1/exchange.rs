@@ -1,0 +1,204 @@
+//! Requests in flight on one connection, the oldest first.
+
+use std::collections::VecDeque;
+
+use zeroize::{Zeroize, Zeroizing};
+
+use super::Finished;
+use super::head::RequestHead;
+use crate::observations::{Method, Outcome};
+use crate::units::{Nanos, Side};
+
+/// The most bytes of a path that are kept.
+pub(super) const PATH_MAX: usize = 1024;
+
+/// The most bytes of a host that are kept.
+pub(super) const HOST_MAX: usize = 255;
+
+/// The most requests in flight on one connection that are followed.
+pub(super) const IN_FLIGHT_MAX: usize = 64;
+
+/// The most bytes of paths and hosts that the requests behind the oldest hold together.
+const TEXT_MAX: usize = 16 << 10;
+
+/// The most bytes that an idle connection keeps allocated for the next request's path and host.
+const TEXT_KEPT: usize = 256;
+
+/// A request and what is known of its answer.
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    pub(super) method: Option<Method>,
+    pub(super) status: Option<u16>,
+    pub(super) start: Nanos,
+    pub(super) first_byte: Option<Nanos>,
+    /// When the answer's last byte so far moved.
+    pub(super) last_byte: Nanos,
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+    /// The request was seen to its last byte.
+    pub(super) asked: bool,
+    /// The final answer was seen to its last byte.
+    pub(super) answered: bool,
+    /// The path, then the host.
+    text: Zeroizing<String>,
+    path_length: u16,
+}
+
+impl Exchange {
+    /// Makes it the exchange of a request that began at `start`.
+    pub(super) fn begin(&mut self, head: &RequestHead<'_>, start: Nanos) {
+        self.method = Some(head.method);
+        self.start = start;
+        let (path, authority) = split_target(head.method, head.target);
+        let host = without_userinfo(authority.unwrap_or(head.host));
+        self.text.reserve_exact(path.len().min(PATH_MAX) + host.len().min(HOST_MAX));
+        push_lossy(&mut self.text, path, PATH_MAX);
+        self.path_length = u16::try_from(self.text.len()).expect("a path is bounded");
+        push_lossy(&mut self.text, host, HOST_MAX);
+    }
+
+    pub(super) fn is_head(&self) -> bool {
+        self.method == Some(Method::Head)
+    }
+
+    pub(super) fn is_connect(&self) -> bool {
+        self.method == Some(Method::Connect)
+    }
+
+    /// What is told of it when it ends at `end`.
+    pub(super) fn finished(&self, side: Side, outcome: Outcome, end: Nanos) -> Finished<'_> {
+        let (path, host) = self.text.split_at(usize::from(self.path_length));
+        Finished {
+            side,
+            method: self.method.unwrap_or(Method::Other),
+            path,
+            host,
+            status: self.status,
+            start: self.start,
+            first_byte: self.first_byte,
+            end,
+            request_bytes: self.request_bytes,
+            response_bytes: self.response_bytes,
+            outcome,
+        }
+    }
+
+    /// Forgets everything, and keeps a small allocation for the next request.
+    fn clear(&mut self) {
+        let mut text = std::mem::take(&mut self.text);
+        text.as_mut_str().zeroize();
+        text.clear();
+        if text.capacity() > TEXT_KEPT {
+            text = Zeroizing::default();
+        }
+        *self = Self { text, ..Self::default() };
+    }
+}
+
+/// The path of a request's target, and the authority when the target holds one (RFC 9112, section 3.2).
+fn split_target(method: Method, target: &[u8]) -> (&[u8], Option<&[u8]>) {
+    if method == Method::Connect {
+        return (b"", Some(target));
+    }
+    let cut = |path: &'_ [u8]| path.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(path.len());
+    if !target.starts_with(b"/") {
+        let scheme = target.iter().take_while(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte)).count();
+        if let Some(rest) = target[scheme..].strip_prefix(b"://") {
+            let end = rest.iter().position(|byte| b"/?#".contains(byte)).unwrap_or(rest.len());
+            let (authority, path) = rest.split_at(end);
+            let path = &path[..cut(path)];
+            return (if path.is_empty() { b"/" } else { path }, Some(authority));
+        }
+    }
+    (&target[..cut(target)], None)
+}
+
+/// A URL may hold a user's name and password before its host: they are nobody's business.
+fn without_userinfo(authority: &[u8]) -> &[u8] {
+    let start = authority.iter().rposition(|byte| *byte == b'@').map_or(0, |at| at + 1);
+    &authority[start..]
+}
+
+/// Appends at most `most` bytes of `bytes` to `text`, what is no UTF-8 replaced.
+fn push_lossy(text: &mut String, bytes: &[u8], most: usize) {
+    let end = text.len() + most;
+    for chunk in bytes.utf8_chunks() {
+        let valid = chunk.valid();
+        let fits = (0..=valid.len().min(end - text.len())).rev().find(|at| valid.is_char_boundary(*at)).unwrap_or(0);
+        text.push_str(&valid[..fits]);
+        if fits < valid.len() {
+            return;
+        }
+        if !chunk.invalid().is_empty() {
+            if text.len() + char::REPLACEMENT_CHARACTER.len_utf8() > end {
+                return;
+            }
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
+}
+
+/// The exchanges in flight. One is the rule, and needs no allocation but its texts.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    oldest: Exchange,
+    occupied: bool,
+    rest: VecDeque<Exchange>,
+}
+
+impl Queue {
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.occupied) + self.rest.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        !self.occupied
+    }
+
+    /// A blank exchange behind the others, unless there are too many already.
+    pub(super) fn push(&mut self) -> Option<&mut Exchange> {
+        if !self.occupied {
+            self.occupied = true;
+            return Some(&mut self.oldest);
+        }
+        let full = self.len() >= IN_FLIGHT_MAX
+            || (self.rest.len() + 1) * (PATH_MAX + HOST_MAX) > TEXT_MAX
+                && self.rest.iter().map(|exchange| exchange.text.len()).sum::<usize>() + PATH_MAX + HOST_MAX > TEXT_MAX;
+        if full {
+            return None;
+        }
+        self.rest.push_back(Exchange::default());
+        self.rest.back_mut()
+    }
+
+    pub(super) fn oldest(&self) -> Option<&Exchange> {
+        self.occupied.then_some(&self.oldest)
+    }
+
+    pub(super) fn oldest_mut(&mut self) -> Option<&mut Exchange> {
+        self.occupied.then_some(&mut self.oldest)
+    }
+
+    pub(super) fn newest_mut(&mut self) -> Option<&mut Exchange> {
+        if self.rest.is_empty() { self.oldest_mut() } else { self.rest.back_mut() }
+    }
+
+    /// Bytes allocated beside the queue itself.
+    #[cfg(test)]
+    pub(super) fn allocated(&self) -> usize {
+        let texts = self.rest.iter().map(|exchange| exchange.text.capacity()).sum::<usize>();
+        self.oldest.text.capacity() + texts + self.rest.capacity() * size_of::<Exchange>()
+    }
+
+    /// Forgets the oldest.
+    pub(super) fn pop(&mut self) {
+        self.oldest.clear();
+        match self.rest.pop_front() {
+            Some(exchange) => self.oldest = exchange,
+            None => self.occupied = false,
+        }
+        if self.rest.is_empty() {
+            self.rest = VecDeque::new();
+        }
+    }
+}

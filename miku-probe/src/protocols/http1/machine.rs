@@ -1,0 +1,454 @@
+//! The state machine of one connection: which bytes are whose.
+
+mod messages;
+
+use super::body::{Chunks, Ending, Progress};
+use super::exchange::Queue;
+use super::head::{Parsed, PartialHead, Role, Start, expected_start, parse_request, parse_response, plausible_start};
+use super::{End, Event, Segment};
+use crate::observations::{AbortReason, Outcome, Unmatched};
+use crate::units::{Direction, Nanos, Side};
+
+/// The state of one connection.
+///
+/// It stays small while the connection is idle, and bounded whatever comes: a head that comes in pieces holds at most
+/// 8 KiB, a followed request at most 1.3 KiB, and at most 64 of them are followed at a time.
+#[derive(Debug, Default)]
+pub struct Machine {
+    /// By [`Direction`].
+    lanes: [Lane; 2],
+    queue: Queue,
+    /// Requests after those of the queue whose answers are still to come.
+    beyond: u32,
+    side: Option<Side>,
+    /// The request under way is the newest of the queue.
+    request_followed: bool,
+    /// The answer under way is to the oldest of the queue.
+    response_followed: bool,
+    /// It was told that bytes are skipped, or why.
+    skipping_told: bool,
+    /// The other side sends no more.
+    peer_finished: bool,
+    /// Bytes of an answer moved after that.
+    moved_since: bool,
+    /// The connection carries another protocol.
+    upgraded: bool,
+}
+
+/// One direction of a connection.
+#[derive(Debug, Default)]
+struct Lane {
+    phase: Phase,
+    /// The head under way only looks like one.
+    tentative: bool,
+}
+
+/// Where in a message a direction stands.
+#[derive(Debug, Default)]
+enum Phase {
+    /// No byte has been seen.
+    #[default]
+    Fresh,
+    /// Skipping to the next segment that starts like a message.
+    Unsynced,
+    /// The next byte starts a message.
+    Start,
+    /// In a head that is still incomplete.
+    Head(Box<PartialHead>),
+    /// In a body of which so many bytes are to come.
+    Length(u64),
+    /// In a chunked body.
+    Chunked(Chunks),
+    /// In a chunked body whose framing was lost.
+    Unframed(Ending),
+    /// In a body that the end of the connection ends.
+    UntilClose,
+    /// In a message whose end cannot be known.
+    Endless,
+    /// After a `CONNECT`, until its answer tells what the bytes are.
+    Held,
+}
+
+/// What is being taken in: when, and which way.
+#[derive(Clone, Copy)]
+struct At {
+    time: Nanos,
+    direction: Direction,
+}
+
+/// Whoever is told.
+trait Tell: FnMut(Event<'_>) {}
+impl<T: FnMut(Event<'_>)> Tell for T {}
+
+impl Machine {
+    /// Takes in one segment and tells what it brought, in order.
+    pub fn segment(&mut self, segment: &Segment<'_>, tell: &mut impl FnMut(Event<'_>)) {
+        if self.upgraded || segment.size == 0 {
+            return;
+        }
+        let at = At { time: segment.time, direction: segment.direction };
+        let prefix = &segment.prefix[..bounded(segment.size, segment.prefix.len())];
+        let rest = segment.size - prefix.len() as u64;
+        let tail = &segment.tail[segment.tail.len() - bounded(rest, segment.tail.len())..];
+        let hidden = rest - tail.len() as u64;
+        self.look_for_start(at, prefix, tell);
+        self.known(at, prefix, tell);
+        if hidden > 0 {
+            self.hidden(at, hidden, tell);
+        }
+        self.known(at, tail, tell);
+        if let Phase::Unframed(ending) = self.lane(at).phase
+            && ending.is_terminator()
+        {
+            self.message_ended(at, tell);
+        }
+    }
+
+    /// Takes in that segments of this connection, in either direction, were lost before the next one.
+    pub fn gap(&mut self, time: Nanos, tell: &mut impl FnMut(Event<'_>)) {
+        if self.upgraded {
+            return;
+        }
+        self.finish_all(Outcome::Unknown, time, tell);
+        self.lose_sync();
+        tell(Event::Unmatched(Unmatched::Gap));
+    }
+
+    /// Takes in that the connection, or one half of it, ended.
+    pub fn end(&mut self, time: Nanos, end: End, tell: &mut impl FnMut(Event<'_>)) {
+        let Some(side) = self.side else { return };
+        if self.upgraded {
+            return;
+        }
+        let (peer, own) = match side {
+            Side::Server => (AbortReason::ClientClosed, AbortReason::ServerClosed),
+            Side::Client => (AbortReason::ServerClosed, AbortReason::ClientClosed),
+        };
+        let outcome = match end {
+            End::PeerFinished => {
+                self.peer_finished = true;
+                self.moved_since = false;
+                if side == Side::Server {
+                    // The client may still read. But what it has not sent of a request, it never will.
+                    if self.queue.oldest().is_some_and(|exchange| exchange.answered) {
+                        self.finish(Outcome::Complete, time, tell);
+                    }
+                    return;
+                }
+                Outcome::Aborted(peer)
+            }
+            End::LocalClosed => Outcome::Aborted(if self.peer_finished { peer } else { own }),
+            End::Reset => Outcome::Aborted(AbortReason::Reset),
+            End::Timeout => Outcome::Aborted(AbortReason::Timeout),
+            End::Detached => Outcome::Unknown,
+        };
+        self.count_partial_response(side, time);
+        // The closing of the server's half is what ends a body without a declared length.
+        let closed_by_server = match (side, end) {
+            (Side::Client, End::PeerFinished) => true,
+            (Side::Server, End::LocalClosed) => !self.peer_finished || self.moved_since,
+            _ => false,
+        };
+        let unanswered = self.queue.len() - usize::from(self.queue.oldest().is_some_and(|exchange| exchange.answered));
+        match self.lanes[response_lane(side)].phase {
+            Phase::UntilClose if closed_by_server && self.response_followed => {
+                self.finish(Outcome::Complete, time, tell);
+            }
+            Phase::Endless if self.response_followed => self.finish(Outcome::Unknown, time, tell),
+            _ => {}
+        }
+        self.finish_all(outcome, time, tell);
+        self.lose_sync();
+        if end == End::Detached {
+            for _ in 0..unanswered {
+                tell(Event::Unmatched(Unmatched::Detached));
+            }
+        }
+    }
+
+    fn lane(&mut self, at: At) -> &mut Lane {
+        &mut self.lanes[at.direction as usize]
+    }
+
+    fn phase(&mut self, at: At) -> &mut Phase {
+        &mut self.lane(at).phase
+    }
+
+    /// Which message of an exchange the direction carries, once that is known.
+    fn role(&self, direction: Direction) -> Option<Role> {
+        Some(match (self.side?, direction) {
+            (Side::Server, Direction::In) | (Side::Client, Direction::Out) => Role::Request,
+            (Side::Server, Direction::Out) | (Side::Client, Direction::In) => Role::Response,
+        })
+    }
+
+    /// At the start of a segment: whether a message starts here although the state would not have it.
+    fn look_for_start(&mut self, at: At, prefix: &[u8], tell: &mut impl Tell) {
+        let role = self.role(at.direction);
+        let fits = |start| matches!(start, Start::Message(found) if role.is_none_or(|role| role == found));
+        let lane = self.lane(at);
+        let tentative = lane.tentative;
+        match lane.phase {
+            Phase::Fresh | Phase::Unsynced => {
+                let start = plausible_start(prefix);
+                if fits(start) || (start == Start::Unclear && !prefix.is_empty()) {
+                    lane.phase = Phase::Start;
+                    lane.tentative = true;
+                } else {
+                    self.skip(at, tell);
+                }
+            }
+            // What came before was no head, if a new one starts here.
+            Phase::Head(_) if tentative && fits(plausible_start(prefix)) => lane.phase = Phase::Start,
+            Phase::Endless if fits(plausible_start(prefix)) => match role {
+                Some(Role::Response) if self.response_followed => {
+                    self.finish(Outcome::Unknown, at.time, tell);
+                    *self.phase(at) = Phase::Start;
+                }
+                _ => self.message_ended(at, tell),
+            },
+            Phase::Length(_) | Phase::Chunked(_) | Phase::Unframed(_) | Phase::UntilClose => match role {
+                // The answer came early, and made the client give up the rest of its request.
+                Some(Role::Request)
+                    if self.queue.oldest().is_some_and(|exchange| exchange.answered)
+                        && fits(plausible_start(prefix)) =>
+                {
+                    self.message_ended(at, tell);
+                }
+                // Nobody knows whether this was the answer to a HEAD, which has no body.
+                Some(Role::Response) if !self.response_followed && fits(plausible_start(prefix)) => {
+                    self.message_ended(at, tell);
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    /// Goes on skipping, and tells so when the probe came in the middle of a message.
+    fn skip(&mut self, at: At, tell: &mut impl Tell) {
+        *self.lane(at) = Lane { phase: Phase::Unsynced, tentative: false };
+        if self.side.is_none() && !std::mem::replace(&mut self.skipping_told, true) {
+            tell(Event::Unmatched(Unmatched::MidMessage));
+        }
+    }
+
+    /// Takes in the next bytes, which are known.
+    fn known(&mut self, at: At, mut bytes: &[u8], tell: &mut impl Tell) {
+        // Every round takes bytes, or goes from a head that leads nowhere to a phase that takes all.
+        while !bytes.is_empty() && !self.upgraded {
+            let all = bytes.len();
+            let used = match self.phase(at) {
+                Phase::Start => self.start(at, bytes, tell),
+                Phase::Head(_) => self.more_of_head(at, bytes, tell),
+                Phase::Length(remaining) => {
+                    let used = bounded(*remaining, all);
+                    self.of_length(at, used as u64, tell);
+                    used
+                }
+                Phase::Chunked(chunks) => match chunks.known(bytes) {
+                    Progress::More => {
+                        self.count(at, all as u64);
+                        all
+                    }
+                    Progress::Ended(used) => {
+                        self.count(at, used as u64);
+                        self.message_ended(at, tell);
+                        used
+                    }
+                    Progress::Broken => {
+                        *self.phase(at) = Phase::Endless;
+                        tell(Event::Unmatched(Unmatched::Malformed));
+                        0
+                    }
+                },
+                Phase::Unframed(ending) => {
+                    ending.known(bytes);
+                    self.count(at, all as u64);
+                    all
+                }
+                Phase::UntilClose | Phase::Endless => {
+                    self.count(at, all as u64);
+                    all
+                }
+                Phase::Fresh | Phase::Unsynced | Phase::Held => all,
+            };
+            bytes = &bytes[used..];
+        }
+    }
+
+    /// Takes in the next `count` bytes, which are not known.
+    fn hidden(&mut self, at: At, mut count: u64, tell: &mut impl Tell) {
+        while count > 0 && !self.upgraded {
+            let used = match self.phase(at) {
+                Phase::Start => {
+                    self.truncated(at, b"", at.time, tell);
+                    0
+                }
+                Phase::Head(_) => {
+                    if let Phase::Head(head) = std::mem::take(self.phase(at)) {
+                        self.truncated(at, head.bytes(), head.time, tell);
+                    }
+                    0
+                }
+                Phase::Length(remaining) => {
+                    let used = count.min(*remaining);
+                    self.of_length(at, used, tell);
+                    used
+                }
+                Phase::Chunked(chunks) => {
+                    if !chunks.hidden(count) {
+                        *self.phase(at) = Phase::Unframed(Ending::default());
+                    }
+                    self.count(at, count);
+                    count
+                }
+                Phase::Unframed(ending) => {
+                    ending.hidden();
+                    self.count(at, count);
+                    count
+                }
+                Phase::UntilClose | Phase::Endless => {
+                    self.count(at, count);
+                    count
+                }
+                Phase::Fresh | Phase::Unsynced | Phase::Held => count,
+            };
+            count -= used;
+        }
+    }
+
+    /// What `bytes` start with, as a head of this direction.
+    fn start_of(&mut self, at: At, bytes: &[u8]) -> Start {
+        match self.role(at.direction) {
+            Some(role) if !self.lane(at).tentative => expected_start(role, bytes),
+            role => match plausible_start(bytes) {
+                Start::Message(found) if role.is_some_and(|role| role != found) => Start::Neither,
+                start => start,
+            },
+        }
+    }
+
+    /// Takes in known bytes where a message starts, and tells how many it took.
+    fn start(&mut self, at: At, bytes: &[u8], tell: &mut impl Tell) -> usize {
+        if !self.lane(at).tentative {
+            // Empty lines before a message are nobody's (RFC 9112, section 2.2).
+            let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+            if blank > 0 {
+                return blank;
+            }
+        }
+        // The common way: the whole head is there.
+        let parsed = match self.start_of(at, bytes) {
+            Start::Message(Role::Request) => match parse_request(bytes) {
+                Parsed::Whole(head, length) => {
+                    self.request(at, &head, length, at.time, tell);
+                    return length;
+                }
+                Parsed::Partial => Parsed::Partial,
+                Parsed::TooMany => Parsed::TooMany,
+                Parsed::Invalid => Parsed::Invalid,
+            },
+            Start::Message(Role::Response) => match parse_response(bytes) {
+                Parsed::Whole(head, length) => {
+                    self.response(at, head, length, at.time, tell);
+                    return length;
+                }
+                parsed => parsed,
+            },
+            Start::Unclear => Parsed::Partial,
+            Start::Neither => Parsed::Invalid,
+        };
+        match parsed {
+            Parsed::Partial => {
+                *self.phase(at) = Phase::Head(Box::new(PartialHead::new(at.time)));
+                0
+            }
+            Parsed::TooMany => {
+                self.truncated(at, bytes, at.time, tell);
+                bytes.len()
+            }
+            _ => {
+                self.reject(at, tell);
+                bytes.len()
+            }
+        }
+    }
+
+    /// Takes in known bytes of a head under way, and tells how many it took.
+    fn more_of_head(&mut self, at: At, bytes: &[u8], tell: &mut impl Tell) -> usize {
+        let Phase::Head(mut head) = std::mem::take(self.phase(at)) else { return 0 };
+        let Some((used, whole)) = head.take(bytes) else {
+            self.truncated(at, head.bytes(), head.time, tell);
+            return 0;
+        };
+        let start = self.start_of(at, head.bytes());
+        if !whole && start != Start::Neither {
+            *self.phase(at) = Phase::Head(head);
+            return used;
+        }
+        let length = head.bytes().len();
+        match start {
+            Start::Message(Role::Request) => match parse_request(head.bytes()) {
+                Parsed::Whole(request, end) if end == length => self.request(at, &request, length, head.time, tell),
+                Parsed::TooMany => self.truncated(at, head.bytes(), head.time, tell),
+                _ => self.reject(at, tell),
+            },
+            Start::Message(Role::Response) => match parse_response(head.bytes()) {
+                Parsed::Whole(response, end) if end == length => {
+                    self.response(at, response, length, head.time, tell);
+                }
+                Parsed::TooMany => self.truncated(at, head.bytes(), head.time, tell),
+                _ => self.reject(at, tell),
+            },
+            Start::Unclear | Start::Neither => self.reject(at, tell),
+        }
+        used
+    }
+
+    /// Takes in that bytes which had to be a head are none.
+    fn reject(&mut self, at: At, tell: &mut impl Tell) {
+        if self.lane(at).tentative {
+            self.skip(at, tell);
+            return;
+        }
+        *self.phase(at) = Phase::Unsynced;
+        if self.role(at.direction) == Some(Role::Response) {
+            self.beyond = 0;
+            self.finish_all(Outcome::Unknown, at.time, tell);
+        }
+        tell(Event::Unmatched(Unmatched::Malformed));
+    }
+
+    /// Bytes allocated beside the machine itself.
+    #[cfg(test)]
+    pub(super) fn allocated(&self) -> usize {
+        let heads =
+            self.lanes.iter().map(|lane| if let Phase::Head(head) = &lane.phase { head.allocated() } else { 0 });
+        heads.sum::<usize>() + self.queue.allocated()
+    }
+
+    /// Makes both directions wait for the next segment that starts like a message.
+    fn lose_sync(&mut self) {
+        for lane in &mut self.lanes {
+            *lane = Lane { phase: Phase::Unsynced, tentative: false };
+        }
+        self.skipping_told = true;
+        self.beyond = 0;
+        self.request_followed = false;
+        self.response_followed = false;
+    }
+}
+
+/// Where a connection's answers are among its lanes.
+const fn response_lane(side: Side) -> usize {
+    match side {
+        Side::Server => Direction::Out as usize,
+        Side::Client => Direction::In as usize,
+    }
+}
+
+/// As much of `count` as fits `most`.
+fn bounded(count: u64, most: usize) -> usize {
+    usize::try_from(count).map_or(most, |count| count.min(most))
+}

@@ -1,0 +1,202 @@
+//! Names, labels, buckets and help texts: the contract with whoever reads the metrics.
+
+use prometheus::core::Collector;
+use prometheus::{Counter, Histogram, IntCounter, IntGauge, Registry};
+
+use super::super::families::{Family, Series};
+
+/// Upper bounds, in seconds, of the buckets for whatever may wait on a language model.
+pub const HTTP_BUCKETS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 120.0, 300.0];
+
+/// Upper bounds, in seconds, of the buckets for what is short unless something is wrong.
+pub const FAST_BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+
+/// All families of this sink but the process's own.
+pub(super) struct Families {
+    pub(super) up: Family<IntGauge, 0>,
+    pub(super) build_info: Family<IntGauge, 3>,
+    pub(super) server_duration: Family<Histogram, 6>,
+    pub(super) client_duration: Family<Histogram, 8>,
+    pub(super) first_byte: Family<Histogram, 4>,
+    pub(super) in_flight: Family<IntGauge, 2>,
+    pub(super) request_bytes: Family<IntCounter, 3>,
+    pub(super) response_bytes: Family<IntCounter, 3>,
+    pub(super) aborted: Family<IntCounter, 4>,
+    pub(super) net_bytes: Family<IntCounter, 4>,
+    pub(super) targets: Family<IntGauge, 2>,
+    pub(super) sites: Family<IntGauge, 2>,
+    pub(super) attach_failures: Family<IntCounter, 2>,
+    pub(super) records: Family<IntCounter, 1>,
+    pub(super) lost: Family<IntCounter, 1>,
+    pub(super) unmatched: Family<IntCounter, 2>,
+    pub(super) label_overflow: Family<IntCounter, 1>,
+    pub(super) bpf_seconds: Family<Counter, 1>,
+    pub(super) bpf_runs: Family<IntCounter, 1>,
+    pub(super) delivery: Family<Histogram, 0>,
+}
+
+impl Families {
+    pub(super) fn new(registry: &Registry) -> Self {
+        fn family<S: Series, const N: usize>(
+            registry: &Registry,
+            name: &'static str,
+            help: &'static str,
+            labels: [&'static str; N],
+            buckets: &'static [f64],
+        ) -> Family<S, N> {
+            let family = Family::new(name, help, labels, buckets);
+            register(registry, family.clone());
+            family
+        }
+        Self {
+            up: family(registry, "miku_up", "1 while the probe runs.", [], &[]),
+            build_info: family(
+                registry,
+                "miku_probe_build_info",
+                "1, with the probe's version and revision and the release of the running kernel.",
+                ["version", "revision", "kernel"],
+                &[],
+            ),
+            server_duration: family(
+                registry,
+                "http_server_request_duration_seconds",
+                "Duration of requests that the service answered, from the first byte of the request to the last byte of \
+                 the answer, or to the end of an aborted exchange.",
+                [
+                    "service",
+                    "http_request_method",
+                    "http_route",
+                    "http_response_status_code",
+                    "url_scheme",
+                    "error_type",
+                ],
+                HTTP_BUCKETS,
+            ),
+            client_duration: family(
+                registry,
+                "http_client_request_duration_seconds",
+                "Duration of requests that the service made, from the first byte of the request to the last byte of the \
+                 answer, or to the end of an aborted exchange.",
+                [
+                    "service",
+                    "http_request_method",
+                    "http_route",
+                    "http_response_status_code",
+                    "server_address",
+                    "server_port",
+                    "url_scheme",
+                    "error_type",
+                ],
+                HTTP_BUCKETS,
+            ),
+            first_byte: family(
+                registry,
+                "miku_http_time_to_first_byte_seconds",
+                "Time from the first byte of a request to the first byte of its final answer.",
+                ["service", "side", "server_address", "http_route"],
+                HTTP_BUCKETS,
+            ),
+            in_flight: family(
+                registry,
+                "miku_http_requests_in_flight",
+                "Requests that began and have not ended.",
+                ["service", "side"],
+                &[],
+            ),
+            request_bytes: family(
+                registry,
+                "miku_http_request_bytes_total",
+                "Bytes of requests, heads and bodies, of exchanges that were seen to their end.",
+                ["service", "side", "server_address"],
+                &[],
+            ),
+            response_bytes: family(
+                registry,
+                "miku_http_response_bytes_total",
+                "Bytes of answers, heads and bodies, of exchanges that were seen to their end.",
+                ["service", "side", "server_address"],
+                &[],
+            ),
+            aborted: family(
+                registry,
+                "miku_http_aborted_total",
+                "Exchanges that were cut short.",
+                ["service", "side", "server_address", "reason"],
+                &[],
+            ),
+            net_bytes: family(
+                registry,
+                "miku_net_bytes_total",
+                "Bytes that the service received or transmitted over sockets, headers of lower layers not counted.",
+                ["service", "direction", "peer", "transport"],
+                &[],
+            ),
+            targets: family(
+                registry,
+                "miku_probe_targets",
+                "Processes of a service, by whether the probe follows them.",
+                ["service", "state"],
+                &[],
+            ),
+            sites: family(
+                registry,
+                "miku_probe_sites",
+                "Places in the kernel or in a process where the probe is attached.",
+                ["service", "kind"],
+                &[],
+            ),
+            attach_failures: family(
+                registry,
+                "miku_probe_attach_failures_total",
+                "Places where the probe could not attach.",
+                ["kind", "reason"],
+                &[],
+            ),
+            records: family(registry, "miku_probe_records_total", "Records that came from the kernel.", ["kind"], &[]),
+            lost: family(registry, "miku_probe_lost_total", "What was lost, by where it was lost.", ["where"], &[]),
+            unmatched: family(
+                registry,
+                "miku_probe_unmatched_total",
+                "What was seen but belongs to no whole exchange.",
+                ["protocol", "reason"],
+                &[],
+            ),
+            label_overflow: family(
+                registry,
+                "miku_probe_label_overflow_total",
+                "Observations with a label value over its cap, counted under another value.",
+                ["label"],
+                &[],
+            ),
+            bpf_seconds: family(
+                registry,
+                "miku_probe_bpf_run_seconds_total",
+                "Time that a BPF program ran, as the kernel measures it while its statistics are on.",
+                ["program"],
+                &[],
+            ),
+            bpf_runs: family(
+                registry,
+                "miku_probe_bpf_runs_total",
+                "Runs of a BPF program, as the kernel counts them while its statistics are on.",
+                ["program"],
+                &[],
+            ),
+            delivery: family(
+                registry,
+                "miku_probe_delivery_seconds",
+                "Time from a record's making in the kernel to the moment when its observation reached the metrics.",
+                [],
+                FAST_BUCKETS,
+            ),
+        }
+    }
+}
+
+pub(super) fn register(registry: &Registry, collector: impl Collector + 'static) {
+    registry
+        .register(Box::new(collector))
+        .unwrap_or_else(|error| panic!("two families of this program clash: {error}"));
+}

@@ -1,0 +1,383 @@
+//! Joins the rooms while the probe runs: kernel side, discovery, pipeline.
+//!
+//! Everything happens on one thread. The ring is drained every [`DRAIN`], and at once when the kernel side wakes us, which
+//! it does for births and deaths of processes and when the ring fills up.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+use crate::discovery::process::ProcFs;
+use crate::discovery::selectors::ServiceSpec;
+use crate::discovery::sockets::{self, Socket};
+use crate::discovery::{Change, Discovery, Event, UnknownPid};
+use crate::intake::{Process, Ring};
+use crate::observations::{LostWhere, Names, Observation, Sink, TargetState};
+use crate::pipeline::{Caps, Pipeline, World};
+use crate::probes::{ConnectionTable, CounterTable, Kernel, Maps, ProbeError, RunStatistics, Sizes, TargetTable};
+use crate::protocols::routes::{RouteError, RoutePattern};
+use crate::units::{ConnId, Nanos, ServiceId, Tgid};
+
+/// How often the ring is drained when nothing wakes us: half of it is the mean delay from kernel to metric.
+const DRAIN: Duration = Duration::from_millis(50);
+/// How often counters are read and silent connections asked after.
+const TICK: Duration = Duration::from_secs(1);
+/// How often all processes are looked at, for what the kernel side does not tell.
+const SCAN: Duration = Duration::from_secs(5);
+/// Records taken at once, before other tasks get their turn.
+const BATCH: usize = 16_384;
+/// Silent connections that are asked after in one tick; the others' bytes are told when they close.
+const SILENT: usize = 4_096;
+
+/// Why watching cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The kernel side.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// `/proc` or the ring's descriptor.
+    #[error("cannot look at the processes")]
+    Io(#[from] io::Error),
+    /// A process that is to be watched does not exist.
+    #[error(transparent)]
+    UnknownPid(#[from] UnknownPid),
+    /// A route pattern.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+}
+
+/// What to watch, and within which bounds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The services; none to choose by itself.
+    pub services: Vec<ServiceSpec>,
+    /// Sizes of the kernel side's tables.
+    pub sizes: Sizes,
+    /// Caps on what comes off the wire.
+    pub caps: Caps,
+}
+
+/// The running probe. Dropping it detaches everything.
+pub struct Watch<S> {
+    ring: Ring,
+    drain: Interval,
+    tick: Interval,
+    scan: Interval,
+    core: Core<S>,
+}
+
+/// Everything but the ring, so that records can be handed over while it is borrowed.
+struct Core<S> {
+    kernel: Kernel,
+    targets: TargetTable,
+    connections: ConnectionTable,
+    discovery: Discovery,
+    pipeline: Pipeline<S, Outside>,
+    /// Processes that began to listen: their port may not have been in `/proc` yet when they were first looked at.
+    again: Vec<Tgid>,
+    told: Told,
+    failed: Vec<(ServiceId, Tgid)>,
+}
+
+/// How much of the kernel side's losses has been told to the sinks.
+#[derive(Debug, Default)]
+struct Told {
+    ring: u64,
+    table: u64,
+    capture: u64,
+    recursion: u64,
+}
+
+/// The world as the pipeline asks it.
+struct Outside {
+    counters: CounterTable,
+}
+
+impl World for Outside {
+    fn socket(&self, tgid: Tgid, fd: i32) -> Option<Socket> {
+        sockets::socket(tgid, fd)
+    }
+
+    fn lost(&self) -> u64 {
+        self.counters.sum().map_or(0, |counters| counters.lost.iter().sum())
+    }
+}
+
+impl<S: Sink> Watch<S> {
+    /// Loads the kernel side, finds the processes, attaches. Needs a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// When any of that fails; then nothing stays attached.
+    pub fn start(settings: Settings, sink: S) -> Result<Self, WatchError> {
+        let Settings { services, sizes, caps } = settings;
+        let patterns = services
+            .iter()
+            .map(|service| service.routes.iter().map(|text| RoutePattern::parse(text)).collect())
+            .collect::<Result<Vec<Vec<_>>, _>>()?;
+        let names: Vec<_> = services.iter().map(|service| service.name.clone()).collect();
+        let discovery = Discovery::new(ProcFs::default(), services);
+        discovery.check_pids()?;
+        let (kernel, maps) = Kernel::load(sizes)?;
+        let Maps { records, targets, connections, counters } = maps;
+        let mut core = Core {
+            kernel,
+            targets,
+            connections,
+            discovery,
+            pipeline: Pipeline::new(sink, Outside { counters }, caps),
+            again: Vec::new(),
+            told: Told::default(),
+            failed: Vec::new(),
+        };
+        for (name, patterns) in names.iter().zip(patterns) {
+            core.pipeline.add_service(name, patterns)?;
+        }
+        let [drain, tick, scan] = [DRAIN, TICK, SCAN].map(|period| {
+            let mut interval = interval_at(Instant::now() + period, period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        });
+        let mut watch = Self { ring: Ring::new(records)?, drain, tick, scan, core };
+        // The probes come first: what a process does between being found and being attached to would be missed.
+        watch.core.kernel.attach()?;
+        watch.core.scan()?;
+        Ok(watch)
+    }
+
+    /// Waits for the next thing that is due and does it. It may be dropped while it waits.
+    ///
+    /// # Errors
+    /// When the ring cannot be polled.
+    pub async fn step(&mut self) -> io::Result<()> {
+        // Other tasks get their turn also while the kernel side wakes us again and again.
+        tokio::task::yield_now().await;
+        tokio::select! {
+            woken = self.ring.woken() => {
+                woken?;
+                self.drain();
+            }
+            _ = self.drain.tick() => self.drain(),
+            _ = self.tick.tick() => self.core.tick(),
+            _ = self.scan.tick() => {
+                if let Err(error) = self.core.scan() {
+                    log::warn!("cannot look at the processes: {error}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what there is and tells it: to be called before the sinks are read.
+    pub fn settle(&mut self) {
+        self.drain();
+        self.core.tick();
+    }
+
+    /// Takes in every record that waits.
+    fn drain(&mut self) {
+        let Self { ring, core, .. } = self;
+        for tgid in std::mem::take(&mut core.again) {
+            let changes = core.discovery.examine(tgid, Event::Listen);
+            core.apply(changes);
+        }
+        loop {
+            core.pipeline.begin_batch();
+            let mut oldest = None;
+            let taken = ring.drain(BATCH, |bytes| {
+                let (time, process) = core.pipeline.record(bytes);
+                oldest = oldest.or(time);
+                if let Some((tgid, event)) = process {
+                    core.process(tgid, event);
+                }
+            });
+            if let Some(oldest) = oldest {
+                core.pipeline.end_batch(Nanos::now(), oldest);
+            }
+            if taken < BATCH {
+                return;
+            }
+        }
+    }
+
+    /// Where the observations go.
+    pub fn sink_mut(&mut self) -> &mut S {
+        self.core.pipeline.sink_mut()
+    }
+
+    /// The names behind the observations.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        self.core.pipeline.names()
+    }
+
+    /// What the programs have cost so far.
+    #[must_use]
+    pub fn run_statistics(&self) -> Vec<RunStatistics> {
+        self.core.kernel.run_statistics()
+    }
+
+    /// The kernel side, for what it attached.
+    #[must_use]
+    pub fn kernel(&self) -> &Kernel {
+        &self.core.kernel
+    }
+
+    /// The watched processes in words, such as `bot (pid 4242)`.
+    #[must_use]
+    pub fn targets(&self) -> Vec<String> {
+        self.core.pipeline.targets().map(|(tgid, service)| format!("{service} (pid {tgid})")).collect()
+    }
+
+    /// How many processes of each service are watched now, and how many cannot be.
+    #[must_use]
+    pub fn target_counts(&self) -> Vec<(ServiceId, u32, u32)> {
+        self.core.target_counts()
+    }
+}
+
+impl<S: Sink> Core<S> {
+    fn scan(&mut self) -> io::Result<()> {
+        let changes = self.discovery.scan()?;
+        self.apply(changes);
+        Ok(())
+    }
+
+    /// Takes in what the kernel side tells of a process.
+    fn process(&mut self, tgid: Tgid, event: Process) {
+        let changes = match event {
+            Process::Fork { child } => {
+                let changes = self.discovery.forked(tgid, child);
+                // The kernel side watches the child already; if it is none of ours it need not.
+                if self.pipeline.target(child).is_none() && changes.is_empty() {
+                    self.targets.remove(child);
+                }
+                changes
+            }
+            Process::Exec => {
+                let changes = self.discovery.examine(tgid, Event::Exec);
+                if self.pipeline.target(tgid).is_some() {
+                    self.forget_closed(tgid);
+                }
+                changes
+            }
+            Process::Exit => self.discovery.exited(tgid),
+            Process::Listen { .. } => {
+                let changes = self.discovery.examine(tgid, Event::Listen);
+                if changes.is_empty() && self.pipeline.target(tgid).is_none() {
+                    self.again.push(tgid);
+                }
+                changes
+            }
+            Process::Dial { .. } => self.discovery.examine(tgid, Event::Dial),
+        };
+        self.apply(changes);
+    }
+
+    fn apply(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::NewService { name, .. } => {
+                    self.pipeline.add_service(&name, Vec::new()).expect("no patterns are never too many");
+                }
+                Change::Found(target) => {
+                    let service =
+                        self.discovery.services().get(usize::from(target.service.0)).map_or("", String::as_str);
+                    log::info!("watching {} ({}) as {service}: {}", target.tgid, target.comm, target.why);
+                    self.watch(target.tgid, target.service);
+                }
+                Change::Gone { tgid } => {
+                    log::info!("{tgid} is gone");
+                    self.forget(tgid);
+                }
+                Change::Rejected { tgid, service, reason } => {
+                    log::info!("not watching {tgid}: {reason}");
+                    self.failed.extend(service.map(|service| (service, tgid)));
+                }
+            }
+        }
+    }
+
+    fn watch(&mut self, tgid: Tgid, service: ServiceId) {
+        if let Err(error) = self.targets.insert(tgid) {
+            log::warn!("cannot watch {tgid}: {error}");
+            self.failed.push((service, tgid));
+            return;
+        }
+        self.pipeline.add_target(tgid, service);
+        // What is open already is entered after the process is watched, so that nothing falls between.
+        let sockets = match sockets::sockets(tgid) {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                log::info!("the open connections of {tgid} are not known until they move something: {error}");
+                return;
+            }
+        };
+        for socket in sockets.iter().filter(|socket| !socket.listening) {
+            let id = ConnId { tgid, fd: socket.fd, generation: Nanos::now() };
+            match self.connections.seed(id) {
+                Ok(true) => self.pipeline.seed(id, socket),
+                Ok(false) => {}
+                Err(error) => {
+                    log::warn!("cannot follow an open connection of {tgid}: {error}");
+                    self.pipeline.observe(&Observation::Lost { at: LostWhere::Table, count: 1 });
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, tgid: Tgid) {
+        self.targets.remove(tgid);
+        self.failed.retain(|(_, failed)| *failed != tgid);
+        self.pipeline.remove_target(tgid, Nanos::now());
+        self.connections.forget(tgid);
+    }
+
+    /// Ends the connections that an `exec` closed, which no call told.
+    fn forget_closed(&mut self, tgid: Tgid) {
+        for id in self.pipeline.open_connections(tgid) {
+            if sockets::socket(tgid, id.fd).is_none() {
+                self.pipeline.vanished(id, Nanos::now());
+                self.connections.remove(id);
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        for id in self.pipeline.silent(SILENT) {
+            if let Some((bytes_in, bytes_out)) = self.connections.bytes(id) {
+                self.pipeline.moved(id, bytes_in, bytes_out);
+            }
+        }
+        let Ok(counters) = self.pipeline.world().counters.sum() else { return };
+        let recursion = self.kernel.run_statistics().iter().map(|program| program.missed).sum();
+        let told = &mut self.told;
+        for (at, told, total) in [
+            (LostWhere::Ring, &mut told.ring, counters.lost.iter().sum()),
+            (LostWhere::Table, &mut told.table, counters.table_full + counters.targets_full),
+            (LostWhere::Capture, &mut told.capture, counters.unreadable),
+            (LostWhere::Recursion, &mut told.recursion, recursion),
+        ] {
+            let count = total - std::mem::replace(told, total);
+            if count > 0 {
+                self.pipeline.observe(&Observation::Lost { at, count });
+            }
+        }
+        for (service, attached, failed) in self.target_counts() {
+            for (state, count) in [(TargetState::Attached, attached), (TargetState::Failed, failed)] {
+                self.pipeline.observe(&Observation::Targets { service, state, count });
+            }
+        }
+    }
+
+    fn target_counts(&self) -> Vec<(ServiceId, u32, u32)> {
+        (0..self.discovery.services().len())
+            .filter_map(|index| u16::try_from(index).ok().map(ServiceId))
+            .map(|service| {
+                let attached = u32::try_from(self.discovery.count(service)).unwrap_or(u32::MAX);
+                let failed = self.failed.iter().filter(|(failed, _)| *failed == service).count();
+                (service, attached, u32::try_from(failed).unwrap_or(u32::MAX))
+            })
+            .collect()
+    }
+}
