@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use miku_probe_tests::harness::eventually;
 use miku_probe_tests::harness::probe::Probe;
-use miku_probe_tests::truth::{Side, Truth, counted, disagreements};
+use miku_probe_tests::truth::{Side, Truth, counted, disagreements, promised};
 use serde_json::json;
 
 use super::report::{Kind, Report, Table};
@@ -46,9 +46,9 @@ pub(super) fn measure(stage: &Stage) -> Result<Report> {
         scrape = probe.scrape();
         disagreements(&truth, &scrape, "bench", Side::Server).is_empty().then_some(())
     });
-    let seen = counted(&scrape, "bench", Side::Server);
+    let (told, seen) = (promised(&truth.requests), promised(&counted(&scrape, "bench", Side::Server)));
     let mut table = Table::new("Requests", &["method, route, status", "oha", "probe"]);
-    for (key, count) in &truth.requests {
+    for (key, count) in &told {
         let seen = seen.get(key).copied().unwrap_or(0);
         table.row(vec![key.to_string(), count.to_string(), seen.to_string()]);
     }
