@@ -28,6 +28,28 @@ pub const ADDRESS_MAX: usize = 112;
 /// Slots of the table that tells at once whether a process is certainly not watched.
 pub const FILTER_SLOTS: u32 = 1 << 14;
 
+/// How many programs stand on one hook, so that one can step in for another: see [`Lane`].
+pub const LANES: u32 = 3;
+
+/// The counters' slot of the programs that have no lanes.
+pub const NO_LANE: u32 = LANES;
+
+/// Which of the programs on a hook is running.
+///
+/// From Linux 7 on the kernel may run another task while a program on a system call runs, and leaves that same program
+/// out for everybody else on the processor meanwhile. So several stand on the hook: each system call is handled by the
+/// first of them that runs.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Handles everything it sees.
+    First = 0,
+    /// Handles what the first did not see.
+    Second = 1,
+    /// Handles what neither saw.
+    Third = 2,
+}
+
 /// What a record tells.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,10 +5,10 @@ use core::ptr::read_volatile;
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use miku_probe_abi::{
-    ABI_VERSION, CAPTURE_MAX, Connection, ConnectionKey, Counters, DataRecord, FILTER_SLOTS, Plain, RecordHeader,
-    RecordKind, TracepointOffsets, bytes_of,
+    ABI_VERSION, CAPTURE_MAX, Connection, ConnectionKey, Counters, DataRecord, FILTER_SLOTS, LANES, Lane, Plain,
+    RecordHeader, RecordKind, TracepointOffsets, bytes_of,
 };
 
 /// All records, in the order in which they happened on each processor. User space sets the size.
@@ -27,13 +27,22 @@ pub(crate) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(8192, 0
 #[map]
 pub(crate) static CONNECTIONS: HashMap<ConnectionKey, Connection> = HashMap::with_max_entries(32768, 0);
 
-/// What each processor has counted.
+/// What each processor has counted, a slot a lane and one for the programs without lanes: where programs may be
+/// interrupted by others, only what a program alone writes is sure to be right.
 #[map]
-static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(LANES + 1, 0);
 
-/// Where a data record is put together: it is too large for the stack.
+/// Where a data record is put together, a slot a lane: it is too large for the stack.
 #[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(LANES, 0);
+
+/// Whether more than one lane is attached.
+#[map]
+static RELAY: Array<u64> = Array::with_max_entries(1, 0);
+
+/// The last system call of each thread that some lane has handled, while more than one is attached.
+#[map]
+static HANDLED: LruHashMap<u32, u64> = LruHashMap::with_max_entries(8192, 0);
 
 /// Where the tracepoints keep their fields on this kernel.
 #[unsafe(no_mangle)]
@@ -62,10 +71,13 @@ pub(crate) struct Piece {
     pub(crate) tid: u32,
     /// A [`miku_probe_abi::Direction`].
     pub(crate) direction: u32,
+    /// The [`Lane`], which is the slot of the counters.
+    pub(crate) lane: u32,
     /// Where they are in the process; 0 when they cannot be reached.
     pub(crate) base: u64,
     pub(crate) size: u32,
     pub(crate) errno: u32,
+    pub(crate) padding: u32,
     /// Bytes of the call that are in later pieces.
     pub(crate) left: u64,
 }
@@ -90,9 +102,27 @@ pub(crate) fn offsets() -> TracepointOffsets {
     unsafe { read_volatile(&raw const OFFSETS) }
 }
 
-/// This processor's scratch.
-pub(crate) fn scratch() -> Result<*mut Scratch, Skip> {
-    SCRATCH.get_ptr_mut(0).ok_or(Skip)
+/// This processor's scratch for this lane.
+#[inline(always)]
+pub(crate) fn scratch(lane: Lane) -> Result<*mut Scratch, Skip> {
+    SCRATCH.get_ptr_mut(lane as u32).ok_or(Skip)
+}
+
+/// Makes this lane the one that handles a thread's system call, unless another has handled it. `call` tells it from the
+/// thread's calls before and after it.
+#[inline(always)]
+pub(crate) fn claim(lane: Lane, tid: u32, call: u64) -> Result<(), Skip> {
+    if lane == Lane::First {
+        if RELAY.get(0).is_none_or(|relay| *relay == 0) {
+            return Ok(());
+        }
+    } else if let Some(handled) = HANDLED.get_ptr(tid) {
+        // SAFETY: the pointer is to a map value.
+        if unsafe { *handled } == call {
+            return Err(Skip);
+        }
+    }
+    HANDLED.insert(tid, call, 0).map_err(|_| Skip)
 }
 
 /// Whether `tgid` may be watched: false is certain.
@@ -147,26 +177,26 @@ fn wake_flags(wake: Wake) -> u64 {
     }
 }
 
-/// Changes this processor's counters.
+/// Changes this processor's counters for a lane, or for the programs without one.
 #[inline(always)]
-pub(crate) fn count(change: impl FnOnce(&mut Counters)) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
-        // SAFETY: the pointer is to this processor's own value, and nothing else runs on it meanwhile.
+pub(crate) fn count(slot: u32, change: impl FnOnce(&mut Counters)) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(slot) {
+        // SAFETY: the pointer is to this processor's own value, which no other program writes.
         change(unsafe { &mut *counters });
     }
 }
 
 /// Puts a record of a fixed size on the ring; says whether it fitted, and counts either.
 #[inline(always)]
-pub(crate) fn put<T: Plain>(kind: RecordKind, wake: Wake, record: &T) -> bool {
-    put_bytes(kind, wake, bytes_of(record))
+pub(crate) fn put<T: Plain>(slot: u32, kind: RecordKind, wake: Wake, record: &T) -> bool {
+    put_bytes(slot, kind, wake, bytes_of(record))
 }
 
 /// Puts a record of any size on the ring; says whether it fitted, and counts either.
 #[inline(always)]
-pub(crate) fn put_bytes(kind: RecordKind, wake: Wake, bytes: &[u8]) -> bool {
+pub(crate) fn put_bytes(slot: u32, kind: RecordKind, wake: Wake, bytes: &[u8]) -> bool {
     let fitted = RECORDS.output::<[u8]>(bytes, wake_flags(wake)).is_ok();
     let place = kind as usize - 1;
-    count(|counters| if fitted { counters.records[place] += 1 } else { counters.lost[place] += 1 });
+    count(slot, |counters| if fitted { counters.records[place] += 1 } else { counters.lost[place] += 1 });
     fitted
 }

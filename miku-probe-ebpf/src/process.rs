@@ -5,7 +5,7 @@
 
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
-use miku_probe_abi::{FILTER_SLOTS, ProcessRecord, RecordKind};
+use miku_probe_abi::{FILTER_SLOTS, NO_LANE, ProcessRecord, RecordKind};
 
 use crate::maps::{FILTER, Skip, TARGETS, Wake, count, current, header, maybe_watched, offsets, put, watched};
 
@@ -34,7 +34,7 @@ fn try_newtask(ctx: &TracePointContext) -> Result<(), Skip> {
     }
     let child = read::<u32>(ctx, offsets.newtask_pid)?;
     if TARGETS.insert(child, 0, 0).is_err() {
-        count(|counters| counters.targets_full += 1);
+        count(NO_LANE, |counters| counters.targets_full += 1);
         return Err(Skip);
     }
     if let Some(slot) = FILTER.get_ptr_mut(child & (FILTER_SLOTS - 1)) {
@@ -79,7 +79,7 @@ fn try_set_state(ctx: &TracePointContext) -> Result<(), Skip> {
 
 fn tell(kind: RecordKind, child: u32, port: u16) {
     let header = header(kind, size_of::<ProcessRecord>());
-    put(kind, Wake::Now, &ProcessRecord { header, child, port, padding: 0 });
+    put(NO_LANE, kind, Wake::Now, &ProcessRecord { header, child, port, padding: 0 });
 }
 
 #[inline(always)]

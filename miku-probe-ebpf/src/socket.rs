@@ -14,12 +14,13 @@ use aya_ebpf::macros::{raw_tracepoint, tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use miku_probe_abi::{
     ABI_VERSION, ADDRESS_MAX, CAPTURE_LATER, CAPTURE_MAX, CONNECTION_REPORTED, CONNECTION_TOLD, CloseRecord,
-    Connection, ConnectionKey, DataRecord, Direction, GATHER_MAX, OpenRecord, Origin, RecordHeader, RecordKind, TAIL,
+    Connection, ConnectionKey, DataRecord, Direction, GATHER_MAX, Lane, OpenRecord, Origin, RecordHeader, RecordKind,
+    TAIL,
 };
 
 use crate::maps::{
-    CONNECTIONS, Piece, Scratch, Skip, Wake, count, current, header, maybe_watched, offsets, put, put_bytes, scratch,
-    watched,
+    CONNECTIONS, Piece, Scratch, Skip, Wake, claim, count, current, header, maybe_watched, offsets, put, put_bytes,
+    scratch, watched,
 };
 
 /// System call numbers of x86-64 (`asm/unistd_64.h`).
@@ -105,12 +106,24 @@ const MMSGHDR_LENGTH: u64 = 56;
 
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub(crate) fn sys_exit(ctx: RawTracePointContext) -> i32 {
-    let _: Result<(), Skip> = try_sys_exit(&ctx);
+    let _: Result<(), Skip> = try_sys_exit(&ctx, Lane::First);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub(crate) fn sys_exit_second(ctx: RawTracePointContext) -> i32 {
+    let _: Result<(), Skip> = try_sys_exit(&ctx, Lane::Second);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub(crate) fn sys_exit_third(ctx: RawTracePointContext) -> i32 {
+    let _: Result<(), Skip> = try_sys_exit(&ctx, Lane::Third);
     0
 }
 
 #[inline(always)]
-fn try_sys_exit(ctx: &RawTracePointContext) -> Result<(), Skip> {
+fn try_sys_exit(ctx: &RawTracePointContext, lane: Lane) -> Result<(), Skip> {
     let (tgid, tid) = current();
     if !maybe_watched(tgid) {
         return Err(Skip);
@@ -122,7 +135,7 @@ fn try_sys_exit(ctx: &RawTracePointContext) -> Result<(), Skip> {
     let registers: u64 = ctx.arg(0);
     let registers: Registers = read_kernel(registers + REGISTERS_OFFSET as u64)?;
     let key = ConnectionKey { tgid, fd: registers.di as i32 };
-    let call = Call { key, tid, result, registers: &registers };
+    let call = Call { lane, key, tid, result, registers: &registers };
     match registers.orig_ax {
         number::READ => call.moved(Direction::In, Family::Any, Shape::Buffer),
         number::WRITE => call.moved(Direction::Out, Family::Any, Shape::Buffer),
@@ -178,6 +191,7 @@ enum Shape {
 
 /// A system call that returned.
 struct Call<'a> {
+    lane: Lane,
     key: ConnectionKey,
     tid: u32,
     result: i64,
@@ -188,18 +202,21 @@ impl Call<'_> {
     #[inline(always)]
     fn moved(&self, direction: Direction, family: Family, shape: Shape) -> Result<(), Skip> {
         let connection = self.connection(family)?;
+        self.claim()?;
         // SAFETY: the helper has no preconditions.
         let time_ns = unsafe { bpf_ktime_get_ns() };
         // SAFETY: the pointer is to this processor's own value, and nothing else uses it before this program ends.
-        let scratch = unsafe { &mut *scratch()? };
+        let scratch = unsafe { &mut *scratch(self.lane)? };
         scratch.piece = Piece {
             key: self.key,
             time_ns,
             tid: self.tid,
             direction: direction as u32,
+            lane: self.lane as u32,
             base: 0,
             size: self.result as u32,
             errno: 0,
+            padding: 0,
             left: 0,
         };
         if self.result <= 0 {
@@ -222,6 +239,14 @@ impl Call<'_> {
             }
         };
         gathered(connection, scratch, iov, pieces)
+    }
+
+    /// See [`claim`]. A call is told from its thread's others by its number, its first arguments and its result.
+    #[inline(always)]
+    fn claim(&self) -> Result<(), Skip> {
+        let Registers { orig_ax, di, si, .. } = self.registers;
+        let call = (orig_ax << 48) ^ (di << 32) ^ si ^ (self.result as u64).rotate_left(24);
+        claim(self.lane, self.tid, call)
     }
 
     /// The connection of this call; on a socket that was not seen to open, a new one.
@@ -281,6 +306,7 @@ impl Call<'_> {
         if self.result < 0 || !watched(self.key.tgid) {
             return Err(Skip);
         }
+        self.claim()?;
         let key = ConnectionKey { tgid: self.key.tgid, fd: self.result as i32 };
         let (address, length) = (self.registers.si, self.registers.dx);
         let length = if address == 0 || length == 0 { 0 } else { read_user::<u32>(length).unwrap_or(0) };
@@ -292,6 +318,7 @@ impl Call<'_> {
         if !watched(self.key.tgid) {
             return Err(Skip);
         }
+        self.claim()?;
         let socket_type = match CONNECTIONS.get_ptr(self.key) {
             // SAFETY: the pointer is to a live map value.
             Some(connection) => unsafe { (*connection).socket_type },
@@ -307,11 +334,12 @@ impl Call<'_> {
         if self.result < 0 || !matches!(family, AF_UNIX | AF_INET | AF_INET6) || !watched(self.key.tgid) {
             return Err(Skip);
         }
+        self.claim()?;
         let key = ConnectionKey { tgid: self.key.tgid, fd: self.result as i32 };
         // SAFETY: the helper has no preconditions.
         let generation = unsafe { bpf_ktime_get_ns() };
         if CONNECTIONS.insert(key, Connection::new(generation, 0, socket_type), 0).is_err() {
-            count(|counters| counters.table_full += 1);
+            count(self.lane as u32, |counters| counters.table_full += 1);
         }
         Ok(())
     }
@@ -332,7 +360,7 @@ impl Call<'_> {
             if origin == Origin::Connected && self.result != errno::EINPROGRESS { self.result as i32 } else { 0 };
         if result == 0 && CONNECTIONS.insert(key, Connection::new(generation, CONNECTION_TOLD, socket_type), 0).is_err()
         {
-            count(|counters| counters.table_full += 1);
+            count(self.lane as u32, |counters| counters.table_full += 1);
             return Err(Skip);
         }
         let mut record = OpenRecord {
@@ -352,7 +380,7 @@ impl Call<'_> {
                 record.address_length = length;
             }
         }
-        put(RecordKind::Open, Wake::Late, &record);
+        put(self.lane as u32, RecordKind::Open, Wake::Late, &record);
         Ok(())
     }
 }
@@ -422,10 +450,10 @@ fn segment(connection: *mut Connection, scratch: &mut Scratch) -> Result<(), Ski
         if read_user_bytes(scratch.captured.as_mut_ptr(), wanted, piece.base) {
             captured = wanted;
         } else {
-            count(|counters| counters.unreadable += 1);
+            count(piece.lane, |counters| counters.unreadable += 1);
         }
     } else if !readable && piece.base != 0 && first != 0 {
-        count(|counters| counters.unreadable += 1);
+        count(piece.lane, |counters| counters.unreadable += 1);
     }
     connection.budget = connection.budget.saturating_sub(captured);
 
@@ -462,8 +490,8 @@ fn segment(connection: *mut Connection, scratch: &mut Scratch) -> Result<(), Ski
     }
     // SAFETY: the record and its captured bytes are one after the other in the scratch, and `length` is within both.
     let bytes = unsafe { core::slice::from_raw_parts((&raw const scratch.record).cast::<u8>(), length) };
-    if !put_bytes(RecordKind::Data, Wake::Late, bytes) && turned {
-        count(|counters| {
+    if !put_bytes(piece.lane, RecordKind::Data, Wake::Late, bytes) && turned {
+        count(piece.lane, |counters| {
             if piece.direction == Direction::In as u32 {
                 counters.lost_starts_in += 1;
             } else {
@@ -484,11 +512,25 @@ fn looks_like_start(bytes: &[u8; CAPTURE_MAX], length: u32) -> bool {
 
 #[tracepoint(category = "syscalls", name = "sys_enter_close")]
 pub(crate) fn sys_enter_close(ctx: TracePointContext) -> u32 {
-    let _: Result<(), Skip> = try_close(&ctx);
+    let _: Result<(), Skip> = try_close(&ctx, Lane::First);
     0
 }
 
-fn try_close(ctx: &TracePointContext) -> Result<(), Skip> {
+#[tracepoint(category = "syscalls", name = "sys_enter_close")]
+pub(crate) fn sys_enter_close_second(ctx: TracePointContext) -> u32 {
+    let _: Result<(), Skip> = try_close(&ctx, Lane::Second);
+    0
+}
+
+#[tracepoint(category = "syscalls", name = "sys_enter_close")]
+pub(crate) fn sys_enter_close_third(ctx: TracePointContext) -> u32 {
+    let _: Result<(), Skip> = try_close(&ctx, Lane::Third);
+    0
+}
+
+/// Needs no claim: once a lane has closed the connection, the others find none.
+#[inline(always)]
+fn try_close(ctx: &TracePointContext, lane: Lane) -> Result<(), Skip> {
     let (tgid, _) = current();
     if !maybe_watched(tgid) {
         return Err(Skip);
@@ -508,7 +550,7 @@ fn try_close(ctx: &TracePointContext) -> Result<(), Skip> {
         bytes_in: connection.bytes_in,
         bytes_out: connection.bytes_out,
     };
-    put(RecordKind::Close, Wake::Late, &record);
+    put(lane as u32, RecordKind::Close, Wake::Late, &record);
     Ok(())
 }
 

@@ -96,7 +96,8 @@ pub struct FileArgs {
 /// Flags of `run`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
-    /// Watch the processes that a selector finds as service NAME; repeat it for more services, or for more selectors of one
+    /// Watch the processes that a selector finds as service NAME; repeat it for more services, or for more selectors
+    /// of one
     #[arg(long = "service", value_name = "[NAME=]KIND:VALUE")]
     pub services: Vec<String>,
     #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use miku_probe::cli::Cli;
 use miku_probe::commands;
-use miku_probe::config::Config;
+use miku_probe::config::{Config, ConfigError};
 
 /// The command line or the configuration makes no sense.
 const USAGE: u8 = 2;
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             eprintln!("miku-probe: {error}");
-            return ExitCode::from(USAGE);
+            return if let ConfigError::Read { .. } = error { ExitCode::FAILURE } else { ExitCode::from(USAGE) };
         }
     };
     match commands::perform(config) {

@@ -75,7 +75,7 @@ struct Core<S> {
     discovery: Discovery,
     pipeline: Pipeline<S, Outside>,
     /// Processes that began to listen: their port may not have been in `/proc` yet when they were first looked at.
-    again: Vec<Tgid>,
+    again: Vec<(Tgid, u16)>,
     told: Told,
     failed: Vec<(ServiceId, Tgid)>,
 }
@@ -87,6 +87,8 @@ struct Told {
     table: u64,
     capture: u64,
     recursion: u64,
+    /// What was missed before more than one lane was attached.
+    single: u64,
 }
 
 /// The world as the pipeline asks it.
@@ -177,8 +179,8 @@ impl<S: Sink> Watch<S> {
     /// Takes in every record that waits.
     fn drain(&mut self) {
         let Self { ring, core, .. } = self;
-        for tgid in std::mem::take(&mut core.again) {
-            let changes = core.discovery.examine(tgid, Event::Listen);
+        for (tgid, port) in std::mem::take(&mut core.again) {
+            let changes = core.discovery.examine(tgid, Event::Listen(port));
             core.apply(changes);
         }
         loop {
@@ -262,14 +264,14 @@ impl<S: Sink> Core<S> {
                 changes
             }
             Process::Exit => self.discovery.exited(tgid),
-            Process::Listen { .. } => {
-                let changes = self.discovery.examine(tgid, Event::Listen);
+            Process::Listen { port } => {
+                let changes = self.discovery.examine(tgid, Event::Listen(port));
                 if changes.is_empty() && self.pipeline.target(tgid).is_none() {
-                    self.again.push(tgid);
+                    self.again.push((tgid, port));
                 }
                 changes
             }
-            Process::Dial { .. } => self.discovery.examine(tgid, Event::Dial),
+            Process::Dial { port } => self.discovery.examine(tgid, Event::Dial(port)),
         };
         self.apply(changes);
     }
@@ -350,7 +352,7 @@ impl<S: Sink> Core<S> {
             }
         }
         let Ok(counters) = self.pipeline.world().counters.sum() else { return };
-        let recursion = self.kernel.run_statistics().iter().map(|program| program.missed).sum();
+        let recursion = self.missed();
         let told = &mut self.told;
         for (at, told, total) in [
             (LostWhere::Ring, &mut told.ring, counters.lost.iter().sum()),
@@ -368,6 +370,22 @@ impl<S: Sink> Core<S> {
                 self.pipeline.observe(&Observation::Targets { service, state, count });
             }
         }
+    }
+
+    /// How many system calls no program saw. Where there are such, more programs are attached that step in.
+    fn missed(&mut self) -> u64 {
+        let missed = self.kernel.missed();
+        if self.kernel.is_relayed() {
+            return self.told.single + missed;
+        }
+        if missed > 0 {
+            log::warn!("the kernel left out {missed} runs of the programs; attaching others that step in");
+            self.told.single = missed;
+            if let Err(error) = self.kernel.attach_relay() {
+                log::warn!("cannot attach them: {error}");
+            }
+        }
+        missed
     }
 
     fn target_counts(&self) -> Vec<(ServiceId, u32, u32)> {

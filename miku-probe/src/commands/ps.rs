@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::config::PsConfig;
 use crate::discovery::process::ProcFs;
-use crate::discovery::tcp::{Holdings, Scope, Tables};
+use crate::discovery::tcp::{Holdings, Tables};
 use crate::discovery::{Change, Discovery};
 use crate::units::{ServiceId, Tgid};
 
@@ -105,7 +105,7 @@ fn report(proc: &ProcFs, config: &PsConfig) -> io::Result<Report> {
 fn row(proc: &ProcFs, tables: &Tables, tgid: Tgid, service: Option<String>, attach: bool, why: String) -> Row {
     // It may have ended since it was found; then only its number is left to tell.
     let Some(process) = proc.process(tgid) else { return Row { pid: tgid.0, service, attach, why, ..Row::default() } };
-    let Holdings { listens, connections } = tables.holdings(&process, Scope::All);
+    let Holdings { listens, connections } = tables.holdings(&process);
     Row {
         pid: tgid.0,
         namespace_pid: process.namespace_pids().get(1..).and_then(|inner| inner.last().copied()),

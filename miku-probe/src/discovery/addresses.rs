@@ -16,8 +16,8 @@ pub enum Address {
 }
 
 impl Address {
-    /// Where the address is, as coarse as a label may be: see [`class`]. A Unix socket never leaves the machine, so it is
-    /// `loopback`.
+    /// Where the address is, as coarse as a label may be: see [`class`]. A Unix socket never leaves the machine, so
+    /// it is `loopback`.
     #[must_use]
     pub fn class(&self) -> &'static str {
         match self {
@@ -48,8 +48,8 @@ impl fmt::Display for Address {
 
 /// Where `ip` is, as coarse as a label may be.
 ///
-/// `loopback`: this machine (RFC 1122, RFC 4291, and the unspecified address, which connects to it). `lan`: private (RFC
-/// 1918, RFC 4193), link-local (RFC 3927, RFC 4291) or shared behind a carrier's translation (RFC 6598).
+/// `loopback`: this machine (RFC 1122, RFC 4291, and the unspecified address, which connects to it). `lan`: private
+/// (RFC 1918, RFC 4193), link-local (RFC 3927, RFC 4291) or shared behind a carrier's translation (RFC 6598).
 /// `internet`: all others.
 #[must_use]
 pub fn class(ip: IpAddr) -> &'static str {

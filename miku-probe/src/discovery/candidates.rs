@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::discovery::process::Process;
 use crate::discovery::selectors::listed;
-use crate::discovery::tcp::{Holdings, Scope, Tables};
+use crate::discovery::tcp::{Holdings, Tables};
 
 /// Programs that are LLM servers by their file name alone.
 const LLM_PROGRAMS: [&str; 8] = [
@@ -74,7 +74,7 @@ pub fn judge(process: &Process, is_python: bool, tables: &Tables) -> Judgement {
     if !is_python {
         return Judgement::Other;
     }
-    let holdings = tables.holdings(process, Scope::All);
+    let holdings = tables.holdings(process);
     match python_at_work(&holdings) {
         Some(why) => Judgement::Candidate { name: script_name(process).unwrap_or_else(|| "python".to_owned()), why },
         None => Judgement::IdlePython,

@@ -1,7 +1,8 @@
 //! Which container a process is in, by the path of its control group.
 //!
 //! The shapes are those that Docker, Podman, containerd, CRI-O, Kubernetes, LXC and systemd-nspawn give their groups
-//! under either version of control groups and either group driver. Nothing but the path is asked: no runtime, no socket.
+//! under either version of control groups and either group driver. Nothing but the path is asked: no runtime, no
+//! socket.
 
 /// The fewest characters of an id that select a container: as many as `docker ps` shows.
 pub const ID_MIN: usize = 12;
@@ -70,8 +71,8 @@ fn container(before: &str, part: &str) -> Option<Container> {
         Some((stem, "scope" | "service")) => (stem, true),
         _ => (part, false),
     };
-    // The id stands alone (`/docker/<id>`), after the runtime's name (`docker-<id>.scope`, `libpod-<id>`), or after a colon,
-    // where containerd was told the systemd form of a path under the other driver.
+    // The id stands alone (`/docker/<id>`), after the runtime's name (`docker-<id>.scope`, `libpod-<id>`), or after a
+    // colon, where containerd was told the systemd form of a path under the other driver.
     let last = stem.rsplit(['-', ':']).next().unwrap_or(stem);
     if last.len() == ID_LENGTH && last.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Some(Container::Id(last.to_ascii_lowercase()));

@@ -54,6 +54,7 @@ impl Fixture {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         fs::create_dir(folder.path().join("proc")).expect("it is ours");
+        fs::write(folder.path().join("proc/uptime"), "1000000.00 1000000.00\n").expect("it is ours");
         let proc = ProcFs::at(folder.path().join("proc"));
         Self { folder, proc }
     }

@@ -1,8 +1,10 @@
-//! Which processes to watch: found by selectors, or chosen when there are none; their births, their children, their ends.
+//! Which processes to watch: found by selectors, or chosen when there are none; their births, their children, their
+//! ends.
 //!
-//! A [`Discovery`] keeps what is known of the machine's processes and answers with [`Change`]s. It is asked in two ways: a
-//! full [`Discovery::scan`] at the start and every few seconds, which misses nothing, and the kernel's news of single
-//! processes in between ([`Discovery::examine`], [`Discovery::forked`], [`Discovery::exited`]), which are fast.
+//! A [`Discovery`] keeps what is known of the machine's processes and answers with [`Change`]s. It is asked in two
+//! ways: a full [`Discovery::scan`] at the start and every few seconds, which misses nothing, and the kernel's news
+//! of single processes in between ([`Discovery::examine`], [`Discovery::forked`], [`Discovery::exited`]), which are
+//! fast.
 //!
 //! All process numbers are those of the initial PID namespace, in which the kernel side counts too; so the probe must
 //! run there, whatever namespaces its targets are in.
@@ -10,8 +12,8 @@
 //! # Which processes belong to a service
 //! - Those that meet one of its selectors; the first service in the configuration's order wins.
 //! - Children of such a process that run the same program: forked workers, and those of `multiprocessing`, which are
-//!   forked and become the same Python anew. A child that becomes another program (`ffmpeg`, a shell) does not belong, unless it
-//!   meets a selector itself.
+//!   forked and become the same Python anew. A child that becomes another program (`ffmpeg`, a shell) does not
+//!   belong, unless it meets a selector itself.
 //! - A process that becomes another program belongs no longer, unless that meets a selector too. A process that merely
 //!   renames itself stays.
 //!
@@ -35,8 +37,8 @@ use std::io;
 
 use crate::discovery::candidates::Judgement;
 use crate::discovery::process::{Exe, ProcFs, Process, StartTime};
-use crate::discovery::selectors::{Kind, Selector, ServiceSpec};
-use crate::discovery::tcp::Tables;
+use crate::discovery::selectors::{Selector, ServiceSpec};
+use crate::discovery::tcp::{TLS_PORT, Tables};
 use crate::units::{ServiceId, Tgid};
 
 /// The most services that are made up when none is configured: each is a label value.
@@ -127,10 +129,10 @@ impl fmt::Display for RejectReason {
 pub enum Event {
     /// It became another program.
     Exec,
-    /// It began to listen on a TCP port.
-    Listen,
-    /// It began to connect to a TCP port.
-    Dial,
+    /// It began to listen on this TCP port.
+    Listen(u16),
+    /// It began to connect to this TCP port.
+    Dial(u16),
 }
 
 /// A `pid:` selector that names no process.
@@ -224,8 +226,8 @@ impl Probe {
         process.tgid == self.tgid || self.exe.as_ref().is_some_and(same)
     }
 
-    /// Whether `process` has the probe's command line in its own, as `sudo` and `sh -c` have: what a selector finds there
-    /// is itself.
+    /// Whether `process` has the probe's command line in its own, as `sudo` and `sh -c` have: what a selector finds
+    /// there is itself.
     fn is_wrapped_by(&self, process: &Process) -> bool {
         let Some(own) = self.exe.as_ref().map(Exe::name).filter(|name| !name.is_empty()) else { return false };
         self.ancestors.contains(&process.tgid) && process.arguments().iter().any(|argument| argument.contains(own))
@@ -312,7 +314,8 @@ impl Discovery {
         self.settled.retain(|tgid, (start, _)| starts.get(tgid) == Some(start));
         self.unreadable = 0;
 
-        // Whether a process belongs depends on its parent, which is the older one; numbers settle a tie within a clock tick.
+        // Whether a process belongs depends on its parent, which is the older one; numbers settle a tie within a
+        // clock tick.
         processes.sort_unstable_by_key(|process| (process.start(), process.tgid));
         let view = View { tables: Tables::default(), libraries: true };
         for process in &processes {
@@ -331,7 +334,7 @@ impl Discovery {
     #[must_use]
     pub fn examine(&mut self, tgid: Tgid, event: Event) -> Vec<Change> {
         let mut changes = Vec::new();
-        if event != Event::Exec && !self.cares_for(event) {
+        if !self.cares_for(event) {
             return changes;
         }
         let Some(process) = self.proc.process(tgid) else { return changes };
@@ -373,10 +376,17 @@ impl Discovery {
         self.watched.remove(&tgid).map(|_| Change::Gone { tgid }).into_iter().collect()
     }
 
-    /// Whether news of this kind can make a difference.
+    /// Whether this news can make a difference.
     fn cares_for(&self, event: Event) -> bool {
         let mut selectors = self.specs.iter().flat_map(|spec| &spec.selectors);
-        self.is_automatic() || (event == Event::Listen && selectors.any(|selector| selector.kind() == Kind::Port))
+        match event {
+            Event::Exec => true,
+            Event::Listen(port) => {
+                self.is_automatic()
+                    || selectors.any(|selector| matches!(selector, Selector::Port(wanted) if *wanted == port))
+            }
+            Event::Dial(port) => self.is_automatic() && port == TLS_PORT,
+        }
     }
 
     /// Fixes what the `pid:` selectors mean, the first time.
@@ -505,6 +515,10 @@ impl Discovery {
                 Some(service) => Verdict::Watch { service, why },
                 None => Verdict::Reject { service: None, reason: RejectReason::TooManyServices },
             },
+            // What its sockets are was not told.
+            Judgement::IdlePython if process.refused() => {
+                Verdict::Reject { service: None, reason: RejectReason::Unreadable }
+            }
             Judgement::IdlePython => Verdict::Reject { service: None, reason: RejectReason::IdlePython },
             Judgement::Other => {
                 self.settle(process, view);

@@ -1,4 +1,5 @@
-//! One process as `/proc` tells of it: read piece by piece, only what is asked for, and ready for it to vanish any time.
+//! One process as `/proc` tells of it: read piece by piece, only what is asked for, and ready for it to vanish any
+//! time.
 //!
 //! Field layouts are those of `proc(5)`.
 
@@ -117,7 +118,8 @@ impl Stat {
         Self::parse(&buffer[..length])
     }
 
-    /// The name stands in parentheses and may itself hold parentheses, blanks and line breaks: so it ends at the last one.
+    /// The name stands in parentheses and may itself hold parentheses, blanks and line breaks: so it ends at the last
+    /// one.
     fn parse(bytes: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(bytes);
         let (before, after) = text.rsplit_once(')')?;
@@ -158,8 +160,8 @@ impl Exe {
     }
 }
 
-/// A process that was alive when it was looked up. What is read later may belong to a process that is gone by then; those
-/// reads then yield nothing.
+/// A process that was alive when it was looked up. What is read later may belong to a process that is gone by then;
+/// those reads then yield nothing.
 #[derive(Debug)]
 pub struct Process {
     /// Its number in the PID namespace of `/proc`.
@@ -271,23 +273,15 @@ impl Process {
         self.kept(fs::read_link(self.folder.join("ns/net")))
     }
 
-    /// The inodes of its open sockets.
+    /// The inodes of its open sockets; none when its descriptors cannot be listed.
     #[must_use]
     pub fn socket_inodes(&self) -> Vec<u64> {
-        self.socket_descriptors().into_iter().map(|(_, inode)| inode).collect()
-    }
-
-    /// Its open sockets: descriptor and inode.
-    #[must_use]
-    pub fn socket_descriptors(&self) -> Vec<(i32, u64)> {
         let Some(entries) = self.kept(fs::read_dir(self.folder.join("fd"))) else { return Vec::new() };
         entries
             .filter_map(|entry| {
-                let entry = entry.ok()?;
-                let descriptor = entry.file_name().to_str()?.parse().ok()?;
-                let target = fs::read_link(entry.path()).ok()?;
+                let target = fs::read_link(entry.ok()?.path()).ok()?;
                 let inode = target.as_os_str().as_bytes().strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
-                Some((descriptor, std::str::from_utf8(inode).ok()?.parse().ok()?))
+                std::str::from_utf8(inode).ok()?.parse().ok()
             })
             .collect()
     }

@@ -8,14 +8,14 @@ use regex::Regex;
 
 use crate::discovery::containers::ID_MIN;
 use crate::discovery::process::Process;
-use crate::discovery::tcp::{Scope, Tables};
+use crate::discovery::tcp::Tables;
 use crate::units::Tgid;
 
 /// The kernel keeps this many bytes of a process's name (`TASK_COMM_LEN` less its end mark).
 const COMM_MAX: usize = 15;
 
 /// `*` stands for anything within one part of a path, `**` for any number of parts.
-const GLOB_OPTIONS: MatchOptions =
+pub(crate) const GLOB_OPTIONS: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
 /// What a selector looks at.
@@ -103,13 +103,14 @@ pub enum Selector {
     Comm(String),
     /// The processes whose arguments, joined by blanks, this matches anywhere.
     Cmdline(Regex),
-    /// The processes that run this program. Without a `/`: its file name. With one: its path, as `/proc/PID/exe` tells it or
-    /// as the process was started by (its first argument), which is how the python of one virtual environment is told
-    /// from all others.
+    /// The processes that run this program. Without a `/`: its file name. With one: its path, as `/proc/PID/exe`
+    /// tells it or as the process was started by (its first argument), which is how the python of one virtual
+    /// environment is told from all others.
     Exe(Pattern),
     /// The processes that listen on this TCP port in their own network namespace.
     Port(u16),
-    /// The processes in this container: at least twelve digits of its id, or its name where its control group carries it.
+    /// The processes in this container: at least twelve digits of its id, or its name where its control group carries
+    /// it.
     Container(String),
 }
 
@@ -191,10 +192,7 @@ impl Selector {
                 };
                 matched.map(|path| format!("exe is {path}"))
             }
-            Self::Port(port) => {
-                let listens = tables.holdings(process, Scope::Listening).listens;
-                listens.iter().find(|address| address.port() == *port).map(|address| format!("listens on {address}"))
-            }
+            Self::Port(port) => tables.listener(process, *port).map(|address| format!("listens on {address}")),
             Self::Container(wanted) => {
                 let containers = process.containers();
                 containers
@@ -232,7 +230,7 @@ pub struct ServiceSpec {
     pub required: bool,
 }
 
-/// Why `first listens where`, in one breath: the addresses a process listens on.
+/// Addresses in one line.
 pub(crate) fn listed(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

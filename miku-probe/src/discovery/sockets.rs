@@ -1,7 +1,8 @@
 //! What the open descriptors of another process are: `pidfd_open(2)` and `pidfd_getfd(2)`, both in Linux 5.6.
 //!
-//! A descriptor is duplicated into the probe for as long as it takes to ask three questions, then closed. Nothing is read
-//! from it or written to it. If the process closes its own in those microseconds, the connection ends that much later.
+//! A descriptor is duplicated into the probe for as long as it takes to ask three questions, then closed. Nothing is
+//! read from it or written to it. If the process closes its own in those microseconds, the connection ends that much
+//! later.
 
 use std::fs;
 use std::io;

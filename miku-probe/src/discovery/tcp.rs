@@ -14,6 +14,9 @@ use crate::discovery::process::Process;
 /// `TCP_LISTEN` of the kernel's `include/net/tcp_states.h`.
 const LISTEN: u8 = 0x0A;
 
+/// The port of HTTP over TLS.
+pub const TLS_PORT: u16 = 443;
+
 /// One socket as `/proc/PID/net/tcp` lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
@@ -59,8 +62,8 @@ type Table = HashMap<u64, Entry>;
 
 /// How much of the tables is of interest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scope {
-    /// Sockets that listen; the kernel lists them before all others, so that a table of many connections costs nothing.
+enum Scope {
+    /// Sockets that listen; the kernel lists them before all others, so a table of many connections need not be read.
     Listening,
     /// All.
     All,
@@ -76,10 +79,10 @@ pub struct Holdings {
 }
 
 impl Holdings {
-    /// A connection to the port of HTTP over TLS.
+    /// A connection to [`TLS_PORT`].
     #[must_use]
     pub fn tls(&self) -> Option<SocketAddr> {
-        self.connections.iter().copied().find(|remote| remote.port() == 443)
+        self.connections.iter().copied().find(|remote| remote.port() == TLS_PORT)
     }
 }
 
@@ -92,14 +95,14 @@ pub struct Tables {
 impl Tables {
     /// What `process` holds; nothing when its descriptors cannot be read.
     #[must_use]
-    pub fn holdings(&self, process: &Process, scope: Scope) -> Holdings {
+    pub fn holdings(&self, process: &Process) -> Holdings {
         let mut holdings = Holdings::default();
         let inodes = process.socket_inodes();
         // Most processes hold no socket at all, and then no table need be read.
         if inodes.is_empty() {
             return holdings;
         }
-        let Some(table) = self.table(process, scope) else { return holdings };
+        let Some(table) = self.table(process, Scope::All) else { return holdings };
         for entry in inodes.iter().filter_map(|inode| table.get(inode)) {
             let (list, address) = if entry.state == LISTEN {
                 (&mut holdings.listens, entry.local)
@@ -112,6 +115,28 @@ impl Tables {
         holdings.listens.dedup();
         holdings.connections.sort_unstable();
         holdings
+    }
+
+    /// The address on which `process` listens with this port.
+    ///
+    /// A table once read tells at once that nobody in the network namespace listens there, without a look at the
+    /// process's descriptors. The first reading is the dearer part, though (the kernel walks all its buckets, which
+    /// takes milliseconds), so it waits for a process that holds any socket.
+    #[must_use]
+    pub fn listener(&self, process: &Process, port: u16) -> Option<SocketAddr> {
+        let listens = |table: &Table| table.values().any(|entry| entry.local.port() == port);
+        let namespace = process.network_namespace()?;
+        let known = self.tables.borrow().get(&(namespace, Scope::Listening)).map(|table| listens(table));
+        if known == Some(false) {
+            return None;
+        }
+        let inodes = process.socket_inodes();
+        if inodes.is_empty() {
+            return None;
+        }
+        let table = self.table(process, Scope::Listening)?;
+        let entries = inodes.iter().filter_map(|inode| table.get(inode));
+        entries.filter(|entry| entry.local.port() == port).map(|entry| entry.local).min()
     }
 
     fn table(&self, process: &Process, scope: Scope) -> Option<Rc<Table>> {
@@ -173,11 +198,12 @@ mod tests {
         let fixture = Fixture::new();
         fixture.add(&Sketch { sockets: &[501, 502, 999], tcp: TCP, ..Sketch::new(10) });
         let process = fixture.proc.process(Tgid(10)).expect("it is in the fixture");
-        let all = Tables::default().holdings(&process, Scope::All);
+        let all = Tables::default().holdings(&process);
         assert_eq!(all.listens, ["127.0.0.1:8000".parse().expect("an address")]);
         assert_eq!(all.tls(), Some("8.8.8.8:443".parse().expect("an address")));
-        let listening = Tables::default().holdings(&process, Scope::Listening);
-        assert_eq!((listening.listens, listening.connections), (all.listens, vec![]));
+        assert_eq!(Tables::default().listener(&process, 8000), Some(all.listens[0]));
+        assert_eq!(Tables::default().listener(&process, 8001), None, "that is another process's");
+        assert_eq!(Tables::default().listener(&process, 50000), None, "a connection's own port");
     }
 
     #[test]
@@ -186,11 +212,11 @@ mod tests {
         fixture.add(&Sketch { sockets: &[501], tcp: TCP, namespace: 1, ..Sketch::new(10) });
         fixture.add(&Sketch { sockets: &[501], tcp: "", namespace: 2, ..Sketch::new(11) });
         let tables = Tables::default();
-        let holdings = |tgid| {
+        let found = |tgid| {
             let process = fixture.proc.process(Tgid(tgid)).expect("it is in the fixture");
-            tables.holdings(&process, Scope::Listening)
+            (tables.holdings(&process).listens.len(), tables.listener(&process, 8000).is_some())
         };
-        assert_eq!((holdings(10).listens.len(), holdings(11).listens.len()), (1, 0));
+        assert_eq!((found(10), found(11)), ((1, true), (0, false)));
     }
 
     #[test]
@@ -201,12 +227,11 @@ mod tests {
         // It begins to listen after a connection is open, and must still come before it.
         let late = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         let process = ProcFs::default().process(Tgid(std::process::id())).expect("this process is alive");
-        let all = Tables::default().holdings(&process, Scope::All);
+        let all = Tables::default().holdings(&process);
         assert!(all.listens.contains(&address) && all.connections.contains(&address), "{all:?}");
-        let listening = Tables::default().holdings(&process, Scope::Listening);
-        assert!(listening.listens.contains(&address), "{listening:?}");
-        assert!(listening.listens.contains(&late.local_addr().expect("it is bound")), "{listening:?}");
-        assert!(listening.connections.is_empty());
+        for address in [address, late.local_addr().expect("it is bound")] {
+            assert_eq!(Tables::default().listener(&process, address.port()), Some(address));
+        }
         drop(client);
     }
 }

@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use super::*;
 use crate::discovery::fixture::{Fixture, Sketch};
+use crate::discovery::selectors::Kind;
 
 const PYTHON: &str = "/usr/bin/python3.11";
 const LISTENS: &str = "0: 0100007F:1F40 00000000:0000 0A 0:0 0:0 0 0 0 501 1\n";
@@ -115,8 +116,9 @@ fn a_port_is_found_when_it_is_listened_on() {
     let mut discovery = Discovery::new(fixture.proc.clone(), vec![spec("api", Kind::Port, "8000")]);
     assert_eq!(scanned(&mut discovery), [""; 0]);
     fixture.add(&Sketch { sockets: &[501], tcp: LISTENS, ..python(10, &["python", "bot.py"]) });
-    assert_eq!(examined(&mut discovery, 10, Event::Dial), [""; 0], "who dials listens no more than before");
-    assert_eq!(examined(&mut discovery, 10, Event::Listen), ["+10 api"]);
+    assert_eq!(examined(&mut discovery, 10, Event::Dial(443)), [""; 0], "who dials listens no more than before");
+    assert_eq!(examined(&mut discovery, 10, Event::Listen(1)), [""; 0], "nobody asked for that port");
+    assert_eq!(examined(&mut discovery, 10, Event::Listen(8000)), ["+10 api"]);
 }
 
 #[test]
@@ -198,10 +200,18 @@ fn without_services_those_worth_watching_are_chosen() {
     assert_eq!(scanned(&mut discovery), [""; 0]);
     let gateway = "0: 0100007F:C350 08080808:01BB 02 0:0 0:0 0 0 0 501 1\n";
     fixture.add(&Sketch { sockets: &[501], tcp: gateway, ..python(12, &["python", "bot.py"]) });
-    assert_eq!(examined(&mut discovery, 12, Event::Dial), ["*bot", "+12 bot"]);
+    assert_eq!(examined(&mut discovery, 12, Event::Dial(443)), ["*bot", "+12 bot"]);
     // A restart in place has no connection yet, and is still the bot.
     fixture.add(&python(12, &["python", "bot.py"]));
     assert_eq!(examined(&mut discovery, 12, Event::Exec), [""; 0]);
+    // One that was of no interest becomes a bot: its exec tells, or its new name.
+    let bot = Sketch { start: 1_400, sockets: &[501], tcp: LISTENS, ..python(14, &["python", "web.py"]) };
+    fixture.add(&bot);
+    assert_eq!(examined(&mut discovery, 14, Event::Exec), ["*web", "+14 web"]);
+    fixture.add(&Sketch { exe: "/usr/sbin/sshd", ..Sketch::new(15) });
+    assert_eq!(scanned(&mut discovery), [""; 0]);
+    fixture.add(&Sketch { tgid: 15, start: 1_500, ..bot });
+    assert_eq!(scanned(&mut discovery), ["+15 web"]);
 }
 
 #[test]

@@ -264,6 +264,9 @@ impl<S: Sink, W: World> Pipeline<S, W> {
     }
 
     fn close(&mut self, close: &Close) {
+        if self.gap_before(close.id, close.sequence) {
+            self.feed(close.id, Step::Gap(close.time));
+        }
         self.moved(close.id, close.bytes_in, close.bytes_out);
         self.end(close.id, close.time, End::LocalClosed);
         self.connections.remove(close.id);
@@ -279,7 +282,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
                 return;
             }
         }
-        if self.gap_before(data) {
+        if self.gap_before(data.id, data.sequence) {
             self.feed(data.id, Step::Gap(data.time));
         }
         if data.size == 0 {
@@ -310,11 +313,11 @@ impl<S: Sink, W: World> Pipeline<S, W> {
     /// Whether records of the connection were lost before this one. Two threads that use one connection at once may put
     /// their records on the ring the other way round, so a jump is a loss only if the kernel side has lost something
     /// since the connection's last record.
-    fn gap_before(&mut self, data: &Data<'_>) -> bool {
-        let Some(connection) = self.connections.get_mut(data.id) else { return false };
-        let jumped = data.sequence > connection.next_sequence;
+    fn gap_before(&mut self, id: ConnId, sequence: u32) -> bool {
+        let Some(connection) = self.connections.get_mut(id) else { return false };
+        let jumped = sequence > connection.next_sequence;
         let lost_before = std::mem::replace(&mut connection.lost_before, self.lost);
-        connection.next_sequence = connection.next_sequence.max(data.sequence.wrapping_add(1));
+        connection.next_sequence = connection.next_sequence.max(sequence.wrapping_add(1));
         jumped && self.world.lost() != lost_before
     }
 

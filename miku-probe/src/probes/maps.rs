@@ -2,7 +2,7 @@
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use miku_probe_abi::{CONNECTION_TOLD, Connection, ConnectionKey, Counters, FILTER_SLOTS};
+use miku_probe_abi::{CONNECTION_TOLD, Connection, ConnectionKey, Counters, FILTER_SLOTS, NO_LANE};
 
 use super::ProbeError;
 use crate::units::{ConnId, Nanos, Tgid};
@@ -115,13 +115,20 @@ impl ConnectionTable {
 pub struct CounterTable(PerCpuArray<MapData, Counters>);
 
 impl CounterTable {
-    /// The sum over all processors.
+    /// The sum over all processors and programs.
     ///
     /// # Errors
     /// When the map cannot be read.
     pub fn sum(&self) -> Result<Counters, ProbeError> {
         let mut sum = Counters::default();
-        for counters in self.0.get(&0, 0)?.iter() {
+        for slot in 0..=NO_LANE {
+            self.add(slot, &mut sum)?;
+        }
+        Ok(sum)
+    }
+
+    fn add(&self, slot: u32, sum: &mut Counters) -> Result<(), ProbeError> {
+        for counters in self.0.get(&slot, 0)?.iter() {
             for (total, count) in sum.records.iter_mut().zip(counters.records) {
                 *total += count;
             }
@@ -134,6 +141,6 @@ impl CounterTable {
             sum.targets_full += counters.targets_full;
             sum.unreadable += counters.unreadable;
         }
-        Ok(sum)
+        Ok(())
     }
 }

@@ -11,6 +11,7 @@ mod statistics;
 
 use std::collections::BTreeMap;
 
+use aya::maps::{Array, MapData};
 use aya::programs::{ProgramError, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 
@@ -64,6 +65,8 @@ pub enum Intent {
     Required,
     /// Without it something is missing, and that is said.
     Optional,
+    /// It steps in for another where the kernel leaves programs out; elsewhere it is not for this kernel.
+    Relay,
 }
 
 /// Where a program is attached.
@@ -104,7 +107,7 @@ pub enum Status {
 pub const fn status(intent: Intent, attached: bool) -> Status {
     match (attached, intent) {
         (true, _) => Status::Attached,
-        (false, Intent::Optional) => Status::Missing,
+        (false, Intent::Optional | Intent::Relay) => Status::Missing,
         (false, Intent::Required) => Status::Fatal,
     }
 }
@@ -130,11 +133,12 @@ pub struct Failure {
 }
 
 /// The loaded kernel side. Dropping it detaches and unloads everything.
-#[derive(Debug)]
 pub struct Kernel {
     ebpf: Ebpf,
     attached: BTreeMap<&'static str, u32>,
     failures: Vec<Failure>,
+    relay: Array<MapData, u64>,
+    relayed: bool,
 }
 
 impl Kernel {
@@ -158,15 +162,49 @@ impl Kernel {
             .load(object())
             .map_err(ProbeError::Load)?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok((Self { ebpf, attached: BTreeMap::new(), failures: Vec::new() }, maps))
+        let relay = ebpf.take_map("RELAY").ok_or(ProbeError::Map { name: "RELAY" })?;
+        let relay = Array::try_from(relay)?;
+        Ok((Self { ebpf, attached: BTreeMap::new(), failures: Vec::new(), relay, relayed: false }, maps))
     }
 
-    /// Attaches every probe.
+    /// Attaches every probe that this kernel needs.
     ///
     /// # Errors
     /// When a required probe cannot be attached. What was attached before it is detached when `self` is dropped.
     pub fn attach(&mut self) -> Result<(), ProbeError> {
-        for probe in socket::PROBES.iter().chain(process::PROBES) {
+        self.attach_all(|probe| probe.intent != Intent::Relay)?;
+        if runs_preemptibly() { self.attach_relay() } else { Ok(()) }
+    }
+
+    /// Attaches the probes that step in for others, once, where the kernel turns out to leave programs out.
+    ///
+    /// # Errors
+    /// When the programs cannot be told of each other.
+    pub fn attach_relay(&mut self) -> Result<(), ProbeError> {
+        if !std::mem::replace(&mut self.relayed, true) {
+            // First the first: from now on it leaves word of what it has handled.
+            self.relay.set(0, 1, 0)?;
+            self.attach_all(|probe| probe.intent == Intent::Relay)?;
+        }
+        Ok(())
+    }
+
+    /// Whether more than one lane is attached.
+    #[must_use]
+    pub const fn is_relayed(&self) -> bool {
+        self.relayed
+    }
+
+    /// How many system calls of all processes no program saw at most, because all that could were running already.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        let last = if self.relayed { socket::LAST } else { socket::FIRST };
+        let programs = self.run_statistics();
+        programs.iter().filter(|program| last.contains(&program.program.as_str())).map(|program| program.missed).sum()
+    }
+
+    fn attach_all(&mut self, wanted: impl Fn(&Probe) -> bool) -> Result<(), ProbeError> {
+        for probe in socket::PROBES.iter().chain(process::PROBES).filter(|probe| wanted(probe)) {
             let outcome = self.attach_one(probe);
             match (status(probe.intent, outcome.is_ok()), outcome) {
                 (Status::Attached, _) => *self.attached.entry(probe.kind).or_default() += 1,
@@ -219,6 +257,12 @@ impl Kernel {
     }
 }
 
+/// Whether this kernel is known to run other tasks while a program on a system call runs: Linux 7 and later do, 6.18 and
+/// earlier do not.
+fn runs_preemptibly() -> bool {
+    aya::util::KernelVersion::current().is_ok_and(|version| version >= aya::util::KernelVersion::new(7, 0, 0))
+}
+
 /// What the system said, in a word that is fit for a label.
 fn reason(error: &(dyn std::error::Error + 'static)) -> &'static str {
     let causes = std::iter::successors(Some(error), |error| error.source());
@@ -260,6 +304,7 @@ mod tests {
         assert_eq!(status(Intent::Required, true), Status::Attached);
         assert_eq!(status(Intent::Optional, true), Status::Attached);
         assert_eq!(status(Intent::Optional, false), Status::Missing);
+        assert_eq!(status(Intent::Relay, false), Status::Missing);
         assert_eq!(status(Intent::Required, false), Status::Fatal);
     }
 }

@@ -7,13 +7,24 @@ use super::{Hook, Intent, Probe};
 /// The label `kind` of this family.
 pub const KIND: &str = "socket";
 
-/// The probes of this family.
+/// The programs of the first lane, and those of the last.
+pub(super) const FIRST: [&str; 2] = ["sys_exit", "sys_enter_close"];
+pub(super) const LAST: [&str; 2] = ["sys_exit_third", "sys_enter_close_third"];
+
+/// The probes of this family, a lane after the other: the kernel runs them in the order in which they were attached.
 pub const PROBES: &[Probe] = &[
-    Probe { program: "sys_exit", kind: KIND, hook: Hook::RawTracepoint("sys_exit"), intent: Intent::Required },
-    Probe {
-        program: "sys_enter_close",
-        kind: KIND,
-        hook: Hook::Tracepoint("syscalls", "sys_enter_close"),
-        intent: Intent::Required,
-    },
+    exit("sys_exit", Intent::Required),
+    close("sys_enter_close", Intent::Required),
+    exit("sys_exit_second", Intent::Relay),
+    close("sys_enter_close_second", Intent::Relay),
+    exit("sys_exit_third", Intent::Relay),
+    close("sys_enter_close_third", Intent::Relay),
 ];
+
+const fn exit(program: &'static str, intent: Intent) -> Probe {
+    Probe { program, kind: KIND, hook: Hook::RawTracepoint("sys_exit"), intent }
+}
+
+const fn close(program: &'static str, intent: Intent) -> Probe {
+    Probe { program, kind: KIND, hook: Hook::Tracepoint("syscalls", "sys_enter_close"), intent }
+}

@@ -145,7 +145,7 @@ impl Probe {
             lines = disagreements(truth, &self.scrape(), service, side);
             lines.is_empty().then_some(())
         });
-        assert!(agreed.is_some(), "{service} disagrees:\n  {}\n{}", lines.join("\n  "), self.unmatched());
+        assert!(agreed.is_some(), "{service} disagrees:\n  {}\n{}", lines.join("\n  "), self.told());
     }
 
     /// Waits until `look` finds something in the metrics.
@@ -154,11 +154,12 @@ impl Probe {
     /// When it does not in time; `what` says what was looked for.
     pub fn wait_for<T>(&self, what: &str, mut look: impl FnMut(&Scrape) -> Option<T>) -> T {
         let found = eventually(Duration::from_secs(5), || look(&self.scrape()));
-        found.unwrap_or_else(|| panic!("{what} does not show in the metrics\n{}", self.unmatched()))
+        found.unwrap_or_else(|| panic!("{what} does not show in the metrics\n{}", self.told()))
     }
 
-    /// What the probe says of itself that may explain a difference.
-    fn unmatched(&self) -> String {
+    /// What the probe counted, and what it says of itself, for a message.
+    #[must_use]
+    pub fn told(&self) -> String {
         let scrape = self.scrape();
         let telling = ["http_", "miku_http_", "miku_probe_unmatched", "miku_probe_lost", "miku_probe_targets"];
         let shown = scrape.samples.iter().filter(|sample| {

@@ -65,11 +65,22 @@ impl Python {
     /// A command that runs a script of the suite's `services` folder.
     #[must_use]
     pub fn script(&self, name: &str) -> Command {
+        self.file(&service(name))
+    }
+
+    /// A command that runs any script.
+    #[must_use]
+    pub fn file(&self, path: &Path) -> Command {
         let mut command = Command::new(self.interpreter());
-        command.arg(Path::new(SUITE).join("services").join(name));
-        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        command.arg(path).env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
+}
+
+/// Where a script of the suite's `services` folder is.
+#[must_use]
+pub fn service(name: &str) -> PathBuf {
+    Path::new(SUITE).join("services").join(name)
 }
 
 /// Holds off other runs of the suite until the file is dropped.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use miku_probe_tests::harness::PATIENCE;
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::{Process, free_port};
+use miku_probe_tests::harness::python::service;
 use miku_probe_tests::truth::{Side, Truth};
 
 use crate::stage::{Config, Load, PEER, Server};
@@ -19,6 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(by_every_name_before),
         case!(by_every_name_after),
         case!(many_services_of_one_name),
+        case!(by_itself, Python),
         case!(from_a_file),
         case!(restart),
         case!(exec_into_a_target),
@@ -101,6 +103,25 @@ fn many_services_of_one_name() {
     truth.merge(&second.load(&["-n", "150"]));
     probe.assert_agrees(&truth, "web", Side::Server);
     probe.assert_agrees(&third.load(&["-n", "70"]), "other", Side::Server);
+}
+
+/// With nothing said, the probe finds a Python server, names it after its script, and says so.
+fn by_itself() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let name = format!("bot-{}", std::process::id());
+    let script = folder.path().join(format!("{name}.py"));
+    fs::copy(service("aiohttp_app.py"), &script).expect("the script can be copied");
+    let before = Server::aiohttp_at(&script);
+    let mut probe = Probe::launch(&[], &[]);
+    probe.wait_target(&name);
+    let chosen = format!("watching {} ", before.process.pid());
+    probe.process().wait_complained(PATIENCE, |line| (line.contains(&chosen) && line.contains(&name)).then_some(()));
+    let mut truth = before.load(&["-n", "200", "-c", "8"]);
+    drop(before);
+    let after = Server::aiohttp_at(&script);
+    std::thread::sleep(PICKED_UP_WITHIN);
+    truth.merge(&after.load(&["-n", "200", "-c", "8"]));
+    probe.assert_agrees(&truth, &name, Side::Server);
 }
 
 /// The same by a configuration file as by options.

@@ -16,6 +16,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(health),
         case!(pages),
         case!(options),
+        case!(configured_routes),
         case!(secrets_stay_out),
     ]
 }
@@ -159,6 +160,26 @@ fn options() {
             message.head.status().expect("a status")
         };
         assert_eq!((status("/numbers"), status("/metrics"), status("/livez")), (200, 404, 200), "at {address}");
+    }
+}
+
+/// Routes as FastAPI writes them win over those that the probe makes up.
+fn configured_routes() {
+    let server = Server::peer(&[]);
+    let routes = r#"["/items/{name}/parts/{part:int}", "/fast/{rest:path}"]"#;
+    let pid = server.process.pid();
+    let config = Config::new(&format!("[[service]]\nname = \"web\"\npid = {pid}\nroutes = {routes}\n"));
+    let probe = Probe::launch(&[], &["--config", config.path()]);
+    probe.wait_target("web");
+    let asks = ["--ask", "/items/miku/parts/39", "--ask", "/fast/a/b/c", "--ask", "/items/miku"];
+    server.load(&[&asks[..], &["-n", "30", "-c", "1"]].concat());
+    for route in ["/items/{name}/parts/{part}", "/fast/{rest}", "/items/miku"] {
+        probe.wait_for(route, |scrape| {
+            let plain = |label: &str| label.replace(":int}", "}").replace(":path}", "}") == route;
+            let samples = scrape.matching("http_server_request_duration_seconds_count", &[("service", "web")]);
+            let found = samples.filter(|sample| plain(sample.label("http_route"))).map(|sample| sample.value);
+            (found.fold(0.0, |sum, value| sum + value) == 10.0).then_some(())
+        });
     }
 }
 

@@ -104,7 +104,7 @@ fn log(path: &std::path::Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("the middleware writes JSON")).collect()
 }
 
-/// The probe sees what the service's own middleware sees, and the little that lies between that and the socket.
+/// What the service's socket sees lies between what its own middleware and what its client see.
 fn uvicorn_latency() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("log");
@@ -118,8 +118,10 @@ fn uvicorn_latency() {
     let seen = probe.scrape().sum("http_server_request_duration_seconds_sum", &[("service", "web")]) / 60.0;
     let outside = truth.mean().expect("the load generator timed them");
     assert!(seen >= 0.02, "the service sleeps for 20 ms, and the probe saw {seen} s");
-    assert!((seen - inside).abs() < 0.002, "mean: {inside} s by the middleware, {seen} s by the probe");
-    assert!(seen < outside, "mean: {outside} s by the client, {seen} s by the probe");
+    assert!(
+        (inside - 0.0005..=outside + 0.0005).contains(&seen),
+        "mean: {inside} s by the middleware, {seen} s by the probe, {outside} s by the client"
+    );
 }
 
 /// Workers are followed from their birth, those that come instead of dead ones too.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::{Process, free_port};
-use miku_probe_tests::harness::python::Python;
+use miku_probe_tests::harness::python::{Python, service};
 use miku_probe_tests::harness::{PATIENCE, eventually};
 use miku_probe_tests::truth::Truth;
 use miku_probe_tests::wire::{self, Address};
@@ -68,8 +68,13 @@ impl Server {
 
     /// The aiohttp server.
     pub(crate) fn aiohttp() -> Self {
+        Self::aiohttp_at(&service("aiohttp_app.py"))
+    }
+
+    /// A copy of the aiohttp server's script.
+    pub(crate) fn aiohttp_at(script: &Path) -> Self {
         let port = free_port();
-        let mut command = python().expect("the case needs it").script("aiohttp_app.py");
+        let mut command = python().expect("the case needs it").file(script);
         let process = Process::start("aiohttp", command.args(["--port", &port.to_string()]));
         Self::answering(process, Address::Tcp(([127, 0, 0, 1], port).into()))
     }

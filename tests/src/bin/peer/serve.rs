@@ -264,7 +264,7 @@ impl Server {
         let before = steps.len();
         let mut truth = lock(&self.truth);
         let status = if target == "/__truth" {
-            steps.extend(routes::whole(200, "application/json", truth.to_json(false).to_string().as_bytes()));
+            steps.extend(routes::whole(200, "application/json", truth.to_json(true).to_string().as_bytes()));
             Some(200)
         } else {
             routes::reply(method, target, request, steps)
