@@ -26,7 +26,7 @@ pub(super) fn measure(stage: &Stage) -> Result<Report> {
     let mut command = stage.hooks();
     command.args(["measure", "--rounds", stage.choose("8", "2"), "--calls", stage.choose("40000", "10000")]);
     let value = result(&mut Process::start("the hooks", &mut command))?;
-    let variants = value["variants"].as_object().context("nothing was measured")?;
+    let variants = value["variants"].as_array().context("nothing was measured")?;
     let head: Vec<&str> = ["way"].into_iter().chain(CASES.map(|(_, name)| name)).collect();
     for (key, title) in [
         ("bpf_ns", "ns in BPF programs a call, by the kernel's statistics (the statistics' clock counted in)"),
@@ -36,33 +36,37 @@ pub(super) fn measure(stage: &Stage) -> Result<Report> {
         if key == "added_ns" {
             let without = |case: &str| {
                 let all: Vec<f64> =
-                    variants.values().filter_map(|variant| variant["cases"][case]["without_ns"].as_f64()).collect();
+                    variants.iter().filter_map(|variant| variant["cases"][case]["without_ns"].as_f64()).collect();
                 nanoseconds(median(&all))
             };
             let cells = CASES.iter().map(|(case, _)| without(case));
             table.row(["(a call without)".to_owned()].into_iter().chain(cells).collect());
         }
-        for (name, variant) in variants {
+        for variant in variants {
             let cells = CASES.iter().map(|(case, _)| nanoseconds(variant["cases"][case][key].as_f64()));
-            table.row([name.clone()].into_iter().chain(cells).collect());
+            table.row([text(variant, "name")].into_iter().chain(cells).collect());
         }
         report.table(table);
     }
     for (name, reason) in value["refused"].as_object().context("nobody says what was refused")? {
         report.note(format!("this kernel refuses {name}: {}", reason.as_str().unwrap_or_default()));
     }
-    for (name, variant) in variants {
-        report.note(format!("{name}: {}", variant["about"].as_str().unwrap_or_default()));
+    for variant in variants {
+        report.note(format!("{}: {}", text(variant, "name"), text(variant, "about")));
     }
     report.number("calls", value);
     served(stage, &mut report)?;
     Ok(report)
 }
 
+fn text(variant: &Value, member: &str) -> String {
+    variant[member].as_str().unwrap_or_default().to_owned()
+}
+
 /// Requests a second, and seconds of processor time a request.
 fn segment(stage: &Stage, server: &Server) -> Result<(f64, f64)> {
     let before = scheduled_seconds(server.process.pid())?;
-    let load = stage.load(server, "/fast", &["-c", "64", "-z", stage.choose("2s", "1s")])?;
+    let load = stage.load(server, "/fast", &["-c", "64", "-z", "1s"])?;
     #[allow(clippy::cast_precision_loss, reason = "a count of requests")]
     Ok((load.rate, (scheduled_seconds(server.process.pid())? - before) / load.total() as f64))
 }
@@ -72,7 +76,7 @@ fn served(stage: &Stage, report: &mut Report) -> Result<()> {
     segment(stage, &server)?;
     let pid = server.process.pid().to_string();
     let mut shares: Vec<Vec<(f64, f64)>> = vec![Vec::new(); SERVED.len()];
-    for round in 0..stage.choose(3, 1) {
+    for round in 0..stage.choose(5, 1) {
         for (variant, shares) in SERVED.iter().zip(&mut shares) {
             let start = ProcessorTime::now()?;
             let with = || {
@@ -101,6 +105,6 @@ fn served(stage: &Stage, report: &mut Report) -> Result<()> {
         numbers[*variant] = json!({"rate": rate, "processor": processor});
     }
     report.table(table);
-    report.number("uvicorn", Value::from(numbers));
+    report.number("uvicorn", numbers);
     Ok(())
 }

@@ -172,7 +172,7 @@ fn measure(object: &[u8], variants: &[Variant], rounds: usize, calls: u32) -> Re
     }
 
     let counting = miku_probe::probes::statistics_on()?;
-    let mut result = Map::new();
+    let mut result = Vec::new();
     for (variant, samples) in usable.iter().zip(&samples) {
         let attached = Attached::new(*variant, object, &watched)?;
         let statistics = statistics(&attached, &mut pair, calls)?;
@@ -188,7 +188,8 @@ fn measure(object: &[u8], variants: &[Variant], rounds: usize, calls: u32) -> Re
             (case.name.to_owned(), value)
         });
         let cases: Map<String, Value> = cases.collect();
-        result.insert(variant.name(), json!({"about": variant.about(), "pairs": samples.len(), "cases": cases}));
+        let (name, about) = (variant.name(), variant.about());
+        result.push(json!({"name": name, "about": about, "pairs": samples.len(), "cases": cases}));
     }
     drop(counting);
     Ok(json!({"variants": result, "refused": refused, "pairs_dropped_for_steal": dropped, "calls": calls}))

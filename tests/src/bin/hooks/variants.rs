@@ -11,7 +11,9 @@ use aya::maps::{Array, PerCpuArray};
 use aya::programs::{BtfTracePoint, FEntry, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
 use clap::ValueEnum;
-use miku_probe::probes::{Hook, Kernel, Maps, RunStatistics, Sizes, TargetTable, process, run_statistics, socket};
+use miku_probe::probes::{
+    Hook, Intent, Kernel, Maps, Probe, RunStatistics, Sizes, TargetTable, process, run_statistics, socket,
+};
 use miku_probe::units::Tgid;
 use miku_probe_abi::FILTER_SLOTS;
 
@@ -22,27 +24,27 @@ use crate::worker::Kind;
 pub(crate) enum Variant {
     /// Empty programs on every hook of the probe
     Empty,
-    /// An empty program on the raw tracepoint `sys_exit` alone
+    /// An empty program on the raw tracepoint sys_exit alone
     EmptyRawExit,
-    /// The same with type information
+    /// An empty program with type information on the tracepoint sys_exit
     EmptyBtfExit,
-    /// Empty programs on the raw tracepoints `sys_enter` and `sys_exit`
+    /// Empty programs on the raw tracepoints sys_enter and sys_exit
     EmptyRawPair,
     /// An empty program on the entry of a function
     EmptyFentry,
-    /// The job by a pair of tracepoints for each of 15 system calls
+    /// Bytes counted by a pair of tracepoints for each of 15 system calls
     Tracepoints,
-    /// The job by the raw tracepoints `sys_enter` and `sys_exit`
+    /// Bytes counted by the raw tracepoints sys_enter and sys_exit
     RawPair,
-    /// The job by the raw tracepoint `sys_exit` alone
+    /// Bytes counted by the raw tracepoint sys_exit alone, as the probe does
     RawExit,
-    /// The same with type information
+    /// Bytes counted by a program with type information on sys_exit, which loads the registers itself
     BtfExit,
-    /// The same, and closes by the tracepoint `sys_enter_close`
+    /// As raw-exit, and an empty program on the tracepoint sys_enter_close
     RawExitCloseTracepoint,
-    /// The same, and closes by the raw tracepoint `sys_enter`
+    /// As raw-exit, and closes by the raw tracepoint sys_enter
     RawExitCloseRaw,
-    /// The probe's own programs
+    /// The probe's own programs, all of them
     Probe,
     /// A count of calls, not a way of its own
     CountCalls,
@@ -124,7 +126,7 @@ pub(crate) struct Attached {
 
 enum Programs {
     Floor(Ebpf),
-    Probe { kernel: Kernel, _targets: TargetTable, _drain: Drain },
+    Probe { kernel: Box<Kernel>, _targets: TargetTable, _drain: Drain },
 }
 
 impl Attached {
@@ -174,7 +176,7 @@ fn probe(watched: &[u32]) -> Result<Programs> {
         table.insert(Tgid(pid))?;
     }
     kernel.attach()?;
-    Ok(Programs::Probe { kernel, _targets: table, _drain: Drain::start(records) })
+    Ok(Programs::Probe { kernel: Box::new(kernel), _targets: table, _drain: Drain::start(records) })
 }
 
 /// Takes records off the ring and throws them away, so that it does not fill up.
@@ -218,7 +220,10 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Ebpf> {
     let raw_enter = Hook::RawTracepoint("sys_enter");
     match variant {
         Variant::Empty => {
-            let hooks: Vec<Hook> = socket::PROBES.iter().chain(process::PROBES).map(|probe| probe.hook).collect();
+            // What steps in for others is not attached on most kernels.
+            let usual = |probe: &&Probe| probe.intent != Intent::Relay;
+            let probes = socket::PROBES.iter().chain(process::PROBES).filter(usual);
+            let hooks: Vec<Hook> = probes.map(|probe| probe.hook).collect();
             for hook in hooks {
                 let program = match hook {
                     Hook::RawTracepoint(_) => "empty_raw",
