@@ -111,7 +111,7 @@ fn throughput(stage: &Stage, plain: &Server, others: &[(&str, Server)], report: 
     };
     let [mut floor, mut probe, mut against_floor] = [Shares::default(), Shares::default(), Shares::default()];
     let mut dropped = 0;
-    for round in 0..stage.choose(18, 3) {
+    for round in 0..stage.choose(14, 3) {
         let start = ProcessorTime::now()?;
         let mut found = Vec::new();
         for what in ORDERS[round % ORDERS.len()] {
@@ -228,7 +228,7 @@ fn empty(stage: &Stage, loaded: &Server) -> Result<f64> {
 
 fn programs(stage: &Stage, plain: &Server, idle: &Server, report: &mut Report) -> Result<()> {
     let [mut floor, mut unwatched, mut watched] = [Vec::new(), Vec::new(), Vec::new()];
-    for _ in 0..stage.choose(5, 1) {
+    for _ in 0..stage.choose(3, 1) {
         floor.push(empty(stage, plain)?);
         let others = spent(stage, plain, idle)?.every_call;
         let price = others.seconds / others.runs;
