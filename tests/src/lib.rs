@@ -6,5 +6,6 @@
 
 pub mod exposition;
 pub mod harness;
+pub mod noise;
 pub mod truth;
 pub mod wire;

@@ -47,8 +47,9 @@ impl Key {
     }
 }
 
-/// Counts by [`Key::promised`].
-fn promised(counts: &BTreeMap<Key, u64>) -> BTreeMap<Key, u64> {
+/// Counts without a route where the status says that there is none.
+#[must_use]
+pub fn promised(counts: &BTreeMap<Key, u64>) -> BTreeMap<Key, u64> {
     let mut promised = BTreeMap::new();
     for (key, count) in counts {
         *promised.entry(key.promised()).or_default() += count;

@@ -12,6 +12,12 @@ use crate::sh::{Sh, workspace};
 /// The target triple of the BPF programs: little-endian, as the machines they run on.
 const BPF_TARGET: &str = "bpfel-unknown-none";
 
+/// The BPF programs of the probe.
+const PROGRAMS: &str = "miku-probe-ebpf";
+
+/// The BPF programs that the benchmark holds them against.
+const FLOOR: &str = "miku-probe-floor";
+
 /// Build the BPF object and the program that carries it
 #[derive(Args)]
 pub(crate) struct Build {
@@ -23,7 +29,7 @@ pub(crate) struct Build {
 impl Build {
     pub(crate) fn run(self) -> Result<()> {
         setup::ensure(&[Need::Bpf])?;
-        object()?;
+        object(PROGRAMS)?;
         let mut program = Sh::new("cargo").args(["build", "--package", "miku-probe"]);
         if self.release {
             program = program.arg("--release");
@@ -40,23 +46,29 @@ pub(crate) fn release_binary() -> PathBuf {
 /// Builds the BPF object and the optimised program; both are needed by whatever attaches.
 pub(crate) fn release() -> Result<()> {
     setup::ensure(&[Need::Bpf])?;
-    object()?;
+    object(PROGRAMS)?;
     Sh::new("cargo").args(["build", "--release", "--package", "miku-probe"]).run()
 }
 
-/// Builds the BPF object; the build script of `miku-probe` puts it into the program.
-fn object() -> Result<()> {
+/// Builds the object that the benchmark holds the probe's own against, and tells where it lies.
+pub(crate) fn floor() -> Result<PathBuf> {
+    setup::ensure(&[Need::Bpf])?;
+    object(FLOOR)
+}
+
+/// Builds a BPF object. The build script of `miku-probe` puts that of [`PROGRAMS`] into the program.
+fn object(name: &str) -> Result<PathBuf> {
     let root = workspace();
-    object_command(&setup::bpf()?, &root).run()?;
-    let object = root.join("target/bpf").join(BPF_TARGET).join("release/miku-probe-ebpf");
+    object_command(&setup::bpf()?, &root, name).run()?;
+    let object = root.join("target/bpf").join(BPF_TARGET).join("release").join(name);
     let size = object.metadata().with_context(|| format!("the build left no {}", object.display()))?.len();
     if size == 0 {
         bail!("{} is empty", object.display());
     }
-    Ok(())
+    Ok(object)
 }
 
-fn object_command(toolchain: &BpfToolchain, root: &Path) -> Sh {
+fn object_command(toolchain: &BpfToolchain, root: &Path, name: &str) -> Sh {
     let flags = format!(
         "-Clinker={} -Clink-arg=--btf -Cdebuginfo=2 --cfg=bpf_target_arch=\"{}\"",
         toolchain.linker.display(),
@@ -69,7 +81,7 @@ fn object_command(toolchain: &BpfToolchain, root: &Path) -> Sh {
     };
     build
         .env("RUSTFLAGS", flags)
-        .args(["--release", "--features", "bpf", "--bin", "miku-probe-ebpf", "--target", BPF_TARGET, "--target-dir"])
+        .args(["--release", "--features", "bpf", "--bin", name, "--target", BPF_TARGET, "--target-dir"])
         .arg(root.join("target/bpf"))
         .dir(root.join("miku-probe-ebpf"))
 }
@@ -85,8 +97,8 @@ mod tests {
         let rustup = BpfToolchain { compiler: BpfCompiler::Rustup("nightly-2026-01-01"), linker };
         let tail =
             "--release --features bpf --bin miku-probe-ebpf --target bpfel-unknown-none --target-dir /w/target/bpf";
-        let debian = object_command(&debian, Path::new("/w")).to_string();
-        let rustup = object_command(&rustup, Path::new("/w")).to_string();
+        let debian = object_command(&debian, Path::new("/w"), PROGRAMS).to_string();
+        let rustup = object_command(&rustup, Path::new("/w"), PROGRAMS).to_string();
         assert!(
             debian.starts_with("RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS='-Clinker=/tools/bpf-linker "),
             "{debian}"

@@ -3,6 +3,7 @@
 //! One file a verb. `cargo xtask demo` and `cargo xtask test` are all that a fresh machine needs: every verb first
 //! finds or installs what it needs itself (see [`setup`]).
 
+mod bench;
 mod build;
 mod demo;
 mod kernels;
@@ -32,6 +33,8 @@ enum Verb {
     Test(test::Test),
     /// Watch a small, ordinary FastAPI service: a live latency histogram in this terminal
     Demo(demo::Demo),
+    /// Measure what the probe must reach: exact, true, light, at scale
+    Bench(bench::Bench),
     /// Boot Debian's kernels under qemu and measure real exchanges on each
     Kernels(kernels::Kernels),
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Verb::Build(verb) => verb.run(),
         Verb::Test(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
+        Verb::Bench(verb) => verb.run(),
         Verb::Kernels(verb) => verb.run(),
     };
     match result {

@@ -22,6 +22,7 @@ use crate::sh::{Sh, say, workspace};
 const NIGHTLY: &str = "nightly-2026-05-20";
 const NIGHTLY_LLVM: u32 = 22;
 const BPF_LINKER: &str = "0.13.0";
+const OHA: &str = "1.16.0";
 
 /// What a verb needs of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,7 @@ enum Tool {
     Llvm(u32),
     BpfLinker,
     Venv,
-    Wrk,
+    Oha,
     Qemu,
     /// A busybox that needs no libraries.
     Busybox,
@@ -72,7 +73,6 @@ impl Tool {
             Self::DebianRustc => &["rustc-web", "libstd-rust-web-dev-bpf"],
             Self::Llvm(major) => return vec![format!("llvm-{major}-dev")],
             Self::Venv => &["python3", "python3-venv"],
-            Self::Wrk => &["wrk"],
             Self::Qemu => &["qemu-system-x86"],
             Self::Busybox => &["busybox-static"],
             Self::Cpio => &["cpio"],
@@ -80,6 +80,7 @@ impl Tool {
             | Self::Clippy
             | Self::Nightly
             | Self::BpfLinker
+            | Self::Oha
             | Self::Rustup
             | Self::Binstall
             | Self::Apt => &[],
@@ -112,6 +113,8 @@ enum Action {
     Linker(u32),
     /// Fetch a built bpf-linker.
     BinstallLinker,
+    /// Build oha.
+    Oha,
 }
 
 impl Action {
@@ -134,6 +137,9 @@ impl Action {
                 .args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--no-default-features"])
                 .args(["--features", &format!("llvm-{llvm}"), "--root"])
                 .arg(tools_folder()),
+            Self::Oha => {
+                Sh::new("cargo").args(["install", "oha", "--version", OHA, "--locked", "--root"]).arg(tools_folder())
+            }
             Self::BinstallLinker => Sh::new("cargo")
                 .args(["binstall", "--no-confirm", &format!("bpf-linker@{BPF_LINKER}"), "--root"])
                 .arg(tools_folder()),
@@ -182,7 +188,8 @@ fn next(need: Need, facts: &Facts) -> Next {
         },
         Need::Bpf => next_for_bpf(facts),
         Need::Python => from_packages(facts, "python3 with venv", &[Tool::Venv], "python3 and its venv module"),
-        Need::Load => from_packages(facts, "wrk", &[Tool::Wrk], "wrk"),
+        Need::Load if facts.has(Tool::Oha) => Next::Ready,
+        Need::Load => Next::Do(Action::Oha),
         Need::Kernels => {
             let tools = [Tool::Qemu, Tool::Busybox, Tool::Cpio];
             from_packages(
@@ -278,6 +285,9 @@ impl Facts {
             Action::Nightly => {
                 self.tools.insert(Tool::Nightly);
             }
+            Action::Oha => {
+                self.tools.insert(Tool::Oha);
+            }
             Action::Linker(_) | Action::BinstallLinker => {
                 self.tools.insert(Tool::BpfLinker);
             }
@@ -299,7 +309,7 @@ impl Facts {
         found(Tool::Nightly, nightly_is_ready());
         found(Tool::BpfLinker, bpf_linker().is_some());
         found(Tool::Venv, succeeds(Sh::new("python3").args(["-c", "import venv, ensurepip"])));
-        found(Tool::Wrk, on_path("wrk").is_some());
+        found(Tool::Oha, oha().is_some());
         found(Tool::Qemu, on_path("qemu-system-x86_64").is_some());
         found(Tool::Busybox, busybox_is_static());
         found(Tool::Cpio, on_path("cpio").is_some());
@@ -324,7 +334,7 @@ impl Facts {
 /// The packages that some need may ask for and that are not on the machine yet.
 fn interesting_packages(facts: &Facts) -> Vec<String> {
     let llvm = facts.debian_llvm.unwrap_or(NIGHTLY_LLVM);
-    let tools = [Tool::DebianRustc, Tool::Llvm(llvm), Tool::Venv, Tool::Wrk, Tool::Qemu, Tool::Busybox, Tool::Cpio];
+    let tools = [Tool::DebianRustc, Tool::Llvm(llvm), Tool::Venv, Tool::Qemu, Tool::Busybox, Tool::Cpio];
     tools.into_iter().filter(|&tool| !facts.has(tool)).flat_map(Tool::packages).collect()
 }
 
@@ -446,7 +456,9 @@ fn found(need: Need) -> String {
             Err(error) => format!("no BPF toolchain: {error:#}"),
         },
         Need::Python => format!("{} with venv", version("python3", &["--version"])),
-        Need::Load => "wrk".to_owned(),
+        Need::Load => {
+            oha().map_or_else(|| "no oha".to_owned(), |oha| version(&oha.display().to_string(), &["--version"]))
+        }
         Need::Kernels => format!("{}, busybox, cpio", version("qemu-system-x86_64", &["--version"])),
     }
 }
@@ -480,6 +492,13 @@ pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
 /// Tools that are installed for this project alone.
 fn tools_folder() -> PathBuf {
     workspace().join("target/tools")
+}
+
+/// The load generator, of the version that the benchmark knows the output of.
+pub(crate) fn oha() -> Option<PathBuf> {
+    let own = tools_folder().join("bin/oha");
+    let version = Sh::new(&own).arg("--version").output().ok()?;
+    (version.split_whitespace().last() == Some(OHA)).then_some(own)
 }
 
 fn bpf_linker() -> Option<PathBuf> {
@@ -588,7 +607,8 @@ mod tests {
 
     #[test]
     fn without_apt_and_rustup_every_need_says_what_to_do() {
-        for need in Need::ALL {
+        // Cargo, which runs this, brings the load generator by itself.
+        for need in Need::ALL.into_iter().filter(|need| *need != Need::Load) {
             let Next::Stuck { missing, remedy } = next(need, &Facts::default()) else {
                 panic!("{need:?} claims to be possible on a machine with nothing");
             };
@@ -599,7 +619,7 @@ mod tests {
     #[test]
     fn without_root_the_commands_are_shown_with_sudo() {
         let mut facts = Facts { root: false, ..bare_debian() };
-        let plan = predict(&[Need::Load], &mut facts);
+        let plan = predict(&[Need::Python], &mut facts);
         assert!(plan.iter().all(|line| line.starts_with("sudo DEBIAN_FRONTEND=noninteractive apt-get")), "{plan:?}");
     }
 }
