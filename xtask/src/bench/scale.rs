@@ -146,7 +146,7 @@ impl Count {
     fn of(scrape: &Scrape) -> Self {
         Self {
             seen: scrape.count("http_server_request_duration_seconds_count", &[("service", "bench")]),
-            cut: scrape.count("miku_probe_unmatched_total", &[("protocol", "http1"), ("reason", "gap")]),
+            cut: scrape.count("miku_probe_unmatched_total", &[("protocol", "http1"), ("reason", "half_seen")]),
             lost: scrape.count("miku_probe_lost_messages_total", &[("direction", "receive")]),
         }
     }

@@ -220,8 +220,8 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Ebpf> {
     let raw_enter = Hook::RawTracepoint("sys_enter");
     match variant {
         Variant::Empty => {
-            // What steps in for others is not attached on most kernels.
-            let usual = |probe: &&Probe| probe.intent != Intent::Relay;
+            // What other kernels need is not attached on most.
+            let usual = |probe: &&Probe| probe.intent != Intent::Preemptible;
             let probes = socket::PROBES.iter().chain(process::PROBES).filter(usual);
             let hooks: Vec<Hook> = probes.map(|probe| probe.hook).collect();
             for hook in hooks {
