@@ -8,8 +8,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TracePointContext;
 use miku_probe_abi::{
-    ABI_VERSION, CAPTURE_MAX, Connection, ConnectionKey, Counters, DataRecord, FILTER_SLOTS, Plain, RecordHeader,
-    RecordKind, TracepointOffsets, bytes_of,
+    ABI_VERSION, Connection, ConnectionKey, Counters, DataRecord, FILTER_SLOTS, Plain, RecordHeader, RecordKind,
+    TracepointOffsets, bytes_of,
 };
 
 /// All records, in the order in which they happened on each processor. User space sets the size.
@@ -88,8 +88,12 @@ pub(crate) struct Piece {
 pub(crate) struct Scratch {
     pub(crate) piece: Piece,
     pub(crate) record: DataRecord,
-    pub(crate) captured: [u8; CAPTURE_MAX],
+    pub(crate) captured: [u8; RECORD_ROOM - size_of::<DataRecord>()],
 }
+
+/// Room for a data record with what was captured: more than is ever used, since older verifiers believe in the bound of a
+/// length only when it was masked.
+pub(crate) const RECORD_ROOM: usize = 8192;
 
 /// Nothing to do here; not an error.
 pub(crate) struct Skip;

@@ -1,7 +1,7 @@
 //! What watched processes move over their sockets.
 //!
-//! Hooks: the raw tracepoint `sys_exit`, which sees a call's arguments and its result at once, so that nothing has to
-//! be kept between entry and exit; and `syscalls:sys_enter_close`, since a descriptor is free for others before
+//! Hooks: the tracepoint `sys_exit` in its form with type information, so that registers are loaded and not copied; it
+//! sees a call's arguments and its result at once, so that nothing has to be kept between entry and exit; and `syscalls:sys_enter_close`, since a descriptor is free for others before
 //! `close` returns.
 //!
 //! From Linux 7 on, programs on raw tracepoints and on system calls run preemptibly, and while the task of one is preempted
@@ -14,20 +14,21 @@
 //! each later segment.
 
 use core::ffi::c_void;
+use core::mem::offset_of;
 
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
 };
-use aya_ebpf::macros::{raw_tracepoint, tracepoint};
-use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use miku_probe_abi::{
     ABI_VERSION, ADDRESS_MAX, CAPTURE_LATER, CAPTURE_MAX, CONNECTION_REPORTED, CONNECTION_TOLD, CloseRecord,
     Connection, ConnectionKey, DataRecord, Direction, GATHER_MAX, OpenRecord, Origin, RecordHeader, RecordKind, TAIL,
 };
 
 use crate::maps::{
-    CONNECTIONS, Piece, Scratch, Skip, Wake, by_socket, count, current, field, header, maybe_watched, offsets, put,
-    put_bytes, scratch, watched,
+    CONNECTIONS, Piece, RECORD_ROOM, Scratch, Skip, Wake, by_socket, count, current, field, header, maybe_watched,
+    offsets, put, put_bytes, scratch, watched,
 };
 
 /// System call numbers of x86-64 (`asm/unistd_64.h`).
@@ -86,8 +87,12 @@ struct Registers {
     orig_ax: u64,
 }
 
-/// Where that part begins.
-const REGISTERS_OFFSET: usize = 56;
+/// The whole of it.
+#[repr(C)]
+struct SavedRegisters {
+    r15_to_r11: [u64; 7],
+    call: Registers,
+}
 
 /// `struct iovec`.
 #[repr(C)]
@@ -111,14 +116,14 @@ struct Msghdr {
 const MMSGHDR_SIZE: u64 = 64;
 const MMSGHDR_LENGTH: u64 = 56;
 
-#[raw_tracepoint(tracepoint = "sys_exit")]
-pub(crate) fn sys_exit(ctx: RawTracePointContext) -> i32 {
+#[btf_tracepoint(function = "sys_exit")]
+pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let _: Result<(), Skip> = try_sys_exit(&ctx);
     0
 }
 
 #[inline(always)]
-fn try_sys_exit(ctx: &RawTracePointContext) -> Result<(), Skip> {
+fn try_sys_exit(ctx: &BtfTracePointContext) -> Result<(), Skip> {
     let (tgid, tid) = current();
     if !maybe_watched(tgid) {
         return Err(Skip);
@@ -127,8 +132,21 @@ fn try_sys_exit(ctx: &RawTracePointContext) -> Result<(), Skip> {
     if result < 0 && !tells(result) {
         return Err(Skip);
     }
-    let registers: u64 = ctx.arg(0);
-    let registers: Registers = read_kernel(registers + REGISTERS_OFFSET as u64)?;
+    let registers: *const SavedRegisters = ctx.arg(0);
+    // SAFETY: the kernel passes the task's saved registers, and the verifier holds each load to their type.
+    let registers = unsafe {
+        Registers {
+            r10: (&raw const (*registers).call.r10).read_volatile(),
+            r9: (&raw const (*registers).call.r9).read_volatile(),
+            r8: (&raw const (*registers).call.r8).read_volatile(),
+            dx: (&raw const (*registers).call.dx).read_volatile(),
+            si: (&raw const (*registers).call.si).read_volatile(),
+            di: (&raw const (*registers).call.di).read_volatile(),
+            orig_ax: (&raw const (*registers).call.orig_ax).read_volatile(),
+            ax: 0,
+            cx: 0,
+        }
+    };
     let key = ConnectionKey { tgid, fd: registers.di as i32 };
     let call = Call { key, tid, result, registers: &registers };
     match registers.orig_ax {
@@ -179,7 +197,7 @@ fn try_length(ctx: &TracePointContext, direction: Direction) -> Result<(), Skip>
     }
     // SAFETY: the helpers have no preconditions: the task is the running one.
     let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
-    let registers: Registers = read_kernel(registers + REGISTERS_OFFSET as u64)?;
+    let registers: Registers = read_kernel(registers + offset_of!(SavedRegisters, call) as u64)?;
     let (fd, shape) = match registers.orig_ax {
         number::READ | number::WRITE | number::RECVFROM | number::SENDTO => (registers.di, Shape::Buffer),
         number::READV | number::WRITEV => (registers.di, Shape::Vector),
@@ -517,10 +535,7 @@ fn segment(connection: *mut Connection, scratch: &mut Scratch) -> Result<(), Ski
             record.tail_length = tail as u8;
         }
     }
-    let length = size_of::<DataRecord>() + captured as usize;
-    if length > size_of::<DataRecord>() + CAPTURE_MAX {
-        return Err(Skip);
-    }
+    let length = (size_of::<DataRecord>() + captured as usize) & (RECORD_ROOM - 1);
     // SAFETY: the record and its captured bytes are one after the other in the scratch, and `length` is within both.
     let bytes = unsafe { core::slice::from_raw_parts((&raw const scratch.record).cast::<u8>(), length) };
     if !put_bytes(RecordKind::Data, Wake::Late, bytes) {

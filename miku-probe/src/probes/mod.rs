@@ -11,7 +11,7 @@ mod statistics;
 
 use std::collections::BTreeMap;
 
-use aya::programs::{ProgramError, RawTracePoint, TracePoint};
+use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
 use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 
@@ -35,6 +35,9 @@ pub enum ProbeError {
     /// A tracepoint's fields could not be found.
     #[error(transparent)]
     Offsets(#[from] OffsetError),
+    /// The kernel does not tell its types.
+    #[error("cannot read the kernel's type information: `miku-probe check` tells what is missing")]
+    Types(#[source] aya::BtfError),
     /// The kernel did not take the object.
     #[error("the kernel refused the BPF object: `miku-probe check` tells what is missing")]
     Load(#[source] EbpfError),
@@ -72,8 +75,8 @@ pub enum Intent {
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
-    /// A raw tracepoint, by name.
-    RawTracepoint(&'static str),
+    /// A raw tracepoint with the kernel's type information, by name.
+    BtfTracepoint(&'static str),
     /// A tracepoint, by category and name.
     Tracepoint(&'static str, &'static str),
 }
@@ -139,6 +142,8 @@ pub struct Kernel {
     failures: Vec<Failure>,
     /// Whether the sockets' own tracepoints tell what moves over them.
     by_socket: bool,
+    /// The kernel's types, until everything is attached: they take more memory than all the rest.
+    btf: Option<Btf>,
 }
 
 impl Kernel {
@@ -152,10 +157,11 @@ impl Kernel {
         }
         lift_memory_lock();
         let offsets = offsets::read()?;
+        let btf = Btf::from_sys_fs().map_err(ProbeError::Types)?;
         let wake = u64::from(sizes.ring_bytes) / 4;
         let by_socket = runs_preemptibly() && offsets.length_ret != 0;
         let mut ebpf = EbpfLoader::new()
-            .btf(Btf::from_sys_fs().ok().as_ref())
+            .btf(Some(&btf))
             .override_global("OFFSETS", &offsets, true)
             .override_global("WAKE_BYTES", &wake, true)
             .override_global("BY_SOCKET", &u64::from(by_socket), true)
@@ -164,7 +170,7 @@ impl Kernel {
             .load(object())
             .map_err(ProbeError::Load)?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok((Self { ebpf, attached: BTreeMap::new(), failures: Vec::new(), by_socket }, maps))
+        Ok((Self { ebpf, attached: BTreeMap::new(), failures: Vec::new(), by_socket, btf: Some(btf) }, maps))
     }
 
     /// Attaches every probe that is for this kernel.
@@ -173,9 +179,10 @@ impl Kernel {
     /// When a required probe cannot be attached. What was attached before it is detached when `self` is dropped.
     pub fn attach(&mut self) -> Result<(), ProbeError> {
         let wanted = |probe: &&Probe| self.by_socket || probe.intent != Intent::Preemptible;
+        let btf = self.btf.take();
         let probes: Vec<_> = socket::PROBES.iter().chain(process::PROBES).filter(wanted).collect();
         for probe in probes {
-            let outcome = self.attach_one(probe);
+            let outcome = self.attach_one(probe, btf.as_ref());
             match (status(probe.intent, outcome.is_ok()), outcome) {
                 (Status::Attached, _) => *self.attached.entry(probe.kind).or_default() += 1,
                 (Status::Fatal, Err(source)) => return Err(ProbeError::Required { name: probe.program, source }),
@@ -191,13 +198,13 @@ impl Kernel {
         Ok(())
     }
 
-    fn attach_one(&mut self, probe: &Probe) -> Result<(), ProgramError> {
+    fn attach_one(&mut self, probe: &Probe, btf: Option<&Btf>) -> Result<(), ProgramError> {
         let program = self.ebpf.program_mut(probe.program).ok_or_else(|| ProgramError::UnexpectedProgramType)?;
         match probe.hook {
-            Hook::RawTracepoint(name) => {
-                let program: &mut RawTracePoint = program.try_into()?;
-                program.load()?;
-                program.attach(name)?;
+            Hook::BtfTracepoint(name) => {
+                let program: &mut BtfTracePoint = program.try_into()?;
+                program.load(name, btf.ok_or(ProgramError::UnexpectedProgramType)?)?;
+                program.attach()?;
             }
             Hook::Tracepoint(category, name) => {
                 let program: &mut TracePoint = program.try_into()?;

@@ -1,6 +1,6 @@
 //! What watched processes move over their sockets: the twin of `socket.rs` on the kernel side.
 //!
-//! Hooks: `raw_tracepoint/sys_exit`, `syscalls:sys_enter_close`; from Linux 7 on also `sock:sock_recv_length` and
+//! Hooks: `tp_btf/sys_exit`, `syscalls:sys_enter_close`; from Linux 7 on also `sock:sock_recv_length` and
 //! `sock:sock_send_length`. Metrics: all of HTTP, `miku_net_bytes_total`.
 
 use super::{Hook, Intent, Probe};
@@ -14,7 +14,7 @@ pub(super) const BY_SOCKET: &[&str] = &["sock_recv_length", "sock_send_length"];
 
 /// The probes of this family.
 pub const PROBES: &[Probe] = &[
-    Probe { program: "sys_exit", kind: KIND, hook: Hook::RawTracepoint("sys_exit"), intent: Intent::Required },
+    Probe { program: "sys_exit", kind: KIND, hook: Hook::BtfTracepoint("sys_exit"), intent: Intent::Required },
     tracepoint("syscalls", "sys_enter_close", Intent::Required),
     tracepoint("sock", "sock_recv_length", Intent::Preemptible),
     tracepoint("sock", "sock_send_length", Intent::Preemptible),

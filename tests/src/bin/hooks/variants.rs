@@ -216,8 +216,6 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Ebpf> {
     for &pid in watched {
         filter.set(slot(pid), 1, 0)?;
     }
-    let raw_exit = Hook::RawTracepoint("sys_exit");
-    let raw_enter = Hook::RawTracepoint("sys_enter");
     match variant {
         Variant::Empty => {
             // What other kernels need is not attached on most.
@@ -225,15 +223,16 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Ebpf> {
             let probes = socket::PROBES.iter().chain(process::PROBES).filter(usual);
             let hooks: Vec<Hook> = probes.map(|probe| probe.hook).collect();
             for hook in hooks {
-                let program = match hook {
-                    Hook::RawTracepoint(_) => "empty_raw",
-                    Hook::Tracepoint(..) => "empty_tracepoint",
-                };
-                attach(&mut ebpf, program, &[hook])?;
+                match hook {
+                    Hook::BtfTracepoint(_) => attach_btf(&mut ebpf, "empty_btf")?,
+                    Hook::Tracepoint(category, name) => {
+                        attach_tracepoint(&mut ebpf, "empty_tracepoint", category, name)?;
+                    }
+                }
             }
         }
-        Variant::EmptyRawExit => attach(&mut ebpf, "empty_raw", &[raw_exit])?,
-        Variant::EmptyRawPair => attach(&mut ebpf, "empty_raw", &[raw_enter, raw_exit])?,
+        Variant::EmptyRawExit => attach_raw(&mut ebpf, "empty_raw", &["sys_exit"])?,
+        Variant::EmptyRawPair => attach_raw(&mut ebpf, "empty_raw", &["sys_enter", "sys_exit"])?,
         Variant::EmptyBtfExit => attach_btf(&mut ebpf, "empty_btf")?,
         Variant::EmptyFentry => {
             let btf = Btf::from_sys_fs().context("this kernel has no type information")?;
@@ -251,38 +250,31 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Ebpf> {
             }
         }
         Variant::RawPair => {
-            attach(&mut ebpf, "raw_pair_enter", &[raw_enter])?;
-            attach(&mut ebpf, "raw_pair_exit", &[raw_exit])?;
+            attach_raw(&mut ebpf, "raw_pair_enter", &["sys_enter"])?;
+            attach_raw(&mut ebpf, "raw_pair_exit", &["sys_exit"])?;
         }
-        Variant::RawExit => attach(&mut ebpf, "raw_exit", &[raw_exit])?,
-        Variant::CountCalls => attach(&mut ebpf, "count_calls", &[raw_exit])?,
+        Variant::RawExit => attach_raw(&mut ebpf, "raw_exit", &["sys_exit"])?,
+        Variant::CountCalls => attach_raw(&mut ebpf, "count_calls", &["sys_exit"])?,
         Variant::BtfExit => attach_btf(&mut ebpf, "btf_exit")?,
         Variant::RawExitCloseTracepoint => {
-            attach(&mut ebpf, "raw_exit", &[raw_exit])?;
+            attach_raw(&mut ebpf, "raw_exit", &["sys_exit"])?;
             attach_tracepoint(&mut ebpf, "empty_tracepoint", "syscalls", "sys_enter_close")?;
         }
         Variant::RawExitCloseRaw => {
-            attach(&mut ebpf, "raw_exit", &[raw_exit])?;
-            attach(&mut ebpf, "raw_close", &[raw_enter])?;
+            attach_raw(&mut ebpf, "raw_exit", &["sys_exit"])?;
+            attach_raw(&mut ebpf, "raw_close", &["sys_enter"])?;
         }
         Variant::Probe => unreachable!("the probe's own programs are in another object"),
     }
     Ok(ebpf)
 }
 
-fn attach(ebpf: &mut Ebpf, name: &'static str, hooks: &[Hook]) -> Result<()> {
-    for hook in hooks {
-        match *hook {
-            Hook::RawTracepoint(tracepoint) => {
-                let program: &mut RawTracePoint =
-                    ebpf.program_mut(name).context("not in the object")?.try_into().context("of another type")?;
-                if program.fd().is_err() {
-                    program.load().with_context(|| format!("cannot load {name}"))?;
-                }
-                program.attach(tracepoint).with_context(|| format!("cannot attach {name} to {tracepoint}"))?;
-            }
-            Hook::Tracepoint(category, tracepoint) => attach_tracepoint(ebpf, name, category, tracepoint)?,
-        }
+fn attach_raw(ebpf: &mut Ebpf, name: &'static str, tracepoints: &[&str]) -> Result<()> {
+    let program: &mut RawTracePoint =
+        ebpf.program_mut(name).context("not in the object")?.try_into().context("of another type")?;
+    program.load().with_context(|| format!("cannot load {name}"))?;
+    for tracepoint in tracepoints {
+        program.attach(tracepoint).with_context(|| format!("cannot attach {name} to {tracepoint}"))?;
     }
     Ok(())
 }
