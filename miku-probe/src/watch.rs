@@ -1,6 +1,6 @@
 //! Joins the rooms while the probe runs: kernel side, discovery, pipeline.
 //!
-//! Everything happens on one thread. The ring is drained every [`DRAIN`], and at once when the kernel side wakes us, which
+//! Everything happens on one thread. The ring is drained every 50 ms, and at once when the kernel side wakes us, which
 //! it does for births and deaths of processes and when the ring fills up.
 
 use std::io;
