@@ -3,6 +3,7 @@
 #![no_main]
 
 mod maps;
+mod memory;
 mod process;
 mod socket;
 

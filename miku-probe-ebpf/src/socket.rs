@@ -13,12 +13,9 @@
 //! Bounds: at most [`GATHER_MAX`] pieces a call, [`CAPTURE_MAX`] bytes of a message's start, [`CAPTURE_LATER`] bytes of
 //! each later segment.
 
-use core::ffi::c_void;
 use core::mem::offset_of;
 
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
-};
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_task_pt_regs};
 use aya_ebpf::macros::{btf_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use miku_probe_abi::{
@@ -30,6 +27,7 @@ use crate::maps::{
     CONNECTIONS, Piece, RECORD_ROOM, Scratch, Skip, Wake, by_socket, count, current, field, header, maybe_watched,
     offsets, put, put_bytes, scratch, watched,
 };
+use crate::memory::{read_kernel, read_user, read_user_bytes};
 
 /// System call numbers of x86-64 (`asm/unistd_64.h`).
 mod number {
@@ -605,37 +603,4 @@ fn try_close(ctx: &TracePointContext) -> Result<(), Skip> {
     };
     put(RecordKind::Close, Wake::Late, &record);
     Ok(())
-}
-
-/// Reads a value of the kernel's.
-#[inline(always)]
-fn read_kernel<T: Copy>(address: u64) -> Result<T, Skip> {
-    let mut value = core::mem::MaybeUninit::<T>::uninit();
-    // SAFETY: the destination is as large as the size says; the helper checks the source itself.
-    let result = unsafe {
-        bpf_probe_read_kernel(value.as_mut_ptr().cast::<c_void>(), size_of::<T>() as u32, address as *const c_void)
-    };
-    // SAFETY: on success the helper has written all of it.
-    if result == 0 { Ok(unsafe { value.assume_init() }) } else { Err(Skip) }
-}
-
-/// Reads a value of the process's.
-#[inline(always)]
-fn read_user<T: Copy>(address: u64) -> Result<T, Skip> {
-    let mut value = core::mem::MaybeUninit::<T>::uninit();
-    // SAFETY: as in `read_kernel`.
-    if read_user_bytes(value.as_mut_ptr().cast(), size_of::<T>() as u32, address) {
-        // SAFETY: on success the helper has written all of it.
-        Ok(unsafe { value.assume_init() })
-    } else {
-        Err(Skip)
-    }
-}
-
-/// Reads `length` bytes of the process's; says whether it could.
-#[inline(always)]
-fn read_user_bytes(to: *mut u8, length: u32, from: u64) -> bool {
-    // SAFETY: callers pass a destination of at least `length` bytes, which the verifier holds them to; the helper
-    // checks the source itself and does not fault.
-    unsafe { bpf_probe_read_user(to.cast::<c_void>(), length, from as *const c_void) == 0 }
 }

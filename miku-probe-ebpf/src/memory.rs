@@ -1,0 +1,41 @@
+//! Reading what is not the program's own: the kernel's memory and that of the running process. Nothing writes to either.
+
+use core::ffi::c_void;
+use core::mem::MaybeUninit;
+
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
+
+use crate::maps::Skip;
+
+/// Reads a value of the kernel's.
+#[inline(always)]
+pub(crate) fn read_kernel<T: Copy>(address: u64) -> Result<T, Skip> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the destination is as large as the size says; the helper checks the source itself.
+    let result = unsafe {
+        bpf_probe_read_kernel(value.as_mut_ptr().cast::<c_void>(), size_of::<T>() as u32, address as *const c_void)
+    };
+    // SAFETY: on success the helper has written all of it.
+    if result == 0 { Ok(unsafe { value.assume_init() }) } else { Err(Skip) }
+}
+
+/// Reads a value of the process's.
+#[inline(always)]
+pub(crate) fn read_user<T: Copy>(address: u64) -> Result<T, Skip> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: as in `read_kernel`.
+    if read_user_bytes(value.as_mut_ptr().cast(), size_of::<T>() as u32, address) {
+        // SAFETY: on success the helper has written all of it.
+        Ok(unsafe { value.assume_init() })
+    } else {
+        Err(Skip)
+    }
+}
+
+/// Reads `length` bytes of the process's; says whether it could.
+#[inline(always)]
+pub(crate) fn read_user_bytes(to: *mut u8, length: u32, from: u64) -> bool {
+    // SAFETY: callers pass a destination of at least `length` bytes, which the verifier holds them to; the helper
+    // checks the source itself and does not fault.
+    unsafe { bpf_probe_read_user(to.cast::<c_void>(), length, from as *const c_void) == 0 }
+}
