@@ -5,6 +5,8 @@
 #![no_std]
 #![no_main]
 
+mod registers;
+
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
@@ -13,6 +15,8 @@ use aya_ebpf::macros::{btf_tracepoint, fentry, map, raw_tracepoint, tracepoint};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, RawTracePointContext, TracePointContext};
 use miku_probe_abi::{ConnectionKey, FILTER_SLOTS};
+
+use crate::registers::{Registers, SavedRegisters};
 
 /// Not 0 where a watched process may be, as in `maps.rs`.
 #[map]
@@ -41,29 +45,6 @@ fn moves(number: u64) -> bool {
     matches!(number, 0 | 1 | 19 | 20 | 40 | 44..=47)
 }
 
-/// `struct pt_regs` of x86-64, as far as the system call's number.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Registers {
-    saved: [u64; 7],
-    call: CallRegisters,
-}
-
-/// The part of it that holds the arguments.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct CallRegisters {
-    r10: u64,
-    r9: u64,
-    r8: u64,
-    ax: u64,
-    cx: u64,
-    dx: u64,
-    si: u64,
-    di: u64,
-    orig_ax: u64,
-}
-
 /// Process and thread, if the process is watched.
 #[inline(always)]
 fn watched() -> Option<u64> {
@@ -84,14 +65,14 @@ fn add(both: u64, fd: i32, bytes: i64) -> Option<()> {
 }
 
 #[inline(always)]
-fn read_registers(address: u64) -> Option<CallRegisters> {
-    let mut registers = core::mem::MaybeUninit::<CallRegisters>::uninit();
-    let from = address + core::mem::offset_of!(Registers, call) as u64;
+fn read_registers(address: u64) -> Option<Registers> {
+    let mut registers = core::mem::MaybeUninit::<Registers>::uninit();
+    let from = address + core::mem::offset_of!(SavedRegisters, call) as u64;
     // SAFETY: the destination is as large as the size says; the helper checks the source itself.
     let result = unsafe {
         bpf_probe_read_kernel(
             registers.as_mut_ptr().cast::<c_void>(),
-            size_of::<CallRegisters>() as u32,
+            size_of::<Registers>() as u32,
             from as *const c_void,
         )
     };
@@ -164,7 +145,7 @@ fn try_btf_exit(ctx: &BtfTracePointContext) -> Option<()> {
     if result <= 0 {
         return None;
     }
-    let registers: *const Registers = ctx.arg(0);
+    let registers: *const SavedRegisters = ctx.arg(0);
     // SAFETY: the kernel passes a pointer to the registers, and the verifier holds the loads to that type.
     let number = unsafe { (&raw const (*registers).call.orig_ax).read_volatile() };
     if !moves(number) {

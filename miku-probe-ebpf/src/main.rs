@@ -5,6 +5,7 @@
 mod maps;
 mod memory;
 mod process;
+mod registers;
 mod socket;
 
 #[panic_handler]

@@ -28,6 +28,7 @@ use crate::maps::{
     offsets, put, put_bytes, scratch, watched,
 };
 use crate::memory::{read_kernel, read_user, read_user_bytes};
+use crate::registers::{Registers, SavedRegisters};
 
 /// System call numbers of x86-64 (`asm/unistd_64.h`).
 mod number {
@@ -69,28 +70,6 @@ const SOCK_TYPE_MASK: u16 = 0xf;
 
 /// `MSG_PEEK` and `MSG_ERRQUEUE`: what such a call returns has not moved.
 const UNMOVED: u64 = 0x2 | 0x2000;
-
-/// The part of `struct pt_regs` (x86-64, `asm/ptrace.h`) that holds a system call's arguments and its number.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Registers {
-    r10: u64,
-    r9: u64,
-    r8: u64,
-    ax: u64,
-    cx: u64,
-    dx: u64,
-    si: u64,
-    di: u64,
-    orig_ax: u64,
-}
-
-/// The whole of it.
-#[repr(C)]
-struct SavedRegisters {
-    r15_to_r11: [u64; 7],
-    call: Registers,
-}
 
 /// `struct iovec`.
 #[repr(C)]
@@ -196,16 +175,16 @@ fn try_length(ctx: &TracePointContext, direction: Direction) -> Result<(), Skip>
     // SAFETY: the helpers have no preconditions: the task is the running one.
     let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
     let registers: Registers = read_kernel(registers + offset_of!(SavedRegisters, call) as u64)?;
-    let (fd, shape) = match registers.orig_ax {
-        number::READ | number::WRITE | number::RECVFROM | number::SENDTO => (registers.di, Shape::Buffer),
-        number::READV | number::WRITEV => (registers.di, Shape::Vector),
-        number::RECVMSG | number::SENDMSG => (registers.di, Shape::Message),
+    let shape = match registers.orig_ax {
+        number::READ | number::WRITE | number::RECVFROM | number::SENDTO => Shape::Buffer,
+        number::READV | number::WRITEV => Shape::Vector,
+        number::RECVMSG | number::SENDMSG => Shape::Message,
         // One event a message: its bytes are not looked for.
-        number::RECVMMSG | number::SENDMMSG | number::SENDFILE => (registers.di, Shape::File),
+        number::RECVMMSG | number::SENDMMSG | number::SENDFILE => Shape::File,
         _ => return Err(Skip),
     };
     let socket: u64 = field(ctx, offsets.length_sk)?;
-    let key = ConnectionKey { tgid, fd: fd as i32 };
+    let key = ConnectionKey { tgid, fd: registers.di as i32 };
     if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
         // SAFETY: the pointer is to a live map value.
         let connection = unsafe { &mut *connection };

@@ -41,7 +41,7 @@ impl KernelFs {
         format!("mount -t {0} {0} {1}", self.kind, self.path)
     }
 
-    /// Mounts it if it is not; tells whether it had to.
+    /// Mounts it if it is not, and says so; tells whether it had to.
     ///
     /// # Errors
     /// When the kernel refuses: it takes `CAP_SYS_ADMIN`, and a kernel that has this file system.
@@ -53,29 +53,12 @@ impl KernelFs {
         let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
         // SAFETY: the three texts end in a zero byte and live through the call; neither file system takes data.
         let result = unsafe { libc::mount(kind.as_ptr(), path.as_ptr(), kind.as_ptr(), flags, std::ptr::null()) };
-        if result == 0 { Ok(true) } else { Err(io::Error::last_os_error()) }
-    }
-}
-
-/// Mounts tracefs and bpffs where they are missing, and says so on standard error. That bpffs cannot be mounted is no
-/// error, because nothing is pinned.
-///
-/// # Errors
-/// When tracefs is missing and cannot be mounted.
-pub fn ensure_mounted() -> io::Result<()> {
-    for file_system in [TRACEFS, BPFFS] {
-        match file_system.ensure_mounted() {
-            Ok(true) => log::info!("mounted {} at {}", file_system.kind, file_system.path),
-            Ok(false) => {}
-            Err(error) if file_system == BPFFS => log::debug!("cannot mount bpffs: {error}"),
-            Err(error) => {
-                let reason =
-                    format!("tracefs is not mounted and cannot be: {error}; run `{}` as root", file_system.command());
-                return Err(io::Error::new(error.kind(), reason));
-            }
+        if result != 0 {
+            return Err(io::Error::last_os_error());
         }
+        log::info!("mounted {} at {}", self.kind, self.path);
+        Ok(true)
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! it does for births and deaths of processes and when the ring fills up.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
@@ -236,6 +237,8 @@ impl<S: Sink> Watch<S> {
 impl<S: Sink> Core<S> {
     fn scan(&mut self) -> io::Result<()> {
         let changes = self.discovery.scan()?;
+        // Nobody tells the end of a process that was never watched.
+        self.failed.retain(|(_, tgid)| Path::new(&format!("/proc/{tgid}")).exists());
         self.apply(changes);
         Ok(())
     }

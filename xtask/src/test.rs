@@ -5,9 +5,7 @@
 //! - privileged: the release binary as root against real servers;
 //! - kernels: the same binary under Debian's kernels.
 
-use std::io;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::build;
@@ -157,8 +155,8 @@ fn privileged() -> Outcome {
     if !setup::is_root() {
         return loudly_skipped("it attaches to the kernel, which takes root: run `cargo xtask test` as root");
     }
-    if let Err(error) = bpf_is_allowed() {
-        return loudly_skipped(&format!("this kernel refuses BPF altogether: {error:#}"));
+    if let Err(reason) = miku_probe_tests::harness::kernel::allows_bpf() {
+        return loudly_skipped(&format!("this kernel refuses BPF altogether: {reason}"));
     }
     if let Err(error) = setup::ensure(&[Need::Python]) {
         return Outcome::Failed(format!("{error:#}"));
@@ -186,39 +184,6 @@ fn loudly_skipped(why: &str) -> Outcome {
     let bar = "!".repeat(80);
     say(format_args!("{bar}\n!! NOT TESTED: {why}\n{bar}"));
     Outcome::Skipped(why.to_owned())
-}
-
-/// Loads the smallest program there is, to learn whether the kernel allows BPF at all.
-fn bpf_is_allowed() -> Result<()> {
-    /// The head of `union bpf_attr` for `BPF_PROG_LOAD` (linux/bpf.h); the kernel takes what is missing for zero.
-    #[repr(C)]
-    struct ProgLoad {
-        prog_type: u32,
-        insn_cnt: u32,
-        insns: u64,
-        license: u64,
-    }
-    const BPF_PROG_LOAD: libc::c_int = 5;
-    const BPF_PROG_TYPE_TRACEPOINT: u32 = 5;
-    /// `r0 = 0; exit`
-    const PROGRAM: [u64; 2] = [0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
-    let license = c"GPL";
-    let attr = ProgLoad {
-        prog_type: BPF_PROG_TYPE_TRACEPOINT,
-        insn_cnt: 2,
-        insns: PROGRAM.as_ptr() as u64,
-        license: license.as_ptr() as u64,
-    };
-    // SAFETY: the kernel reads `attr` with the size given, and through it a program and a string that outlive the
-    // call; it writes to none of them.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attr, size_of::<ProgLoad>()) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error()).context("loading a program of two instructions");
-    }
-    let fd = libc::c_int::try_from(fd).context("a descriptor is a small number")?;
-    // SAFETY: the descriptor has just been returned to us and nobody else knows it.
-    unsafe { libc::close(fd) };
-    Ok(())
 }
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ impl Check {
     }
 }
 
-/// Looks at everything before something is attached.
+/// Looks at everything before something is attached, and mounts what is missing.
 ///
 /// # Errors
 /// The first thing that stands against it, with its remedy.

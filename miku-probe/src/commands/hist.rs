@@ -8,7 +8,6 @@ use tokio::time::{MissedTickBehavior, interval_at};
 
 use super::{Signals, check, runtime};
 use crate::config::HistConfig;
-use crate::mounts;
 use crate::observations::{Names, Observation, Sink, Unmatched};
 use crate::probes;
 use crate::sinks::hist::{Display, Frame, Hist, Key, Status, keys};
@@ -46,7 +45,6 @@ impl Sink for Shown {
 async fn show(config: HistConfig) -> anyhow::Result<()> {
     let HistConfig { settings, options } = config;
     check::preflight(probes::object())?;
-    mounts::ensure_mounted()?;
     let mut signals = Signals::new()?;
     let mut resized = signal(SignalKind::window_change()).context("cannot hear of changes of the window")?;
     let shown = Shown { hist: Hist::new(&options, Nanos::now()), lost: 0, unmatched: 0 };

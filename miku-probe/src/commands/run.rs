@@ -9,7 +9,6 @@ use tokio::time::{Duration, MissedTickBehavior, interval};
 
 use super::{Signals, check, runtime};
 use crate::config::RunConfig;
-use crate::mounts;
 use crate::observations::Names;
 use crate::probes::{self, statistics_on};
 use crate::sinks::health::{Health, Status};
@@ -32,7 +31,6 @@ pub fn run(config: RunConfig) -> anyhow::Result<()> {
 async fn export(config: RunConfig) -> anyhow::Result<()> {
     let RunConfig { settings, listen_addresses, telemetry_path, bpf_stats } = config;
     check::preflight(probes::object())?;
-    mounts::ensure_mounted()?;
     let mut signals = Signals::new()?;
     // Ports first: a port in use is found before anything is attached.
     let listeners = web::bind(&listen_addresses)?;

@@ -284,9 +284,6 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             return;
         }
         let size = u64::from(data.size);
-        if data.prefix.is_empty() {
-            self.observe(&Observation::Lost { at: LostWhere::Capture, count: 1 });
-        }
         if let Some(connection) = self.connections.get_mut(data.id) {
             connection.heard = true;
             match data.direction {

@@ -16,7 +16,7 @@ use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 
 pub use maps::{ConnectionTable, CounterTable, Maps, TargetTable};
-pub use offsets::{OffsetError, tracefs};
+pub use offsets::OffsetError;
 pub use statistics::{RunStatistics, run_statistics, statistics_on};
 
 /// The BPF object that was built with this program; empty when it was built without one.
@@ -129,8 +129,6 @@ pub struct Sizes {
 pub struct Failure {
     /// Its family.
     pub kind: &'static str,
-    /// Its program.
-    pub program: &'static str,
     /// Why, in a word: the label `reason`.
     pub reason: &'static str,
 }
@@ -191,7 +189,7 @@ impl Kernel {
                         log::warn!("cannot attach {}: {}", probe.program, chain(&error));
                         reason(&error)
                     });
-                    self.failures.push(Failure { kind: probe.kind, program: probe.program, reason });
+                    self.failures.push(Failure { kind: probe.kind, reason });
                 }
             }
         }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use miku_probe_abi::TracepointOffsets;
 
+use crate::mounts::TRACEFS;
+
 /// Why a field's place is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum OffsetError {
@@ -29,19 +31,9 @@ pub enum OffsetError {
     },
 }
 
-/// Where tracefs is: its own place, or the older one below debugfs.
-#[must_use]
-pub fn tracefs() -> PathBuf {
-    ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
-        .into_iter()
-        .map(PathBuf::from)
-        .find(|path| path.join("events").is_dir())
-        .unwrap_or_else(|| PathBuf::from("/sys/kernel/tracing"))
-}
-
 /// All offsets that the programs need.
 pub(super) fn read() -> Result<TracepointOffsets, OffsetError> {
-    let events = tracefs().join("events");
+    let events = Path::new(TRACEFS.path).join("events");
     // Two events of one layout; older kernels have neither.
     let length = |field| offset(&events, "sock/sock_recv_length", field).unwrap_or_default();
     Ok(TracepointOffsets {
