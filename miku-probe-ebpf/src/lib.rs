@@ -8,7 +8,7 @@
 use core::mem::{offset_of, size_of};
 
 /// The version of the layouts below; it rises whenever one of them changes.
-pub const ABI_VERSION: u8 = 1;
+pub const ABI_VERSION: u8 = 2;
 
 /// The most bytes that are copied of the start of one message, and so of one segment.
 pub const CAPTURE_MAX: usize = 4096;
@@ -24,6 +24,9 @@ pub const GATHER_MAX: usize = 16;
 
 /// The most bytes of a socket address that are copied: as many as a `sockaddr_un` has.
 pub const ADDRESS_MAX: usize = 112;
+
+/// The most bytes of a server's name that are copied: as many as the name system allows, and the zero at its end.
+pub const NAME_MAX: usize = 256;
 
 /// Slots of the table that tells at once whether a process is certainly not watched.
 pub const FILTER_SLOTS: u32 = 1 << 14;
@@ -48,12 +51,35 @@ pub enum RecordKind {
     Listen = 7,
     /// Any process began to connect to a TCP port: [`ProcessRecord`] with the port.
     Dial = 8,
+    /// Plaintext went into or came out of a TLS stream: [`DataRecord`].
+    Plaintext = 9,
+    /// A TLS stream was freed: [`CloseRecord`].
+    Free = 10,
+    /// A TLS handshake ended: [`HandshakeRecord`].
+    Handshake = 11,
+    /// A TLS client named the server it wants: [`ServerNameRecord`].
+    ServerName = 12,
 }
+
+/// How many kinds of records there are.
+pub const KINDS: usize = RecordKind::ALL.len();
 
 impl RecordKind {
     /// All kinds, in the order of their numbers, which start at 1.
-    pub const ALL: [Self; 8] =
-        [Self::Data, Self::Open, Self::Close, Self::Fork, Self::Exec, Self::Exit, Self::Listen, Self::Dial];
+    pub const ALL: [Self; 12] = [
+        Self::Data,
+        Self::Open,
+        Self::Close,
+        Self::Fork,
+        Self::Exec,
+        Self::Exit,
+        Self::Listen,
+        Self::Dial,
+        Self::Plaintext,
+        Self::Free,
+        Self::Handshake,
+        Self::ServerName,
+    ];
 
     /// The kind with this number.
     #[must_use]
@@ -120,32 +146,30 @@ impl Origin {
     }
 }
 
-/// Bytes that moved over a connection; `captured` bytes of their start follow the record.
+/// Bytes that moved over a connection, or plaintext over a TLS stream; `captured` bytes of their start follow the record.
 ///
 /// A record with `size` 0 tells the end of what the other side sends (`errno` 0) or that the connection failed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct DataRecord {
-    /// Kind [`RecordKind::Data`].
+    /// Kind [`RecordKind::Data`] or [`RecordKind::Plaintext`].
     pub header: RecordHeader,
     /// The connection's generation: when it was opened or first seen, in nanoseconds of `CLOCK_MONOTONIC`.
     pub generation: u64,
-    /// The file descriptor.
-    pub fd: i32,
+    /// The file descriptor; of plaintext the address of the stream's `SSL` in the process.
+    pub handle: u64,
     /// Data records of this connection that did not fit the ring so far: when it has risen, some are missing before this.
     pub lost: u32,
     /// Bytes moved.
     pub size: u32,
     /// Bytes of the start that follow this record.
     pub captured: u32,
+    /// The error that ended the connection, or 0.
+    pub errno: u16,
     /// A [`Direction`].
     pub direction: u8,
     /// Bytes of `tail` that are set, counted from its front.
     pub tail_length: u8,
-    /// The error that ended the connection, or 0.
-    pub errno: u16,
-    /// Zero.
-    pub padding: u32,
     /// The last bytes of the segment, when `captured` is smaller than `size`.
     pub tail: [u8; TAIL],
 }
@@ -174,22 +198,60 @@ pub struct OpenRecord {
     pub address: [u8; ADDRESS_MAX],
 }
 
-/// A connection that was closed by its process.
+/// A connection that was closed by its process, or a TLS stream that it freed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct CloseRecord {
-    /// Kind [`RecordKind::Close`].
+    /// Kind [`RecordKind::Close`] or [`RecordKind::Free`].
     pub header: RecordHeader,
     /// The connection's generation.
     pub generation: u64,
-    /// The file descriptor.
-    pub fd: i32,
-    /// Data records of this connection that did not fit the ring.
-    pub lost: u32,
+    /// The file descriptor; of a stream the address of its `SSL` in the process.
+    pub handle: u64,
     /// All bytes received.
     pub bytes_in: u64,
     /// All bytes sent.
     pub bytes_out: u64,
+    /// Data records of this connection that did not fit the ring.
+    pub lost: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// A TLS handshake that ended.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HandshakeRecord {
+    /// Kind [`RecordKind::Handshake`].
+    pub header: RecordHeader,
+    /// The stream's generation: when it was first seen, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub generation: u64,
+    /// The address of the stream's `SSL` in the process.
+    pub handle: u64,
+    /// From the first call that worked on it to its end, in nanoseconds.
+    pub duration_ns: u64,
+    /// What the last call returned: 1 when it succeeded.
+    pub result: i32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// The name of the server that a TLS client wants (SNI).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ServerNameRecord {
+    /// Kind [`RecordKind::ServerName`].
+    pub header: RecordHeader,
+    /// The stream's generation.
+    pub generation: u64,
+    /// The address of the stream's `SSL` in the process.
+    pub handle: u64,
+    /// Bytes of `name` that are set.
+    pub length: u32,
+    /// Zero.
+    pub padding: u32,
+    /// The name, without a zero at its end.
+    pub name: [u8; NAME_MAX],
 }
 
 /// Something in the life of a process.
@@ -263,9 +325,9 @@ impl Connection {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
     /// Records written, by [`RecordKind`] number minus one.
-    pub records: [u64; 8],
+    pub records: [u64; KINDS],
     /// Records that did not fit the ring, by [`RecordKind`] number minus one.
-    pub lost: [u64; 8],
+    pub lost: [u64; KINDS],
     /// Of the lost data records, those that began a message to the watched process.
     pub lost_starts_in: u64,
     /// Of the lost data records, those that began a message from the watched process.
@@ -312,26 +374,33 @@ const _: () = {
     assert!(offset_of!(RecordHeader, tid) == 20);
     assert!(size_of::<DataRecord>() == 64);
     assert!(offset_of!(DataRecord, generation) == 24);
-    assert!(offset_of!(DataRecord, fd) == 32);
-    assert!(offset_of!(DataRecord, lost) == 36);
-    assert!(offset_of!(DataRecord, size) == 40);
-    assert!(offset_of!(DataRecord, captured) == 44);
-    assert!(offset_of!(DataRecord, direction) == 48);
-    assert!(offset_of!(DataRecord, tail_length) == 49);
-    assert!(offset_of!(DataRecord, errno) == 50);
+    assert!(offset_of!(DataRecord, handle) == 32);
+    assert!(offset_of!(DataRecord, lost) == 40);
+    assert!(offset_of!(DataRecord, size) == 44);
+    assert!(offset_of!(DataRecord, captured) == 48);
+    assert!(offset_of!(DataRecord, errno) == 52);
+    assert!(offset_of!(DataRecord, direction) == 54);
+    assert!(offset_of!(DataRecord, tail_length) == 55);
     assert!(offset_of!(DataRecord, tail) == 56);
     assert!(size_of::<OpenRecord>() == 160);
     assert!(offset_of!(OpenRecord, origin) == 40);
     assert!(offset_of!(OpenRecord, address_length) == 44);
     assert!(offset_of!(OpenRecord, address) == 48);
-    assert!(size_of::<CloseRecord>() == 56);
+    assert!(size_of::<CloseRecord>() == 64);
     assert!(offset_of!(CloseRecord, bytes_in) == 40);
+    assert!(offset_of!(CloseRecord, lost) == 56);
+    assert!(size_of::<HandshakeRecord>() == 56);
+    assert!(offset_of!(HandshakeRecord, duration_ns) == 40);
+    assert!(offset_of!(HandshakeRecord, result) == 48);
+    assert!(size_of::<ServerNameRecord>() == 48 + NAME_MAX);
+    assert!(offset_of!(ServerNameRecord, length) == 40);
+    assert!(offset_of!(ServerNameRecord, name) == 48);
     assert!(size_of::<ProcessRecord>() == 32);
     assert!(offset_of!(ProcessRecord, child) == 24);
     assert!(offset_of!(ProcessRecord, port) == 28);
     assert!(size_of::<ConnectionKey>() == 8);
     assert!(size_of::<Connection>() == 48);
-    assert!(size_of::<Counters>() == 168);
+    assert!(size_of::<Counters>() == 232);
     assert!(size_of::<TracepointOffsets>() == 40);
 };
 
@@ -364,6 +433,8 @@ plain!(
     DataRecord,
     OpenRecord,
     CloseRecord,
+    HandshakeRecord,
+    ServerNameRecord,
     ProcessRecord,
     ConnectionKey,
     Connection,

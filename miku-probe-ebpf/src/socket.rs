@@ -499,12 +499,11 @@ fn segment(connection: *mut Connection, scratch: &mut Scratch) -> Result<(), Ski
         tid: piece.tid,
     };
     record.generation = connection.generation;
-    record.fd = piece.key.fd;
+    record.handle = piece.key.fd as u64;
     record.lost = connection.lost;
     record.size = piece.size;
     record.direction = piece.direction as u8;
     record.errno = piece.errno as u16;
-    record.padding = 0;
     record.tail_length = 0;
     if captured < piece.size && piece.base != 0 {
         let tail = if piece.size < TAIL as u32 { piece.size } else { TAIL as u32 };
@@ -575,10 +574,11 @@ fn try_close(ctx: &TracePointContext) -> Result<(), Skip> {
     let record = CloseRecord {
         header: header(RecordKind::Close, size_of::<CloseRecord>()),
         generation: connection.generation,
-        fd: key.fd,
-        lost: connection.lost,
+        handle: key.fd as u64,
         bytes_in: connection.bytes_in,
         bytes_out: connection.bytes_out,
+        lost: connection.lost,
+        padding: 0,
     };
     put(RecordKind::Close, Wake::Late, &record);
     Ok(())

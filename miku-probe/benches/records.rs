@@ -62,14 +62,13 @@ fn data(fd: i32, time: u64, direction: Direction, bytes: &[u8]) -> Vec<u8> {
     let record = DataRecord {
         header: header(RecordKind::Data, time, size_of::<DataRecord>() + captured.len()),
         generation: 1,
-        fd,
+        handle: u64::from(fd.unsigned_abs()),
         lost: 0,
         size: u32::try_from(bytes.len()).expect("a segment is short"),
         captured: u32::try_from(captured.len()).expect("a capture is short"),
         direction: direction as u8,
         tail_length: 0,
         errno: 0,
-        padding: 0,
         tail: [0; TAIL],
     };
     [bytes_of(&record), captured].concat()

@@ -68,13 +68,22 @@ impl fmt::Display for Tgid {
     }
 }
 
-/// A connection: a descriptor of a process, and when it was opened, since descriptors are used again at once.
+/// What a process calls a connection of its.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Handle {
+    /// A socket, by its file descriptor.
+    Socket(i32),
+    /// A TLS stream, by the address of its `SSL`.
+    Tls(u64),
+}
+
+/// A connection: what its process calls it, and when it was opened, since descriptors and addresses are used again at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnId {
     /// The process that holds it.
     pub tgid: Tgid,
-    /// Its file descriptor.
-    pub fd: i32,
+    /// What the process calls it.
+    pub handle: Handle,
     /// When it was opened or first seen.
     pub generation: Nanos,
 }

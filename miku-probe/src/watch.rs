@@ -18,7 +18,7 @@ use crate::observations::{LostWhere, Names, Observation, Sink, TargetState};
 use crate::pipeline::{Caps, Pipeline, World};
 use crate::probes::{ConnectionTable, CounterTable, Kernel, Maps, ProbeError, RunStatistics, Sizes, TargetTable};
 use crate::protocols::routes::{RouteError, RoutePattern};
-use crate::units::{ConnId, Direction, Nanos, ServiceId, Tgid};
+use crate::units::{ConnId, Direction, Handle, Nanos, ServiceId, Tgid};
 
 /// How often the ring is drained when nothing wakes us: half of it is the mean delay from kernel to metric.
 const DRAIN: Duration = Duration::from_millis(50);
@@ -314,7 +314,7 @@ impl<S: Sink> Core<S> {
             }
         };
         for socket in sockets.iter().filter(|socket| !socket.listening) {
-            let id = ConnId { tgid, fd: socket.fd, generation: Nanos::now() };
+            let id = ConnId { tgid, handle: Handle::Socket(socket.fd), generation: Nanos::now() };
             match self.connections.seed(id) {
                 Ok(true) => self.pipeline.seed(id, socket),
                 Ok(false) => {}
@@ -336,7 +336,8 @@ impl<S: Sink> Core<S> {
     /// Ends the connections that an `exec` closed, which no call told.
     fn forget_closed(&mut self, tgid: Tgid) {
         for id in self.pipeline.open_connections(tgid) {
-            if sockets::socket(tgid, id.fd).is_none() {
+            let Handle::Socket(fd) = id.handle else { continue };
+            if sockets::socket(tgid, fd).is_none() {
                 self.pipeline.vanished(id, Nanos::now());
                 self.connections.remove(id);
             }

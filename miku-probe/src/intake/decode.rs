@@ -1,10 +1,11 @@
 //! From the bytes of a record to its meaning.
 
 use miku_probe_abi::{
-    ABI_VERSION, CloseRecord, DataRecord, OpenRecord, Origin, Plain, ProcessRecord, RecordHeader, RecordKind,
+    ABI_VERSION, CloseRecord, DataRecord, HandshakeRecord, OpenRecord, Origin, Plain, ProcessRecord, RecordHeader,
+    RecordKind, ServerNameRecord,
 };
 
-use crate::units::{ConnId, Direction, Nanos, Tgid};
+use crate::units::{ConnId, Direction, Handle, Nanos, Tgid};
 
 /// Why a record is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +79,30 @@ pub struct Close {
     pub bytes_out: u64,
 }
 
+/// A TLS handshake that ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Handshake {
+    /// Of which stream.
+    pub id: ConnId,
+    /// When it ended.
+    pub time: Nanos,
+    /// From the first call that worked on it to its end.
+    pub duration: Nanos,
+    /// Whether it succeeded.
+    pub succeeded: bool,
+}
+
+/// The name of the server that a TLS client wants.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerName<'a> {
+    /// On which stream.
+    pub id: ConnId,
+    /// When.
+    pub time: Nanos,
+    /// The name as the process gave it.
+    pub name: &'a [u8],
+}
+
 /// Something in the life of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {
@@ -109,8 +134,12 @@ pub enum Record<'a> {
     Data(Data<'a>),
     /// A connection became known.
     Open(Open<'a>),
-    /// A connection was closed.
+    /// A connection was closed, or a TLS stream freed.
     Close(Close),
+    /// A TLS handshake ended.
+    Handshake(Handshake),
+    /// A TLS client named its server.
+    ServerName(ServerName<'a>),
     /// Something in the life of a process.
     Process {
         /// Which process.
@@ -130,7 +159,30 @@ impl Record<'_> {
             Record::Data(Data { time, .. })
             | Record::Open(Open { time, .. })
             | Record::Close(Close { time, .. })
+            | Record::Handshake(Handshake { time, .. })
+            | Record::ServerName(ServerName { time, .. })
             | Record::Process { time, .. } => *time,
+        }
+    }
+
+    /// Its kind on the ring.
+    #[must_use]
+    pub const fn kind(&self) -> RecordKind {
+        match self {
+            Record::Data(Data { id: ConnId { handle: Handle::Socket(_), .. }, .. }) => RecordKind::Data,
+            Record::Data(_) => RecordKind::Plaintext,
+            Record::Open(_) => RecordKind::Open,
+            Record::Close(Close { id: ConnId { handle: Handle::Socket(_), .. }, .. }) => RecordKind::Close,
+            Record::Close(_) => RecordKind::Free,
+            Record::Handshake(_) => RecordKind::Handshake,
+            Record::ServerName(_) => RecordKind::ServerName,
+            Record::Process { event, .. } => match event {
+                Process::Fork { .. } => RecordKind::Fork,
+                Process::Exec => RecordKind::Exec,
+                Process::Exit => RecordKind::Exit,
+                Process::Listen { .. } => RecordKind::Listen,
+                Process::Dial { .. } => RecordKind::Dial,
+            },
         }
     }
 }
@@ -151,14 +203,17 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     let time = Nanos(header.time_ns);
     let process = |event| Record::Process { tgid, time, event };
     Ok(match kind {
-        RecordKind::Data => Record::Data(data(bytes, tgid, time)?),
+        RecordKind::Data => Record::Data(data(bytes, tgid, time, socket)?),
+        RecordKind::Plaintext => Record::Data(data(bytes, tgid, time, Handle::Tls)?),
         RecordKind::Open => Record::Open(open(bytes, tgid, time)?),
-        RecordKind::Close => {
-            let record: CloseRecord = read(bytes)?;
-            let id = ConnId { tgid, fd: record.fd, generation: Nanos(record.generation) };
-            let CloseRecord { lost, bytes_in, bytes_out, .. } = record;
-            Record::Close(Close { id, time, lost, bytes_in, bytes_out })
+        RecordKind::Close => Record::Close(close(bytes, tgid, time, socket)?),
+        RecordKind::Free => Record::Close(close(bytes, tgid, time, Handle::Tls)?),
+        RecordKind::Handshake => {
+            let HandshakeRecord { generation, handle, duration_ns, result, .. } = read(bytes)?;
+            let id = ConnId { tgid, handle: Handle::Tls(handle), generation: Nanos(generation) };
+            Record::Handshake(Handshake { id, time, duration: Nanos(duration_ns), succeeded: result == 1 })
         }
+        RecordKind::ServerName => Record::ServerName(server_name(bytes, tgid, time)?),
         RecordKind::Fork => process(Process::Fork { child: Tgid(read::<ProcessRecord>(bytes)?.child) }),
         RecordKind::Exec => process(Process::Exec),
         RecordKind::Exit => process(Process::Exit),
@@ -167,7 +222,32 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     })
 }
 
-fn data(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Data<'_>, DecodeError> {
+/// The handle of a socket's record.
+const fn socket(handle: u64) -> Handle {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "a descriptor, as the process gave it"
+    )]
+    Handle::Socket(handle as i32)
+}
+
+fn close(bytes: &[u8], tgid: Tgid, time: Nanos, handle: fn(u64) -> Handle) -> Result<Close, DecodeError> {
+    let record: CloseRecord = read(bytes)?;
+    let id = ConnId { tgid, handle: handle(record.handle), generation: Nanos(record.generation) };
+    let CloseRecord { lost, bytes_in, bytes_out, .. } = record;
+    Ok(Close { id, time, lost, bytes_in, bytes_out })
+}
+
+fn server_name(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<ServerName<'_>, DecodeError> {
+    const NAME_AT: usize = std::mem::offset_of!(ServerNameRecord, name);
+    let record: ServerNameRecord = read(bytes)?;
+    let end = NAME_AT + record.length as usize;
+    let id = ConnId { tgid, handle: Handle::Tls(record.handle), generation: Nanos(record.generation) };
+    Ok(ServerName { id, time, name: bytes.get(NAME_AT..end).ok_or(short(bytes, end))? })
+}
+
+fn data(bytes: &[u8], tgid: Tgid, time: Nanos, handle: fn(u64) -> Handle) -> Result<Data<'_>, DecodeError> {
     const TAIL_AT: usize = std::mem::offset_of!(DataRecord, tail);
     let record: DataRecord = read(bytes)?;
     let end = size_of::<DataRecord>() + record.captured as usize;
@@ -182,7 +262,7 @@ fn data(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Data<'_>, DecodeError> 
         other => return Err(DecodeError::Number(other)),
     };
     Ok(Data {
-        id: ConnId { tgid, fd: record.fd, generation: Nanos(record.generation) },
+        id: ConnId { tgid, handle: handle(record.handle), generation: Nanos(record.generation) },
         time,
         lost: record.lost,
         direction,
@@ -198,7 +278,7 @@ fn open(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Open<'_>, DecodeError> 
     let record: OpenRecord = read(bytes)?;
     let end = ADDRESS_AT + record.address_length as usize;
     Ok(Open {
-        id: ConnId { tgid, fd: record.fd, generation: Nanos(record.generation) },
+        id: ConnId { tgid, handle: Handle::Socket(record.fd), generation: Nanos(record.generation) },
         time,
         origin: Origin::from_number(record.origin).ok_or(DecodeError::Number(record.origin))?,
         errno: -record.result,
@@ -221,6 +301,8 @@ fn read<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use miku_probe_abi::bytes_of;
 
     use super::*;
@@ -234,14 +316,13 @@ mod tests {
         let record = DataRecord {
             header: header(RecordKind::Data, size_of::<DataRecord>() + captured.len()),
             generation: 5,
-            fd: 9,
+            handle: 9,
             lost: 3,
             size,
             captured: u32::try_from(captured.len()).expect("a capture is short"),
             direction: 1,
             tail_length: 2,
             errno: 0,
-            padding: 0,
             tail: *b"yz......",
         };
         let mut bytes = bytes_of(&record).to_vec();
@@ -253,9 +334,34 @@ mod tests {
     fn decodes_data_with_its_prefix_and_tail() {
         let bytes = data_record(b"HTTP/1.1 200 OK", 1000);
         let Ok(Record::Data(data)) = decode(&bytes) else { panic!("not data: {:?}", decode(&bytes)) };
-        assert_eq!(data.id, ConnId { tgid: Tgid(42), fd: 9, generation: Nanos(5) });
+        assert_eq!(data.id, ConnId { tgid: Tgid(42), handle: Handle::Socket(9), generation: Nanos(5) });
         assert_eq!((data.time, data.lost, data.size, data.direction), (Nanos(7), 3, 1000, Direction::Out));
         assert_eq!((data.prefix, data.tail), (&b"HTTP/1.1 200 OK"[..], &b"yz"[..]));
+    }
+
+    #[test]
+    fn decodes_what_tls_tells() {
+        let mut bytes = data_record(b"GET", 3);
+        bytes[offset_of!(RecordHeader, kind)] = RecordKind::Plaintext as u8;
+        let Ok(record) = decode(&bytes) else { panic!("not plaintext") };
+        assert_eq!(record.kind(), RecordKind::Plaintext);
+        let id = ConnId { tgid: Tgid(42), handle: Handle::Tls(9), generation: Nanos(5) };
+        assert!(matches!(record, Record::Data(data) if data.id == id && data.prefix == b"GET"));
+
+        let mut name = [0; miku_probe_abi::NAME_MAX];
+        name[..11].copy_from_slice(b"discord.com");
+        let header = header(RecordKind::ServerName, size_of::<ServerNameRecord>());
+        let record = ServerNameRecord { header, generation: 5, handle: 9, length: 11, padding: 0, name };
+        assert!(
+            matches!(decode(bytes_of(&record)), Ok(Record::ServerName(said)) if said.id == id && said.name == b"discord.com")
+        );
+        let lying = ServerNameRecord { length: 257, ..record };
+        assert!(matches!(decode(bytes_of(&lying)), Err(DecodeError::Short { .. })));
+
+        let header = RecordHeader { kind: RecordKind::Handshake as u8, length: 56, ..header };
+        let record = HandshakeRecord { header, generation: 5, handle: 9, duration_ns: 77, result: 1, padding: 0 };
+        let Ok(Record::Handshake(handshake)) = decode(bytes_of(&record)) else { panic!("not a handshake") };
+        assert_eq!((handshake.id, handshake.duration, handshake.succeeded), (id, Nanos(77), true));
     }
 
     #[test]
@@ -284,10 +390,10 @@ mod tests {
     #[test]
     fn refuses_lying_lengths() {
         let mut bytes = data_record(b"GET", 3);
-        bytes[44] = 200; // captured
+        bytes[offset_of!(DataRecord, captured)] = 200;
         assert!(matches!(decode(&bytes), Err(DecodeError::Short { .. })));
         let mut bytes = data_record(b"GET", 3);
-        bytes[49] = 9; // tail_length
+        bytes[offset_of!(DataRecord, tail_length)] = 9;
         assert!(matches!(decode(&bytes), Err(DecodeError::Short { .. })));
         let mut bytes = data_record(b"GET", 3);
         bytes[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::discovery::addresses::Address;
 use crate::discovery::sockets::Socket;
 use crate::protocols::http1::Machine;
-use crate::units::{ConnId, Nanos, ServiceId, Symbol, Symbols, Tgid, Transport};
+use crate::units::{ConnId, Handle, Nanos, ServiceId, Symbol, Symbols, Tgid, Transport};
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct Connections {
     cap: usize,
-    open: HashMap<(Tgid, i32), Connection>,
+    open: HashMap<(Tgid, Handle), Connection>,
     classes: Classes,
 }
 
@@ -68,7 +68,7 @@ impl Connections {
 
     /// Enters a connection; false when there are too many.
     pub(super) fn insert(&mut self, id: ConnId, connection: Connection) -> bool {
-        let key = (id.tgid, id.fd);
+        let key = (id.tgid, id.handle);
         if self.open.len() >= self.cap && !self.open.contains_key(&key) {
             return false;
         }
@@ -77,18 +77,18 @@ impl Connections {
     }
 
     pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Connection> {
-        self.open.get_mut(&(id.tgid, id.fd)).filter(|connection| connection.generation == id.generation)
+        self.open.get_mut(&(id.tgid, id.handle)).filter(|connection| connection.generation == id.generation)
     }
 
     pub(super) fn remove(&mut self, id: ConnId) {
         if self.get_mut(id).is_some() {
-            self.open.remove(&(id.tgid, id.fd));
+            self.open.remove(&(id.tgid, id.handle));
         }
     }
 
     /// The connection that had the descriptor of `id` before it.
     pub(super) fn older(&self, id: ConnId) -> Option<ConnId> {
-        let generation = self.open.get(&(id.tgid, id.fd))?.generation;
+        let generation = self.open.get(&(id.tgid, id.handle))?.generation;
         (generation < id.generation).then_some(ConnId { generation, ..id })
     }
 
@@ -97,7 +97,11 @@ impl Connections {
         self.open
             .iter()
             .filter(|((owner, _), _)| *owner == tgid)
-            .map(|((tgid, fd), connection)| ConnId { tgid: *tgid, fd: *fd, generation: connection.generation })
+            .map(|((tgid, handle), connection)| ConnId {
+                tgid: *tgid,
+                handle: *handle,
+                generation: connection.generation,
+            })
             .collect()
     }
 
@@ -106,7 +110,11 @@ impl Connections {
         self.open
             .iter()
             .filter(|(_, connection)| !connection.heard)
-            .map(|((tgid, fd), connection)| ConnId { tgid: *tgid, fd: *fd, generation: connection.generation })
+            .map(|((tgid, handle), connection)| ConnId {
+                tgid: *tgid,
+                handle: *handle,
+                generation: connection.generation,
+            })
             .take(limit)
             .collect()
     }

@@ -21,7 +21,7 @@ use crate::intake::{Close, Data, Open, Process, Record, decode};
 use crate::observations::{Exchange, LostWhere, Names, Observation, Outcome, Sink, Unmatched};
 use crate::protocols::http1::{End, Event, Finished, Segment};
 use crate::protocols::routes::{RouteError, RoutePattern, RouteTable};
-use crate::units::{ConnId, Direction, Nanos, ServiceId, Side, Symbol, Tgid};
+use crate::units::{ConnId, Direction, Handle, Nanos, ServiceId, Side, Symbol, Tgid};
 
 /// The label `protocol`.
 const HTTP1: &str = "http1";
@@ -178,32 +178,15 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             }
         };
         let time = Some(record.time());
-        let (kind, process) = match record {
-            Record::Data(data) => {
-                self.data(&data);
-                (RecordKind::Data, None)
-            }
-            Record::Open(open) => {
-                self.open(&open);
-                (RecordKind::Open, None)
-            }
-            Record::Close(close) => {
-                self.close(&close);
-                (RecordKind::Close, None)
-            }
-            Record::Process { tgid, event, .. } => {
-                let kind = match event {
-                    Process::Fork { .. } => RecordKind::Fork,
-                    Process::Exec => RecordKind::Exec,
-                    Process::Exit => RecordKind::Exit,
-                    Process::Listen { .. } => RecordKind::Listen,
-                    Process::Dial { .. } => RecordKind::Dial,
-                };
-                (kind, Some((tgid, event)))
-            }
-        };
-        self.records[kind as usize - 1] += 1;
-        (time, process)
+        self.records[record.kind() as usize - 1] += 1;
+        match record {
+            Record::Data(data) => self.data(&data),
+            Record::Open(open) => self.open(&open),
+            Record::Close(close) => self.close(&close),
+            Record::Handshake(_) | Record::ServerName(_) => {}
+            Record::Process { tgid, event, .. } => return (time, Some((tgid, event))),
+        }
+        (time, None)
     }
 
     /// Ends a batch of records, the first of which happened at `oldest`.
@@ -326,7 +309,11 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             }
         }
         let known = connection.peer;
-        let peer = match self.world.socket(id.tgid, id.fd) {
+        let socket = match id.handle {
+            Handle::Socket(fd) => self.world.socket(id.tgid, fd),
+            Handle::Tls(_) => None,
+        };
+        let peer = match socket {
             Some(socket) => self.connections.peer_of_socket(&socket),
             None => Peer { resolved: true, ..known.unwrap_or(self.connections.nobody()) },
         };

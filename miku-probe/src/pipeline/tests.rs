@@ -93,14 +93,13 @@ fn data(time: u64, generation: u64, lost: u32, direction: Direction, bytes: &[u8
     let record = DataRecord {
         header: header(RecordKind::Data, time, size_of::<DataRecord>() + bytes.len()),
         generation,
-        fd: FD,
+        handle: u64::from(FD.unsigned_abs()),
         lost,
         size: u32::try_from(bytes.len()).expect("a capture is short"),
         captured: u32::try_from(bytes.len()).expect("a capture is short"),
         direction: direction as u8,
         tail_length: 0,
         errno: 0,
-        padding: 0,
         tail: [0; TAIL],
     };
     [bytes_of(&record), bytes].concat()
@@ -108,7 +107,16 @@ fn data(time: u64, generation: u64, lost: u32, direction: Direction, bytes: &[u8
 
 fn close(time: u64, generation: u64, bytes_in: u64, bytes_out: u64) -> Vec<u8> {
     let header = header(RecordKind::Close, time, size_of::<CloseRecord>());
-    bytes_of(&CloseRecord { header, generation, fd: FD, lost: 0, bytes_in, bytes_out }).to_vec()
+    bytes_of(&CloseRecord {
+        header,
+        generation,
+        handle: u64::from(FD.unsigned_abs()),
+        bytes_in,
+        bytes_out,
+        lost: 0,
+        padding: 0,
+    })
+    .to_vec()
 }
 
 const REQUEST: &[u8] = b"GET /users/7?token=secret HTTP/1.1\r\nHost: Api.Example:8080\r\n\r\n";
@@ -197,7 +205,15 @@ fn an_exchange_that_lost_its_end_is_not_aborted_by_the_close() {
     pipeline.record(&open(100, FD, Origin::Accepted));
     pipeline.record(&data(200, 100, 0, Direction::In, REQUEST));
     let header = header(RecordKind::Close, 300, size_of::<CloseRecord>());
-    let close = CloseRecord { header, generation: 100, fd: FD, lost: 1, bytes_in: 0, bytes_out: 0 };
+    let close = CloseRecord {
+        header,
+        generation: 100,
+        handle: u64::from(FD.unsigned_abs()),
+        bytes_in: 0,
+        bytes_out: 0,
+        lost: 1,
+        padding: 0,
+    };
     pipeline.record(bytes_of(&close));
     assert_eq!(pipeline.sink.exchanges()[0].outcome, Outcome::Unknown);
 }

@@ -5,7 +5,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use miku_probe_abi::{CONNECTION_TOLD, Connection, ConnectionKey, Counters, FILTER_SLOTS};
 
 use super::ProbeError;
-use crate::units::{ConnId, Nanos, Tgid};
+use crate::units::{ConnId, Handle, Nanos, Tgid};
 
 /// All maps, taken out of the loaded object.
 pub struct Maps {
@@ -71,7 +71,8 @@ impl ConnectionTable {
     /// When the table is full.
     pub fn seed(&mut self, id: ConnId) -> Result<bool, ProbeError> {
         const NO_EXIST: u64 = 1; // BPF_NOEXIST of linux/bpf.h
-        match self.0.insert(key(id.tgid, id.fd), Connection::new(id.generation.0, CONNECTION_TOLD, 0), NO_EXIST) {
+        let Some(key) = key(id) else { return Ok(false) };
+        match self.0.insert(key, Connection::new(id.generation.0, CONNECTION_TOLD, 0), NO_EXIST) {
             Ok(()) => Ok(true),
             Err(aya::maps::MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
                 Ok(false)
@@ -83,21 +84,25 @@ impl ConnectionTable {
     /// Bytes in and out of a connection that is still open.
     #[must_use]
     pub fn bytes(&self, id: ConnId) -> Option<(u64, u64)> {
-        let connection = self.0.get(&key(id.tgid, id.fd), 0).ok()?;
+        let connection = self.0.get(&key(id)?, 0).ok()?;
         (Nanos(connection.generation) == id.generation).then_some((connection.bytes_in, connection.bytes_out))
     }
 
     /// Forgets a connection whose process ended without closing it.
     pub fn remove(&mut self, id: ConnId) {
-        if self.bytes(id).is_some() {
+        if let Some(key) = key(id).filter(|_| self.bytes(id).is_some()) {
             // A connection that is closed by its process in between is gone already.
-            let _gone: Result<(), _> = self.0.remove(&key(id.tgid, id.fd));
+            let _gone: Result<(), _> = self.0.remove(&key);
         }
     }
 }
 
-const fn key(tgid: Tgid, fd: i32) -> ConnectionKey {
-    ConnectionKey { tgid: tgid.0, fd }
+/// The key of a socket; a TLS stream is not in this table.
+const fn key(id: ConnId) -> Option<ConnectionKey> {
+    match id.handle {
+        Handle::Socket(fd) => Some(ConnectionKey { tgid: id.tgid.0, fd }),
+        Handle::Tls(_) => None,
+    }
 }
 
 impl ConnectionTable {

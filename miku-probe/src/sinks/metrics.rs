@@ -349,6 +349,10 @@ const fn record_kind(kind: RecordKind) -> &'static str {
         RecordKind::Exit => "exit",
         RecordKind::Listen => "listen",
         RecordKind::Dial => "dial",
+        RecordKind::Plaintext => "plaintext",
+        RecordKind::Free => "free",
+        RecordKind::Handshake => "handshake",
+        RecordKind::ServerName => "server_name",
     }
 }
 
