@@ -362,8 +362,27 @@ pub struct TracepointOffsets {
     pub length_ret: u32,
     /// The same, `flags`.
     pub length_flags: u32,
-    /// Zero.
-    pub padding: u32,
+    /// The same, `family`.
+    pub length_family: u32,
+    /// `sock:inet_sock_set_state`, `skaddr`.
+    pub set_state_skaddr: u32,
+    /// `tcp:tcp_destroy_sock`, `skaddr`.
+    pub destroy_skaddr: u32,
+}
+
+/// Offsets in the kernel's `struct sock`, read from its type information by user space before loading; 0 where they are
+/// not needed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketOffsets {
+    /// `sk_type`.
+    pub socket_type: u32,
+    /// `skc_dport` of its `__sk_common`.
+    pub dport: u32,
+    /// The same, `skc_daddr`.
+    pub daddr: u32,
+    /// The same, `skc_v6_daddr`.
+    pub v6_daddr: u32,
 }
 
 const _: () = {
@@ -401,7 +420,8 @@ const _: () = {
     assert!(size_of::<ConnectionKey>() == 8);
     assert!(size_of::<Connection>() == 48);
     assert!(size_of::<Counters>() == 232);
-    assert!(size_of::<TracepointOffsets>() == 40);
+    assert!(size_of::<TracepointOffsets>() == 48);
+    assert!(size_of::<SocketOffsets>() == 16);
 };
 
 /// A layout above: made of integers and arrays of integers alone, its padding named fields, so that any bytes are a
@@ -439,5 +459,6 @@ plain!(
     ConnectionKey,
     Connection,
     Counters,
-    TracepointOffsets
+    TracepointOffsets,
+    SocketOffsets
 );

@@ -5,11 +5,11 @@ use core::ptr::read_volatile;
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TracePointContext;
 use miku_probe_abi::{
     ABI_VERSION, Connection, ConnectionKey, Counters, DataRecord, FILTER_SLOTS, Plain, RecordHeader, RecordKind,
-    TracepointOffsets, bytes_of,
+    SocketOffsets, TracepointOffsets, bytes_of,
 };
 
 /// All records, in the order in which they happened on each processor. User space sets the size.
@@ -27,6 +27,10 @@ pub(crate) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(8192, 0
 /// The open connections of watched processes. User space sets the size.
 #[map]
 pub(crate) static CONNECTIONS: HashMap<ConnectionKey, Connection> = HashMap::with_max_entries(32768, 0);
+
+/// Whose a socket is, by the kernel's address of it. User space sets the size.
+#[map]
+pub(crate) static SOCKETS: LruHashMap<u64, ConnectionKey> = LruHashMap::with_max_entries(32768, 0);
 
 /// What each processor has counted.
 #[map]
@@ -48,12 +52,14 @@ static OFFSETS: TracepointOffsets = TracepointOffsets {
     length_sk: 0,
     length_ret: 0,
     length_flags: 0,
-    padding: 0,
+    length_family: 0,
+    set_state_skaddr: 0,
+    destroy_skaddr: 0,
 };
 
-/// Not 0 where what moves over sockets is told by the sockets' own tracepoints instead of by the system calls'.
+/// Where this kernel's sockets keep what is read of them.
 #[unsafe(no_mangle)]
-static BY_SOCKET: u64 = 0;
+static SOCKET_OFFSETS: SocketOffsets = SocketOffsets { socket_type: 0, dport: 0, daddr: 0, v6_daddr: 0 };
 
 /// User space is woken when this many bytes wait in the ring; below that it comes by itself.
 #[unsafe(no_mangle)]
@@ -111,11 +117,11 @@ pub(crate) fn field<T>(ctx: &TracePointContext, offset: u32) -> Result<T, Skip> 
     unsafe { ctx.read_at(offset as usize) }.map_err(|_| Skip)
 }
 
-/// Whether the sockets' own tracepoints tell what moves over them.
+/// The places in a socket that user space found.
 #[inline(always)]
-pub(crate) fn by_socket() -> bool {
+pub(crate) fn socket_offsets() -> SocketOffsets {
     // SAFETY: as in `offsets`.
-    unsafe { read_volatile(&raw const BY_SOCKET) != 0 }
+    unsafe { read_volatile(&raw const SOCKET_OFFSETS) }
 }
 
 /// This processor's scratch.

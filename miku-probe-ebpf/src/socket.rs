@@ -1,34 +1,25 @@
-//! What watched processes move over their sockets.
+//! What watched processes move over their sockets: what is told of it, whoever notices.
 //!
-//! Hooks: the tracepoint `sys_exit` in its form with type information, so that registers are loaded and not copied; it
-//! sees a call's arguments and its result at once, so that nothing has to be kept between entry and exit; and `syscalls:sys_enter_close`, since a descriptor is free for others before
-//! `close` returns.
-//!
-//! From Linux 7 on, programs on raw tracepoints and on system calls run preemptibly, and while the task of one is preempted
-//! the kernel leaves that program out for all others on the processor. Other tracepoints run undisturbed. There
-//! `sock:sock_send_length` and `sock:sock_recv_length` (since Linux 6.3) tell what moves. `sys_exit` and `close` still tell
-//! openings and closings, and those that are left out are made up for: a connection is also known by its first bytes, and
-//! a descriptor that is used again by its socket.
+//! Two ways of noticing, of which user space attaches one: [`by_socket`] where sockets have tracepoints of their own, from
+//! Linux 6.3 on, and [`by_call`] on older kernels.
 //!
 //! Bounds: at most [`GATHER_MAX`] pieces a call, [`CAPTURE_MAX`] bytes of a message's start, [`CAPTURE_LATER`] bytes of
 //! each later segment.
 
-use core::mem::offset_of;
+mod by_call;
+mod by_socket;
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_task_pt_regs};
-use aya_ebpf::macros::{btf_tracepoint, tracepoint};
-use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use miku_probe_abi::{
     ABI_VERSION, ADDRESS_MAX, CAPTURE_LATER, CAPTURE_MAX, CONNECTION_REPORTED, CONNECTION_TOLD, CloseRecord,
     Connection, ConnectionKey, DataRecord, Direction, GATHER_MAX, OpenRecord, Origin, RecordHeader, RecordKind, TAIL,
 };
 
 use crate::maps::{
-    CONNECTIONS, Piece, RECORD_ROOM, Scratch, Skip, Wake, by_socket, count, current, field, header, maybe_watched,
-    offsets, put, put_bytes, scratch, watched,
+    CONNECTIONS, Piece, RECORD_ROOM, SOCKETS, Scratch, Skip, Wake, count, header, put, put_bytes, scratch,
 };
-use crate::memory::{read_kernel, read_user, read_user_bytes};
-use crate::registers::{Registers, SavedRegisters};
+use crate::memory::{read_user, read_user_bytes};
+use crate::registers::Registers;
 
 /// System call numbers of x86-64 (`asm/unistd_64.h`).
 mod number {
@@ -44,6 +35,7 @@ mod number {
     pub(super) const RECVFROM: u64 = 45;
     pub(super) const SENDMSG: u64 = 46;
     pub(super) const RECVMSG: u64 = 47;
+    pub(super) const SHUTDOWN: u64 = 48;
     pub(super) const ACCEPT4: u64 = 288;
     pub(super) const RECVMMSG: u64 = 299;
     pub(super) const SENDMMSG: u64 = 307;
@@ -93,117 +85,6 @@ struct Msghdr {
 const MMSGHDR_SIZE: u64 = 64;
 const MMSGHDR_LENGTH: u64 = 56;
 
-#[btf_tracepoint(function = "sys_exit")]
-pub(crate) fn sys_exit(ctx: BtfTracePointContext) -> i32 {
-    let _: Result<(), Skip> = try_sys_exit(&ctx);
-    0
-}
-
-#[inline(always)]
-fn try_sys_exit(ctx: &BtfTracePointContext) -> Result<(), Skip> {
-    let (tgid, tid) = current();
-    if !maybe_watched(tgid) {
-        return Err(Skip);
-    }
-    let result: i64 = ctx.arg(1);
-    if result < 0 && !tells(result) {
-        return Err(Skip);
-    }
-    let registers: *const SavedRegisters = ctx.arg(0);
-    // SAFETY: the kernel passes the task's saved registers, and the verifier holds each load to their type.
-    let registers = unsafe {
-        Registers {
-            r10: (&raw const (*registers).call.r10).read_volatile(),
-            r9: (&raw const (*registers).call.r9).read_volatile(),
-            r8: (&raw const (*registers).call.r8).read_volatile(),
-            dx: (&raw const (*registers).call.dx).read_volatile(),
-            si: (&raw const (*registers).call.si).read_volatile(),
-            di: (&raw const (*registers).call.di).read_volatile(),
-            orig_ax: (&raw const (*registers).call.orig_ax).read_volatile(),
-            ax: 0,
-            cx: 0,
-        }
-    };
-    let key = ConnectionKey { tgid, fd: registers.di as i32 };
-    let call = Call { key, tid, result, registers: &registers };
-    match registers.orig_ax {
-        number::ACCEPT | number::ACCEPT4 => call.accepted(),
-        number::CONNECT => call.connected(),
-        number::SOCKET => call.made(),
-        _ if by_socket() => Err(Skip),
-        number::READ => call.moved(Direction::In, Family::Any, Shape::Buffer),
-        number::WRITE => call.moved(Direction::Out, Family::Any, Shape::Buffer),
-        number::RECVFROM if registers.r10 & UNMOVED == 0 => call.moved(Direction::In, Family::Socket, Shape::Buffer),
-        number::SENDTO => call.moved(Direction::Out, Family::Socket, Shape::Buffer),
-        number::READV => call.moved(Direction::In, Family::Any, Shape::Vector),
-        number::WRITEV => call.moved(Direction::Out, Family::Any, Shape::Vector),
-        number::RECVMSG if registers.dx & UNMOVED == 0 => call.moved(Direction::In, Family::Socket, Shape::Message),
-        number::SENDMSG => call.moved(Direction::Out, Family::Socket, Shape::Message),
-        number::RECVMMSG if registers.r10 & UNMOVED == 0 => call.moved(Direction::In, Family::Socket, Shape::Messages),
-        number::SENDMMSG => call.moved(Direction::Out, Family::Socket, Shape::Messages),
-        number::SENDFILE => call.moved(Direction::Out, Family::Any, Shape::File),
-        _ => Err(Skip),
-    }
-}
-
-#[tracepoint(category = "sock", name = "sock_recv_length")]
-pub(crate) fn sock_recv_length(ctx: TracePointContext) -> u32 {
-    let _: Result<(), Skip> = try_length(&ctx, Direction::In);
-    0
-}
-
-#[tracepoint(category = "sock", name = "sock_send_length")]
-pub(crate) fn sock_send_length(ctx: TracePointContext) -> u32 {
-    let _: Result<(), Skip> = try_length(&ctx, Direction::Out);
-    0
-}
-
-/// A socket moved bytes, or failed to, within the system call that the task's saved registers tell.
-#[inline(always)]
-fn try_length(ctx: &TracePointContext, direction: Direction) -> Result<(), Skip> {
-    let (tgid, tid) = current();
-    if !maybe_watched(tgid) {
-        return Err(Skip);
-    }
-    let offsets = offsets();
-    let result = i64::from(field::<i32>(ctx, offsets.length_ret)?);
-    let flags: i32 = field(ctx, offsets.length_flags)?;
-    let peeked = direction == Direction::In && flags as u64 & UNMOVED != 0;
-    if peeked || (result < 0 && !tells(result)) || !watched(tgid) {
-        return Err(Skip);
-    }
-    // SAFETY: the helpers have no preconditions: the task is the running one.
-    let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
-    let registers: Registers = read_kernel(registers + offset_of!(SavedRegisters, call) as u64)?;
-    let shape = match registers.orig_ax {
-        number::READ | number::WRITE | number::RECVFROM | number::SENDTO => Shape::Buffer,
-        number::READV | number::WRITEV => Shape::Vector,
-        number::RECVMSG | number::SENDMSG => Shape::Message,
-        // One event a message: its bytes are not looked for.
-        number::RECVMMSG | number::SENDMMSG | number::SENDFILE => Shape::File,
-        _ => return Err(Skip),
-    };
-    let socket: u64 = field(ctx, offsets.length_sk)?;
-    let key = ConnectionKey { tgid, fd: registers.di as i32 };
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
-        // SAFETY: the pointer is to a live map value.
-        let connection = unsafe { &mut *connection };
-        if connection.socket == 0 {
-            connection.socket = socket;
-        } else if connection.socket != socket {
-            // Its closing was left out: what follows is another connection, which becomes known by its first bytes.
-            connection.flags &= !(CONNECTION_TOLD | CONNECTION_REPORTED);
-            connection.socket_type = 0;
-        }
-    }
-    Call { key, tid, result, registers: &registers }.moved(direction, Family::Socket, shape)?;
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
-        // SAFETY: as above.
-        unsafe { (*connection).socket = socket };
-    }
-    Ok(())
-}
-
 /// Whether a failed call may say something of a connection.
 #[inline(always)]
 fn tells(result: i64) -> bool {
@@ -212,15 +93,6 @@ fn tells(result: i64) -> bool {
         result,
         EPIPE | ENETUNREACH | ECONNABORTED | ECONNRESET | ETIMEDOUT | ECONNREFUSED | EHOSTUNREACH | EINPROGRESS
     )
-}
-
-/// Whether a call works on sockets only.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
-    /// On any descriptor: a connection must be known already.
-    Any,
-    /// On sockets only.
-    Socket,
 }
 
 /// How a call holds the bytes it moves.
@@ -248,8 +120,7 @@ struct Call<'a> {
 
 impl Call<'_> {
     #[inline(always)]
-    fn moved(&self, direction: Direction, family: Family, shape: Shape) -> Result<(), Skip> {
-        let connection = self.connection(family)?;
+    fn moved(&self, connection: *mut Connection, direction: Direction, shape: Shape) -> Result<(), Skip> {
         // SAFETY: the pointer is to this processor's own value, and nothing else uses it before this program ends.
         let scratch = unsafe { &mut *scratch()? };
         scratch.piece = Piece {
@@ -284,27 +155,6 @@ impl Call<'_> {
         gathered(connection, scratch, iov, pieces)
     }
 
-    /// The connection of this call; on a socket that was not seen to open, a new one.
-    #[inline(always)]
-    fn connection(&self, family: Family) -> Result<*mut Connection, Skip> {
-        let socket_type = match CONNECTIONS.get_ptr_mut(self.key) {
-            // SAFETY: the pointer is to a live map value.
-            Some(connection) if unsafe { (*connection).flags } & CONNECTION_TOLD != 0 => return Ok(connection),
-            // SAFETY: as above.
-            Some(connection) => unsafe { (*connection).socket_type },
-            None if family == Family::Socket && watched(self.key.tgid) => 0,
-            None => return Err(Skip),
-        };
-        if self.result <= 0 {
-            return Err(Skip);
-        }
-        // A datagram that is sent without `connect` names its destination itself.
-        let sendto = self.registers.orig_ax == number::SENDTO;
-        let (address, length) = if sendto { (self.registers.r8, self.registers.r9 as u32) } else { (0, 0) };
-        self.open(self.key, Origin::FirstSeen, socket_type, address, length)?;
-        CONNECTIONS.get_ptr_mut(self.key).ok_or(Skip)
-    }
-
     /// The other side finished, or the connection failed.
     #[inline(always)]
     fn ended(&self, connection: *mut Connection, scratch: &mut Scratch, shape: Shape) -> Result<(), Skip> {
@@ -335,86 +185,60 @@ impl Call<'_> {
         }
         sum
     }
+}
 
-    #[inline(always)]
-    fn accepted(&self) -> Result<(), Skip> {
-        if self.result < 0 || !watched(self.key.tgid) {
-            return Err(Skip);
-        }
-        let key = ConnectionKey { tgid: self.key.tgid, fd: self.result as i32 };
-        let (address, length) = (self.registers.si, self.registers.dx);
-        let length = if address == 0 || length == 0 { 0 } else { read_user::<u32>(length).unwrap_or(0) };
-        self.open(key, Origin::Accepted, SOCK_STREAM, address, length)
+/// A connection that becomes known now, with nothing said of its other side yet.
+#[inline(always)]
+fn opening(key: ConnectionKey, origin: Origin, socket_type: u16) -> OpenRecord {
+    let header = header(RecordKind::Open, size_of::<OpenRecord>());
+    OpenRecord {
+        header,
+        generation: header.time_ns,
+        fd: key.fd,
+        result: 0,
+        origin: origin as u8,
+        socket_type: socket_type as u8,
+        padding: [0; 2],
+        address_length: 0,
+        address: [0; ADDRESS_MAX],
     }
+}
 
-    #[inline(always)]
-    fn connected(&self) -> Result<(), Skip> {
-        if !watched(self.key.tgid) {
-            return Err(Skip);
-        }
-        let socket_type = match CONNECTIONS.get_ptr(self.key) {
-            // SAFETY: the pointer is to a live map value.
-            Some(connection) => unsafe { (*connection).socket_type },
-            None => 0,
-        };
-        self.open(self.key, Origin::Connected, socket_type, self.registers.si, self.registers.dx as u32)
+/// Enters a connection into the table and tells it; its socket is known, or 0.
+#[inline(always)]
+fn open(key: ConnectionKey, record: &OpenRecord, socket: u64) -> Result<(), Skip> {
+    let mut connection = Connection::new(record.generation, CONNECTION_TOLD, u16::from(record.socket_type));
+    connection.socket = socket;
+    if CONNECTIONS.insert(key, connection, 0).is_err() {
+        count(|counters| counters.table_full += 1);
+        return Err(Skip);
     }
+    put(RecordKind::Open, Wake::Late, record);
+    Ok(())
+}
 
-    /// Remembers a new socket's type, which no later call tells.
-    #[inline(always)]
-    fn made(&self) -> Result<(), Skip> {
-        let (family, socket_type) = (self.registers.di, self.registers.si as u16 & SOCK_TYPE_MASK);
-        if self.result < 0 || !matches!(family, AF_UNIX | AF_INET | AF_INET6) || !watched(self.key.tgid) {
-            return Err(Skip);
-        }
-        let key = ConnectionKey { tgid: self.key.tgid, fd: self.result as i32 };
-        // SAFETY: the helper has no preconditions.
-        let generation = unsafe { bpf_ktime_get_ns() };
-        if CONNECTIONS.insert(key, Connection::new(generation, 0, socket_type), 0).is_err() {
-            count(|counters| counters.table_full += 1);
-        }
-        Ok(())
+/// Takes a connection off the table and tells that its process closed it.
+#[inline(always)]
+fn close(key: ConnectionKey, connection: &Connection) -> Result<(), Skip> {
+    CONNECTIONS.remove(key).map_err(|_| Skip)?;
+    if connection.socket != 0 {
+        // One that was never entered, or has gone by itself, is no error.
+        let _: Result<(), i32> = SOCKETS.remove(connection.socket).map_err(|_| 0);
     }
-
-    /// Begins a connection in the table, unless `connect` failed, and tells it.
-    #[inline(always)]
-    fn open(
-        &self,
-        key: ConnectionKey,
-        origin: Origin,
-        socket_type: u16,
-        address: u64,
-        length: u32,
-    ) -> Result<(), Skip> {
-        let header = header(RecordKind::Open, size_of::<OpenRecord>());
-        let generation = header.time_ns;
-        let result =
-            if origin == Origin::Connected && self.result != errno::EINPROGRESS { self.result as i32 } else { 0 };
-        if result == 0 && CONNECTIONS.insert(key, Connection::new(generation, CONNECTION_TOLD, socket_type), 0).is_err()
-        {
-            count(|counters| counters.table_full += 1);
-            return Err(Skip);
-        }
-        let mut record = OpenRecord {
-            header,
-            generation,
-            fd: key.fd,
-            result,
-            origin: origin as u8,
-            socket_type: socket_type as u8,
-            padding: [0; 2],
-            address_length: 0,
-            address: [0; ADDRESS_MAX],
-        };
-        if address != 0 && length != 0 {
-            let length = if length as usize > ADDRESS_MAX { ADDRESS_MAX as u32 } else { length };
-            if read_user_bytes(record.address.as_mut_ptr(), length, address) {
-                record.address_length = length;
-            }
-        }
-        put(RecordKind::Open, Wake::Late, &record);
-        Ok(())
-    }
+    let mut header = header(RecordKind::Close, size_of::<CloseRecord>());
+    // It may be another that runs now: a socket outlives its descriptor.
+    header.tgid = key.tgid;
+    let record = CloseRecord {
+        header,
+        generation: connection.generation,
+        handle: key.fd as u64,
+        bytes_in: connection.bytes_in,
+        bytes_out: connection.bytes_out,
+        lost: connection.lost,
+        padding: 0,
+    };
+    put(RecordKind::Close, Wake::Late, &record);
+    Ok(())
 }
 
 /// Tells the pieces of a gathered read or write one by one, as if each had been a call of its own.
@@ -552,34 +376,4 @@ fn looks_like_start(scratch: &Scratch) -> bool {
         && bytes[0].is_ascii_uppercase()
         && (length < 2 || bytes[1].is_ascii_uppercase())
         && (length < 3 || bytes[2].is_ascii_uppercase())
-}
-
-#[tracepoint(category = "syscalls", name = "sys_enter_close")]
-pub(crate) fn sys_enter_close(ctx: TracePointContext) -> u32 {
-    let _: Result<(), Skip> = try_close(&ctx);
-    0
-}
-
-fn try_close(ctx: &TracePointContext) -> Result<(), Skip> {
-    let (tgid, _) = current();
-    if !maybe_watched(tgid) {
-        return Err(Skip);
-    }
-    let fd: u64 = field(ctx, offsets().close_fd)?;
-    let key = ConnectionKey { tgid, fd: fd as i32 };
-    let connection = CONNECTIONS.get_ptr_mut(key).ok_or(Skip)?;
-    // SAFETY: the pointer is to a live map value.
-    let connection = unsafe { *connection };
-    CONNECTIONS.remove(key).map_err(|_| Skip)?;
-    let record = CloseRecord {
-        header: header(RecordKind::Close, size_of::<CloseRecord>()),
-        generation: connection.generation,
-        handle: key.fd as u64,
-        bytes_in: connection.bytes_in,
-        bytes_out: connection.bytes_out,
-        lost: connection.lost,
-        padding: 0,
-    };
-    put(RecordKind::Close, Wake::Late, &record);
-    Ok(())
 }

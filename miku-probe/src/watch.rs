@@ -16,9 +16,10 @@ use crate::discovery::{Change, Discovery, Event, UnknownPid};
 use crate::intake::{Process, Ring};
 use crate::observations::{LostWhere, Names, Observation, Sink, TargetState};
 use crate::pipeline::{Caps, Pipeline, World};
+use crate::probes::socket::Way;
 use crate::probes::{ConnectionTable, CounterTable, Kernel, Maps, ProbeError, RunStatistics, Sizes, TargetTable};
 use crate::protocols::routes::{RouteError, RoutePattern};
-use crate::units::{ConnId, Direction, Handle, Nanos, ServiceId, Tgid};
+use crate::units::{ConnId, Direction, Handle, Nanos, ServiceId, Tgid, Transport};
 
 /// How often the ring is drained when nothing wakes us: half of it is the mean delay from kernel to metric.
 const DRAIN: Duration = Duration::from_millis(50);
@@ -192,6 +193,9 @@ impl<S: Sink> Watch<S> {
             if let Some(oldest) = oldest {
                 core.pipeline.end_batch(Nanos::now(), oldest);
             }
+            if core.pipeline.saw_unix() {
+                core.kernel.tell_closings();
+            }
             if taken < BATCH {
                 return;
             }
@@ -240,7 +244,17 @@ impl<S: Sink> Core<S> {
         // Nobody tells the end of a process that was never watched.
         self.failed.retain(|(_, tgid)| Path::new(&format!("/proc/{tgid}")).exists());
         self.apply(changes);
+        if self.kernel.way() == Way::Sockets {
+            self.forget_untold();
+        }
         Ok(())
+    }
+
+    /// Ends the connections whose closing no tracepoint of sockets tells.
+    fn forget_untold(&mut self) {
+        for id in self.pipeline.other_than_tcp() {
+            self.forget_if_closed(id);
+        }
     }
 
     /// Takes in what the kernel side tells of a process.
@@ -305,6 +319,14 @@ impl<S: Sink> Core<S> {
             return;
         }
         self.pipeline.add_target(tgid, service);
+        if self.kernel.way() == Way::Sockets {
+            // A connection becomes known by its first bytes, with all that is to be known of it.
+            let listens = |socket: &Socket| socket.listening && socket.transport == Transport::Unix;
+            if sockets::sockets(tgid).is_ok_and(|sockets| sockets.iter().any(listens)) {
+                self.kernel.tell_closings();
+            }
+            return;
+        }
         // What is open already is entered after the process is watched, so that nothing falls between.
         let sockets = match sockets::sockets(tgid) {
             Ok(sockets) => sockets,
@@ -336,12 +358,20 @@ impl<S: Sink> Core<S> {
     /// Ends the connections that an `exec` closed, which no call told.
     fn forget_closed(&mut self, tgid: Tgid) {
         for id in self.pipeline.open_connections(tgid) {
-            let Handle::Socket(fd) = id.handle else { continue };
-            if sockets::socket(tgid, fd).is_none() {
-                self.pipeline.vanished(id, Nanos::now());
-                self.connections.remove(id);
-            }
+            self.forget_if_closed(id);
         }
+    }
+
+    fn forget_if_closed(&mut self, id: ConnId) {
+        let Handle::Socket(fd) = id.handle else { return };
+        if sockets::socket(id.tgid, fd).is_some() {
+            return;
+        }
+        if let Some((bytes_in, bytes_out)) = self.connections.bytes(id) {
+            self.pipeline.moved(id, bytes_in, bytes_out);
+        }
+        self.pipeline.vanished(id, Nanos::now());
+        self.connections.remove(id);
     }
 
     fn tick(&mut self) {

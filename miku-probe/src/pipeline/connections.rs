@@ -50,6 +50,7 @@ impl Connection {
 pub(super) struct Connections {
     cap: usize,
     open: HashMap<(Tgid, Handle), Connection>,
+    saw_unix: bool,
     classes: Classes,
 }
 
@@ -63,7 +64,12 @@ struct Classes {
 impl Connections {
     pub(super) fn new(cap: usize, symbols: &mut Symbols) -> Self {
         let known = ["loopback", "lan", "internet"].map(|class| (class, symbols.intern(class))).into();
-        Self { cap, open: HashMap::new(), classes: Classes { known, unknown: symbols.intern("unknown") } }
+        Self {
+            cap,
+            open: HashMap::new(),
+            saw_unix: false,
+            classes: Classes { known, unknown: symbols.intern("unknown") },
+        }
     }
 
     /// Enters a connection; false when there are too many.
@@ -72,6 +78,7 @@ impl Connections {
         if self.open.len() >= self.cap && !self.open.contains_key(&key) {
             return false;
         }
+        self.saw_unix |= connection.peer.is_some_and(|peer| peer.transport == Transport::Unix);
         self.open.insert(key, connection);
         true
     }
@@ -94,29 +101,35 @@ impl Connections {
 
     /// All of a process.
     pub(super) fn of(&self, tgid: Tgid) -> Vec<ConnId> {
-        self.open
-            .iter()
-            .filter(|((owner, _), _)| *owner == tgid)
-            .map(|((tgid, handle), connection)| ConnId {
-                tgid: *tgid,
-                handle: *handle,
-                generation: connection.generation,
-            })
-            .collect()
+        self.ids(|owner, _, _| owner == tgid).collect()
+    }
+
+    /// Sockets that are not TCP's, as far as is known.
+    pub(super) fn other_than_tcp(&self) -> Vec<ConnId> {
+        self.ids(|_, handle, connection| {
+            matches!(handle, Handle::Socket(_)) && connection.peer.is_none_or(|peer| peer.transport != Transport::Tcp)
+        })
+        .collect()
+    }
+
+    /// Whether a Unix socket has been among them.
+    pub(super) fn saw_unix(&self) -> bool {
+        self.saw_unix
+    }
+
+    fn ids(&self, wanted: impl Fn(Tgid, Handle, &Connection) -> bool) -> impl Iterator<Item = ConnId> {
+        let wanted =
+            move |((tgid, handle), connection): &(&(Tgid, Handle), &Connection)| wanted(*tgid, *handle, connection);
+        self.open.iter().filter(wanted).map(|((tgid, handle), connection)| ConnId {
+            tgid: *tgid,
+            handle: *handle,
+            generation: connection.generation,
+        })
     }
 
     /// Those of which no data record has come, at most `limit`.
     pub(super) fn silent(&self, limit: usize) -> Vec<ConnId> {
-        self.open
-            .iter()
-            .filter(|(_, connection)| !connection.heard)
-            .map(|((tgid, handle), connection)| ConnId {
-                tgid: *tgid,
-                handle: *handle,
-                generation: connection.generation,
-            })
-            .take(limit)
-            .collect()
+        self.ids(|_, _, connection| !connection.heard).take(limit).collect()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -140,6 +140,18 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         self.connections.remove(id);
     }
 
+    /// The sockets that are believed to be open and are not TCP's.
+    #[must_use]
+    pub fn other_than_tcp(&self) -> Vec<ConnId> {
+        self.connections.other_than_tcp()
+    }
+
+    /// Whether a Unix socket has been followed.
+    #[must_use]
+    pub fn saw_unix(&self) -> bool {
+        self.connections.saw_unix()
+    }
+
     /// How many connections are followed now.
     #[must_use]
     pub fn connection_count(&self) -> usize {

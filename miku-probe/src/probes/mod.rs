@@ -8,16 +8,20 @@ mod offsets;
 pub mod process;
 pub mod socket;
 mod statistics;
+mod types;
 
 use std::collections::BTreeMap;
 
 use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
-use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use miku_probe_abi::SocketOffsets;
 
 pub use maps::{ConnectionTable, CounterTable, Maps, TargetTable};
 pub use offsets::OffsetError;
 pub use statistics::{RunStatistics, run_statistics, statistics_on};
+pub use types::TypesError;
+
+use self::socket::Way;
 
 /// The BPF object that was built with this program; empty when it was built without one.
 #[must_use]
@@ -35,6 +39,9 @@ pub enum ProbeError {
     /// A tracepoint's fields could not be found.
     #[error(transparent)]
     Offsets(#[from] OffsetError),
+    /// The places of what is read of sockets could not be found.
+    #[error(transparent)]
+    Sockets(#[from] TypesError),
     /// The kernel does not tell its types.
     #[error("cannot read the kernel's type information: `miku-probe check` tells what is missing")]
     Types(#[source] aya::BtfError),
@@ -68,8 +75,6 @@ pub enum Intent {
     Required,
     /// Without it something is missing, and that is said.
     Optional,
-    /// Required where programs on system calls run preemptibly; not for other kernels.
-    Preemptible,
 }
 
 /// Where a program is attached.
@@ -111,7 +116,7 @@ pub const fn status(intent: Intent, attached: bool) -> Status {
     match (attached, intent) {
         (true, _) => Status::Attached,
         (false, Intent::Optional) => Status::Missing,
-        (false, Intent::Required | Intent::Preemptible) => Status::Fatal,
+        (false, Intent::Required) => Status::Fatal,
     }
 }
 
@@ -138,8 +143,10 @@ pub struct Kernel {
     ebpf: Ebpf,
     attached: BTreeMap<&'static str, u32>,
     failures: Vec<Failure>,
-    /// Whether the sockets' own tracepoints tell what moves over them.
-    by_socket: bool,
+    /// How sockets are noticed.
+    way: Way,
+    /// Whether closings of descriptors are told.
+    closes: bool,
     /// The kernel's types, until everything is attached: they take more memory than all the rest.
     btf: Option<Btf>,
 }
@@ -157,18 +164,34 @@ impl Kernel {
         let offsets = offsets::read()?;
         let btf = Btf::from_sys_fs().map_err(ProbeError::Types)?;
         let wake = u64::from(sizes.ring_bytes) / 4;
-        let by_socket = runs_preemptibly() && offsets.length_ret != 0;
+        let has_socket_tracepoints = offsets.length_ret != 0 && offsets.destroy_skaddr != 0;
+        let way = if has_socket_tracepoints { Way::Sockets } else { Way::Calls };
+        let socket_offsets = match way {
+            Way::Sockets => types::socket_offsets()?,
+            Way::Calls => SocketOffsets::default(),
+        };
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
             .override_global("OFFSETS", &offsets, true)
             .override_global("WAKE_BYTES", &wake, true)
-            .override_global("BY_SOCKET", &u64::from(by_socket), true)
+            .override_global("SOCKET_OFFSETS", &socket_offsets, true)
             .map_max_entries("RECORDS", sizes.ring_bytes)
             .map_max_entries("CONNECTIONS", sizes.connections)
+            .map_max_entries("SOCKETS", sizes.connections)
             .load(object())
             .map_err(ProbeError::Load)?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok((Self { ebpf, attached: BTreeMap::new(), failures: Vec::new(), by_socket, btf: Some(btf) }, maps))
+        Ok((
+            Self {
+                ebpf,
+                attached: BTreeMap::new(),
+                failures: Vec::new(),
+                way,
+                closes: way == Way::Calls,
+                btf: Some(btf),
+            },
+            maps,
+        ))
     }
 
     /// Attaches every probe that is for this kernel.
@@ -176,21 +199,46 @@ impl Kernel {
     /// # Errors
     /// When a required probe cannot be attached. What was attached before it is detached when `self` is dropped.
     pub fn attach(&mut self) -> Result<(), ProbeError> {
-        let wanted = |probe: &&Probe| self.by_socket || probe.intent != Intent::Preemptible;
         let btf = self.btf.take();
-        let probes: Vec<_> = socket::PROBES.iter().chain(process::PROBES).filter(wanted).collect();
-        for probe in probes {
+        for probe in self.way.probes().iter().chain(process::PROBES) {
             let outcome = self.attach_one(probe, btf.as_ref());
-            match (status(probe.intent, outcome.is_ok()), outcome) {
-                (Status::Attached, _) => *self.attached.entry(probe.kind).or_default() += 1,
-                (Status::Fatal, Err(source)) => return Err(ProbeError::Required { name: probe.program, source }),
-                (_, outcome) => {
-                    let reason = outcome.err().map_or("other", |error| {
-                        log::warn!("cannot attach {}: {}", probe.program, chain(&error));
-                        reason(&error)
-                    });
-                    self.failures.push(Failure { kind: probe.kind, reason });
-                }
+            self.account(probe, outcome)?;
+        }
+        Ok(())
+    }
+
+    /// How sockets are noticed.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Sees to it that closings of all descriptors are told, those of Unix sockets too, which the sockets' own tracepoints
+    /// do not tell. It puts every system call of the machine on the kernel's slower entry path.
+    pub fn tell_closings(&mut self) {
+        if std::mem::replace(&mut self.closes, true) {
+            return;
+        }
+        log::info!("there are Unix sockets to follow: hooking close");
+        let outcome = self.attach_one(&socket::CLOSE, None);
+        // What fails here is missing, not fatal: all else goes on.
+        let probe = Probe { intent: Intent::Optional, ..socket::CLOSE };
+        if let Err(error) = self.account(&probe, outcome) {
+            log::warn!("{error}");
+        }
+    }
+
+    /// Keeps what came of attaching a probe.
+    fn account(&mut self, probe: &Probe, outcome: Result<(), ProgramError>) -> Result<(), ProbeError> {
+        match (status(probe.intent, outcome.is_ok()), outcome) {
+            (Status::Attached, _) => *self.attached.entry(probe.kind).or_default() += 1,
+            (Status::Fatal, Err(source)) => return Err(ProbeError::Required { name: probe.program, source }),
+            (_, outcome) => {
+                let reason = outcome.err().map_or("other", |error| {
+                    log::warn!("cannot attach {}: {}", probe.program, chain(&error));
+                    reason(&error)
+                });
+                self.failures.push(Failure { kind: probe.kind, reason });
             }
         }
         Ok(())
@@ -228,13 +276,9 @@ impl Kernel {
     /// How many runs of the programs that tell what moves the kernel has left out, of all processes, watched or not.
     #[must_use]
     pub fn missed(&self) -> u64 {
-        let telling = if self.by_socket { socket::BY_SOCKET } else { socket::BY_CALL };
+        let telling = |program: &str| self.way.probes().iter().any(|probe| probe.program == program);
         let programs = self.run_statistics();
-        programs
-            .iter()
-            .filter(|program| telling.contains(&program.program.as_str()))
-            .map(|program| program.missed)
-            .sum()
+        programs.iter().filter(|program| telling(&program.program)).map(|program| program.missed).sum()
     }
 
     /// Run time and runs of every loaded program, as the kernel counts them; empty unless it has been told to.
@@ -242,11 +286,6 @@ impl Kernel {
     pub fn run_statistics(&self) -> Vec<RunStatistics> {
         run_statistics(&self.ebpf)
     }
-}
-
-/// Whether this kernel runs programs on system calls preemptibly: Linux 7 and later do, 6.18 and earlier do not.
-fn runs_preemptibly() -> bool {
-    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(7, 0, 0))
 }
 
 /// What the system said, in a word that is fit for a label.
@@ -291,6 +330,5 @@ mod tests {
         assert_eq!(status(Intent::Optional, true), Status::Attached);
         assert_eq!(status(Intent::Optional, false), Status::Missing);
         assert_eq!(status(Intent::Required, false), Status::Fatal);
-        assert_eq!(status(Intent::Preemptible, false), Status::Fatal);
     }
 }

@@ -46,7 +46,9 @@ pub(super) fn read() -> Result<TracepointOffsets, OffsetError> {
         length_sk: length("sk"),
         length_ret: length("ret"),
         length_flags: length("flags"),
-        padding: 0,
+        length_family: length("family"),
+        set_state_skaddr: offset(&events, "sock/inet_sock_set_state", "skaddr")?,
+        destroy_skaddr: offset(&events, "tcp/tcp_destroy_sock", "skaddr").unwrap_or_default(),
     })
 }
 

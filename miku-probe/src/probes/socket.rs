@@ -1,25 +1,49 @@
 //! What watched processes move over their sockets: the twin of `socket.rs` on the kernel side.
 //!
-//! Hooks: `tp_btf/sys_exit`, `syscalls:sys_enter_close`; from Linux 7 on also `sock:sock_recv_length` and
-//! `sock:sock_send_length`. Metrics: all of HTTP, `miku_net_bytes_total`.
+//! Hooks, from Linux 6.3 on: `sock:sock_recv_length`, `sock:sock_send_length`, `sock:inet_sock_set_state`,
+//! `tcp:tcp_destroy_sock`, and `syscalls:sys_enter_close` while there are Unix sockets to follow; before it:
+//! `tp_btf/sys_exit` and `syscalls:sys_enter_close`. Metrics: all of HTTP, `miku_net_bytes_total`.
 
 use super::{Hook, Intent, Probe};
 
 /// The label `kind` of this family.
 pub const KIND: &str = "socket";
 
-/// The programs that tell what moves, where system calls tell it, and where sockets do.
-pub(super) const BY_CALL: &[&str] = &["sys_exit", "sys_enter_close"];
-pub(super) const BY_SOCKET: &[&str] = &["sock_recv_length", "sock_send_length"];
+/// How sockets are noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By the system calls on them.
+    Calls,
+    /// By the sockets' own tracepoints.
+    Sockets,
+}
 
-/// The probes of this family.
-pub const PROBES: &[Probe] = &[
+/// The probe that tells closings of descriptors, of any kind.
+pub(super) const CLOSE: Probe = tracepoint("sys_enter_close", "syscalls", "sys_enter_close");
+
+const BY_CALL: &[Probe] = &[
     Probe { program: "sys_exit", kind: KIND, hook: Hook::BtfTracepoint("sys_exit"), intent: Intent::Required },
-    tracepoint("syscalls", "sys_enter_close", Intent::Required),
-    tracepoint("sock", "sock_recv_length", Intent::Preemptible),
-    tracepoint("sock", "sock_send_length", Intent::Preemptible),
+    CLOSE,
 ];
 
-const fn tracepoint(category: &'static str, name: &'static str, intent: Intent) -> Probe {
-    Probe { program: name, kind: KIND, hook: Hook::Tracepoint(category, name), intent }
+const BY_SOCKET: &[Probe] = &[
+    tracepoint("sock_recv_length", "sock", "sock_recv_length"),
+    tracepoint("sock_send_length", "sock", "sock_send_length"),
+    tracepoint("sock_set_state", "sock", "inet_sock_set_state"),
+    tracepoint("tcp_destroy_sock", "tcp", "tcp_destroy_sock"),
+];
+
+impl Way {
+    /// The probes that are attached from the start.
+    #[must_use]
+    pub const fn probes(self) -> &'static [Probe] {
+        match self {
+            Self::Calls => BY_CALL,
+            Self::Sockets => BY_SOCKET,
+        }
+    }
+}
+
+const fn tracepoint(program: &'static str, category: &'static str, name: &'static str) -> Probe {
+    Probe { program, kind: KIND, hook: Hook::Tracepoint(category, name), intent: Intent::Required }
 }

@@ -11,9 +11,7 @@ use aya::maps::{Array, PerCpuArray};
 use aya::programs::{BtfTracePoint, FEntry, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
 use clap::ValueEnum;
-use miku_probe::probes::{
-    Hook, Intent, Kernel, Maps, Probe, RunStatistics, Sizes, TargetTable, process, run_statistics, socket,
-};
+use miku_probe::probes::{Hook, Kernel, Maps, RunStatistics, Sizes, TargetTable, process, run_statistics};
 use miku_probe::units::Tgid;
 use miku_probe_abi::FILTER_SLOTS;
 
@@ -68,6 +66,9 @@ const CALLS: [&str; 15] = [
     "connect",
     "close",
 ];
+
+/// The probe's usual sizes.
+const SIZES: Sizes = Sizes { ring_bytes: 4 << 20, connections: 32768 };
 
 impl Variant {
     pub(crate) const ALL: [Self; 12] = [
@@ -169,8 +170,7 @@ impl Attached {
 }
 
 fn probe(watched: &[u32]) -> Result<Programs> {
-    let sizes = Sizes { ring_bytes: 4 << 20, connections: 32768 };
-    let (mut kernel, maps) = Kernel::load(sizes)?;
+    let (mut kernel, maps) = Kernel::load(SIZES)?;
     let Maps { records, targets: mut table, .. } = maps;
     for &pid in watched {
         table.insert(Tgid(pid))?;
@@ -218,12 +218,10 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Ebpf> {
     }
     match variant {
         Variant::Empty => {
-            // What other kernels need is not attached on most.
-            let usual = |probe: &&Probe| probe.intent != Intent::Preemptible;
-            let probes = socket::PROBES.iter().chain(process::PROBES).filter(usual);
-            let hooks: Vec<Hook> = probes.map(|probe| probe.hook).collect();
-            for hook in hooks {
-                match hook {
+            // A look at which way the probe goes on this kernel.
+            let (kernel, _) = Kernel::load(SIZES)?;
+            for probe in kernel.way().probes().iter().chain(process::PROBES) {
+                match probe.hook {
                     Hook::BtfTracepoint(_) => attach_btf(&mut ebpf, "empty_btf")?,
                     Hook::Tracepoint(category, name) => {
                         attach_tracepoint(&mut ebpf, "empty_tracepoint", category, name)?;

@@ -1,0 +1,198 @@
+//! Sockets noticed by their own tracepoints, from Linux 6.3 on: no system call is hooked, so that none becomes slower.
+//!
+//! Hooks: `sock:sock_recv_length` and `sock:sock_send_length` tell what moves, within the system call that the task's
+//! saved registers tell; `sock:inet_sock_set_state` and `tcp:tcp_destroy_sock` tell closings of TCP sockets. A connection
+//! becomes known by its first bytes, and a descriptor that is used again by its socket. Closings of other sockets are told
+//! by `syscalls:sys_enter_close`, which is attached only while there are Unix sockets to follow.
+//!
+//! All are tracepoints in their ordinary form, which runs with preemption off. In their raw form, as on system calls,
+//! programs run preemptibly from Linux 7 on, and while the task of one is preempted the kernel leaves that program out for
+//! all others on the processor.
+
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+use aya_ebpf::macros::tracepoint;
+use aya_ebpf::programs::TracePointContext;
+use miku_probe_abi::{Connection, ConnectionKey, Direction, OpenRecord, Origin};
+
+use super::{AF_INET, AF_INET6, AF_UNIX, Call, Shape, UNMOVED, close, number, open, opening, tells};
+use crate::maps::{CONNECTIONS, SOCKETS, Skip, count, current, field, maybe_watched, offsets, socket_offsets, watched};
+use crate::memory::{read_kernel, read_user_bytes};
+use crate::registers::{Registers, SavedRegisters};
+
+/// `TCP_FIN_WAIT1` and `TCP_LAST_ACK` of `net/tcp_states.h`: what a socket enters whose own process ends its side.
+const ENDED: [i32; 2] = [4, 9];
+
+/// Sizes of `struct sockaddr_in`, `struct sockaddr_in6` and of a `struct sockaddr_un` without a path; where the second
+/// keeps its address.
+const INET_SIZE: u32 = 16;
+const INET6_SIZE: u32 = 28;
+const UNIX_SIZE: u32 = 2;
+const INET6_AT: usize = 8;
+
+#[tracepoint(category = "sock", name = "sock_recv_length")]
+pub(crate) fn sock_recv_length(ctx: TracePointContext) -> u32 {
+    let _: Result<(), Skip> = try_length(&ctx, Direction::In);
+    0
+}
+
+#[tracepoint(category = "sock", name = "sock_send_length")]
+pub(crate) fn sock_send_length(ctx: TracePointContext) -> u32 {
+    let _: Result<(), Skip> = try_length(&ctx, Direction::Out);
+    0
+}
+
+/// A socket moved bytes, or failed to.
+#[inline(always)]
+fn try_length(ctx: &TracePointContext, direction: Direction) -> Result<(), Skip> {
+    let (tgid, tid) = current();
+    if !maybe_watched(tgid) {
+        return Err(Skip);
+    }
+    let offsets = offsets();
+    let result = i64::from(field::<i32>(ctx, offsets.length_ret)?);
+    let flags: i32 = field(ctx, offsets.length_flags)?;
+    let peeked = direction == Direction::In && flags as u64 & UNMOVED != 0;
+    if peeked || (result < 0 && !tells(result)) {
+        return Err(Skip);
+    }
+    let socket: u64 = field(ctx, offsets.length_sk)?;
+    let registers = registers();
+    let (shape, fd) = match registers.orig_ax {
+        number::READ | number::WRITE | number::RECVFROM | number::SENDTO => (Shape::Buffer, registers.di as i32),
+        number::READV | number::WRITEV => (Shape::Vector, registers.di as i32),
+        number::RECVMSG | number::SENDMSG => (Shape::Message, registers.di as i32),
+        // One event a message: its bytes are not looked for.
+        number::RECVMMSG | number::SENDMMSG | number::SENDFILE => (Shape::File, registers.di as i32),
+        // Others, such as `splice`, name the descriptor elsewhere or not at all.
+        _ => (Shape::File, owner(socket)?.fd),
+    };
+    let call = Call { key: ConnectionKey { tgid, fd }, tid, result, registers: &registers };
+    let connection = connection(ctx, &call, socket)?;
+    call.moved(connection, direction, shape)
+}
+
+/// The registers that the running task saved when it entered the kernel.
+#[inline(always)]
+fn registers() -> Registers {
+    // SAFETY: the helpers have no preconditions: the task is the running one. The verifier holds each load to the type of
+    // what they return.
+    unsafe {
+        let saved = bpf_task_pt_regs(bpf_get_current_task_btf()) as *const SavedRegisters;
+        SavedRegisters::load(saved)
+    }
+}
+
+/// The connection of this call; when the socket was not seen on this descriptor before, a new one.
+#[inline(always)]
+fn connection(ctx: &TracePointContext, call: &Call<'_>, socket: u64) -> Result<*mut Connection, Skip> {
+    let known = CONNECTIONS.get_ptr_mut(call.key);
+    if let Some(connection) = known
+        // SAFETY: the pointer is to a live map value.
+        && unsafe { (*connection).socket } == socket
+    {
+        return Ok(connection);
+    }
+    if call.result <= 0 || !watched(call.key.tgid) {
+        return Err(Skip);
+    }
+    let family = field::<u16>(ctx, offsets().length_family)?;
+    if !matches!(u64::from(family), AF_UNIX | AF_INET | AF_INET6) {
+        return Err(Skip);
+    }
+    if let Some(older) = known {
+        // Its descriptor is used again, so it was closed, which nobody told.
+        // SAFETY: as above.
+        let older = unsafe { *older };
+        close(call.key, &older)?;
+    }
+    let at = socket_offsets();
+    let socket_type: u16 = read_kernel(socket + u64::from(at.socket_type))?;
+    let mut record = opening(call.key, Origin::FirstSeen, socket_type);
+    name_peer(&mut record, family, socket)?;
+    if record.address_length == 0 && call.registers.orig_ax == number::SENDTO {
+        // A datagram that is sent without `connect` names its destination itself.
+        let size = if u64::from(family) == AF_INET { INET_SIZE } else { INET6_SIZE };
+        let (address, length) = (call.registers.r8, call.registers.r9 as u32);
+        if address != 0 && length >= size && read_user_bytes(record.address.as_mut_ptr(), size, address) {
+            record.address_length = size;
+        }
+    }
+    open(call.key, &record, socket)?;
+    if SOCKETS.insert(socket, call.key, 0).is_err() {
+        count(|counters| counters.table_full += 1);
+    }
+    CONNECTIONS.get_ptr_mut(call.key).ok_or(Skip)
+}
+
+/// Writes down the address of a socket's other side, in the layout that system calls use; nothing when it has none.
+#[inline(always)]
+fn name_peer(record: &mut OpenRecord, family: u16, socket: u64) -> Result<(), Skip> {
+    let at = socket_offsets();
+    record.address[..2].copy_from_slice(&family.to_ne_bytes());
+    if u64::from(family) == AF_UNIX {
+        record.address_length = UNIX_SIZE;
+        return Ok(());
+    }
+    let port: [u8; 2] = read_kernel(socket + u64::from(at.dport))?;
+    if port == [0; 2] {
+        return Ok(());
+    }
+    record.address[2..4].copy_from_slice(&port);
+    if u64::from(family) == AF_INET {
+        let address: [u8; 4] = read_kernel(socket + u64::from(at.daddr))?;
+        record.address[4..8].copy_from_slice(&address);
+        record.address_length = INET_SIZE;
+    } else {
+        let address: [u8; 16] = read_kernel(socket + u64::from(at.v6_daddr))?;
+        record.address[INET6_AT..INET6_AT + 16].copy_from_slice(&address);
+        record.address_length = INET6_SIZE;
+    }
+    Ok(())
+}
+
+/// Whose a socket is.
+#[inline(always)]
+fn owner(socket: u64) -> Result<ConnectionKey, Skip> {
+    let key = SOCKETS.get_ptr(socket).ok_or(Skip)?;
+    // SAFETY: the pointer is to a live map value.
+    Ok(unsafe { *key })
+}
+
+#[tracepoint(category = "sock", name = "inet_sock_set_state")]
+pub(crate) fn sock_set_state(ctx: TracePointContext) -> u32 {
+    let _: Result<(), Skip> = try_set_state(&ctx);
+    0
+}
+
+fn try_set_state(ctx: &TracePointContext) -> Result<(), Skip> {
+    let offsets = offsets();
+    let state: i32 = field(ctx, offsets.set_state_newstate)?;
+    if !ENDED.contains(&state) {
+        return Err(Skip);
+    }
+    let socket: u64 = field(ctx, offsets.set_state_skaddr)?;
+    if SOCKETS.get_ptr(socket).is_none() || registers().orig_ax == number::SHUTDOWN {
+        return Err(Skip);
+    }
+    closed(socket)
+}
+
+#[tracepoint(category = "tcp", name = "tcp_destroy_sock")]
+pub(crate) fn tcp_destroy_sock(ctx: TracePointContext) -> u32 {
+    let _: Result<(), Skip> = field(&ctx, offsets().destroy_skaddr).and_then(closed);
+    0
+}
+
+/// A socket was closed by the process that used it last.
+#[inline(always)]
+fn closed(socket: u64) -> Result<(), Skip> {
+    let key = owner(socket)?;
+    let _: Result<(), Skip> = SOCKETS.remove(socket).map_err(|_| Skip);
+    let connection = CONNECTIONS.get_ptr(key).ok_or(Skip)?;
+    // SAFETY: the pointer is to a live map value.
+    let connection = unsafe { *connection };
+    if connection.socket != socket {
+        return Err(Skip);
+    }
+    close(key, &connection)
+}
