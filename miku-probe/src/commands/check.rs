@@ -31,13 +31,17 @@ const CAPABILITIES: [(&str, u32); 4] =
 const CAP_SYS_RESOURCE: u32 = 24;
 
 /// Tracepoints that are needed.
-const EVENTS: [&str; 5] = [
+const EVENTS: [&str; 6] = [
     "syscalls/sys_enter_close",
+    "tcp/tcp_destroy_sock",
     "task/task_newtask",
     "sched/sched_process_exec",
     "sched/sched_process_exit",
     "sock/inet_sock_set_state",
 ];
+
+/// A tracepoint that newer kernels have: with it no system call is hooked.
+const SOCKET_EVENT: &str = "sock/sock_recv_length";
 
 /// What to do where the kernel lacks something.
 const OTHER_KERNEL: &str =
@@ -310,10 +314,11 @@ fn tracepoints() -> Outcome {
     if let Err(error) = fs::read_dir(&folder) {
         return Outcome::Unknown(format!("{folder} cannot be read: {error}"));
     }
-    let missing = EVENTS.iter().filter(|event| fs::metadata(format!("{folder}/{event}/id")).is_err());
-    let missing: Vec<&str> = missing.copied().collect();
+    let is_there = |event: &str| fs::metadata(format!("{folder}/{event}/id")).is_ok();
+    let missing: Vec<&str> = EVENTS.into_iter().filter(|event| !is_there(event)).collect();
     if missing.is_empty() {
-        return good(format!("{} looked for, all there", EVENTS.len()));
+        let way = if is_there(SOCKET_EVENT) { "sockets tell what moves" } else { "system calls tell what moves" };
+        return good(format!("{} looked for, all there; {way}", EVENTS.len()));
     }
     bad(format!("the kernel has no {} (CONFIG_FTRACE_SYSCALLS, CONFIG_TRACEPOINTS)", missing.join(", ")), OTHER_KERNEL)
 }

@@ -1,9 +1,10 @@
 //! What watching costs: throughput of a saturated uvicorn, the programs' own time, and the probe's memory and processor.
 
+use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use miku_probe_tests::exposition::Scrape;
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
@@ -13,8 +14,8 @@ use serde_json::json;
 use super::report::{Kind, Report, Table, percent};
 use super::stage::{Memory, Server, Stage, processor_seconds, result, scheduled_seconds};
 
-/// The program that runs at every system call.
-const EVERY_CALL: &str = "sys_exit";
+/// The probe beside empty programs instead of beside nothing.
+const AGAINST_FLOOR: &str = "probe_against_floor";
 
 /// The metrics of programs are brought up to date once a second.
 const REFRESH: Duration = Duration::from_millis(1_500);
@@ -55,15 +56,45 @@ fn segment(stage: &Stage, server: &Server) -> Result<Segment> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Attached {
     Nothing,
+    /// Empty programs on the hooks of the probe.
     Floor,
+    /// The probe, watching a process that does nothing.
+    Idle,
     Probe,
 }
 
-fn attached(stage: &Stage, server: &Server, what: Attached) -> Result<Segment> {
+impl Attached {
+    /// All but nothing, in the order of the report.
+    const SOME: [Self; 3] = [Self::Floor, Self::Idle, Self::Probe];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Floor => "empty programs on the same hooks",
+            Self::Idle => "the probe, watching another process",
+            Self::Probe => "the probe, watching it",
+        }
+    }
+
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Floor => "floor",
+            Self::Idle => "idle",
+            Self::Probe => "probe",
+        }
+    }
+}
+
+fn attached(stage: &Stage, server: &Server, idle: &Server, what: Attached) -> Result<Segment> {
     match what {
         Attached::Nothing => segment(stage, server),
         Attached::Floor => {
             let _floor = stage.hold("empty", &["--pid", &server.process.pid().to_string()]);
+            segment(stage, server)
+        }
+        Attached::Idle => {
+            let _probe = Probe::attach(&[&idle.service()]);
             segment(stage, server)
         }
         Attached::Probe => {
@@ -97,42 +128,40 @@ impl Shares {
 }
 
 fn throughput(stage: &Stage, plain: &Server, others: &[(&str, Server)], report: &mut Report) -> Result<()> {
-    /// All orders of the three, so that none is always first or always behind another.
-    const ORDERS: [[Attached; 3]; 6] = {
-        use Attached::{Floor, Nothing, Probe};
-        [
-            [Nothing, Floor, Probe],
-            [Probe, Floor, Nothing],
-            [Floor, Nothing, Probe],
-            [Probe, Nothing, Floor],
-            [Nothing, Probe, Floor],
-            [Floor, Probe, Nothing],
-        ]
-    };
-    let [mut floor, mut probe, mut against_floor] = [Shares::default(), Shares::default(), Shares::default()];
+    let [(_, idle), ..] = others else { bail!("nobody is idle") };
+    let mut ways = [Attached::Nothing, Attached::Floor, Attached::Idle, Attached::Probe];
+    let mut shares: HashMap<&str, Shares> = HashMap::new();
     let mut dropped = 0;
-    for round in 0..stage.choose(14, 3) {
-        let start = ProcessorTime::now()?;
-        let mut found = Vec::new();
-        for what in ORDERS[round % ORDERS.len()] {
-            found.push((what, attached(stage, plain, what)?));
+    for round in 0..stage.choose(40, 4) {
+        // Over the rounds every way comes first, last, and behind every other, so that a drift is nobody's.
+        ways.rotate_left(1);
+        if round % 4 == 3 {
+            ways.swap(round / 4 % 3, 3);
         }
+        let start = ProcessorTime::now()?;
+        let found = ways
+            .iter()
+            .map(|what| Ok((*what, attached(stage, plain, idle, *what)?)))
+            .collect::<Result<Vec<(Attached, Segment)>>>()?;
         if start.steal_since()? > STEAL_LIMIT {
             dropped += 1;
             continue;
         }
-        let of = |what: Attached| found.iter().find(|(which, _)| *which == what).map(|(_, segment)| *segment);
-        let all = of(Attached::Nothing).zip(of(Attached::Floor)).zip(of(Attached::Probe));
-        let ((nothing, with_floor), with_probe) = all.context("every order has all three")?;
-        floor.add(with_floor, nothing);
-        probe.add(with_probe, nothing);
-        against_floor.add(with_probe, with_floor);
+        let of = |what: Attached| {
+            let found = found.iter().find(|(which, _)| *which == what);
+            found.map(|(_, segment)| *segment).context("every round has all ways")
+        };
+        for what in Attached::SOME {
+            shares.entry(what.key()).or_default().add(of(what)?, of(Attached::Nothing)?);
+        }
+        shares.entry(AGAINST_FLOOR).or_default().add(of(Attached::Probe)?, of(Attached::Floor)?);
     }
     let head = ["uvicorn with", "rounds", "requests/s against without", "processor time a request"];
     let mut table = Table::new("A saturated uvicorn (median, and the middle half)", &head);
-    table.row(floor.row("empty programs on the same hooks"));
-    table.row(probe.row("the probe"));
-    table.row(against_floor.row("the probe, against empty programs"));
+    for what in Attached::SOME {
+        table.row(shares.entry(what.key()).or_default().row(what.name()));
+    }
+    table.row(shares.entry(AGAINST_FLOOR).or_default().row("the probe, against empty programs"));
     for (name, server) in others {
         let mut shares = Shares::default();
         for round in 0..stage.choose(5, 1) {
@@ -155,65 +184,43 @@ fn throughput(stage: &Stage, plain: &Server, others: &[(&str, Server)], report: 
     }
     report.table(table);
     report.note(format!("{dropped} rounds were dropped, because the host took more than 5 % of the time"));
-    for (name, shares) in [("floor", &floor), ("probe", &probe), ("probe_against_floor", &against_floor)] {
+    for (name, shares) in &shares {
         report.number(name, json!({"rate": shares.rate, "processor": shares.processor}));
     }
-    let (of, to_floor) = (median(&probe.rate).unwrap_or(0.0), median(&against_floor.rate).unwrap_or(0.0));
+    let rate = |of: &str| shares.get(of).and_then(|shares| median(&shares.rate)).unwrap_or(0.0);
+    let (of, to_floor) = (rate(Attached::Probe.key()), rate(AGAINST_FLOOR));
     let got = format!("{} of without, {} of empty programs", percent(of), percent(to_floor));
     let goal = "throughput at least 97 % of without, or within 1 % of what empty programs leave";
     report.verdict(Kind::Measure, goal, got, of >= 0.97 || to_floor >= 0.99);
     Ok(())
 }
 
-/// Time and runs of programs so far.
-#[derive(Clone, Copy)]
-struct Cost {
-    seconds: f64,
-    runs: f64,
+/// Seconds that all programs of the probe have run so far.
+fn run_seconds(scrape: &Scrape) -> f64 {
+    scrape.sum("miku_probe_bpf_run_seconds_total", &[])
 }
 
-impl Cost {
-    /// Of all programs.
-    fn of_all(scrape: &Scrape) -> Self {
-        let (seconds, runs) = ("miku_probe_bpf_run_seconds_total", "miku_probe_bpf_runs_total");
-        Self { seconds: scrape.sum(seconds, &[]), runs: scrape.sum(runs, &[]) }
-    }
-
-    /// Of the one that runs at every call, with those that step in for it where the kernel leaves it out; its own runs.
-    fn of_every_call(scrape: &Scrape) -> Self {
-        let every = scrape.matching("miku_probe_bpf_run_seconds_total", &[]);
-        let seconds = every.filter(|sample| sample.label("program").starts_with(EVERY_CALL)).map(|sample| sample.value);
-        Self { seconds: seconds.sum(), runs: scrape.sum("miku_probe_bpf_runs_total", &[("program", EVERY_CALL)]) }
-    }
-
-    fn since(self, before: Self) -> Self {
-        Self { seconds: self.seconds - before.seconds, runs: self.runs - before.runs }
-    }
-}
-
-/// What the programs cost while a server is loaded: the one at every call, and all.
+/// What the programs cost while a server is loaded.
 struct Spent {
-    every_call: Cost,
-    all: Cost,
-    watched_calls: f64,
+    seconds: f64,
+    /// System calls of the watched process meanwhile, and of all others.
+    watched: f64,
+    others: f64,
 }
 
 fn spent(stage: &Stage, loaded: &Server, watched: &Server) -> Result<Spent> {
     let probe = Probe::launch(&[&watched.service()], &["--bpf-stats"]);
     probe.wait_ready();
     thread::sleep(REFRESH);
-    let before = probe.scrape();
+    let before = run_seconds(&probe.scrape());
     let mut counting = stage.hold("count-calls", &["--pid", &watched.process.pid().to_string()]);
     segment(stage, loaded)?;
     counting.finish_input();
     let calls = result(&mut counting)?;
     thread::sleep(REFRESH);
-    let after = probe.scrape();
-    Ok(Spent {
-        every_call: Cost::of_every_call(&after).since(Cost::of_every_call(&before)),
-        all: Cost::of_all(&after).since(Cost::of_all(&before)),
-        watched_calls: calls["calls"]["watched"].as_f64().context("no calls were counted")?,
-    })
+    let seconds = run_seconds(&probe.scrape()) - before;
+    let of = |who: &str| calls["calls"][who].as_f64().with_context(|| format!("no calls of {who} were counted"));
+    Ok(Spent { seconds, watched: of("watched")?, others: of("others")? })
 }
 
 /// Mean time in an empty program, which is the clock's own.
@@ -230,12 +237,12 @@ fn programs(stage: &Stage, plain: &Server, idle: &Server, report: &mut Report) -
     let [mut floor, mut unwatched, mut watched] = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..stage.choose(3, 1) {
         floor.push(empty(stage, plain)?);
-        let others = spent(stage, plain, idle)?.every_call;
-        let price = others.seconds / others.runs;
+        let Spent { seconds, watched: own, others } = spent(stage, plain, idle)?;
+        let price = seconds / (own + others);
         unwatched.push(price);
-        let Spent { every_call, all, watched_calls } = spent(stage, plain, plain)?;
-        // The program runs for all processes' calls; those that are not watched have the price that was found above.
-        watched.push((all.seconds - (every_call.runs - watched_calls) * price) / watched_calls);
+        let Spent { seconds, watched: own, others } = spent(stage, plain, plain)?;
+        // Those that are not watched have the price that was found above.
+        watched.push((seconds - others * price) / own);
     }
     let middle = |values: &[f64]| median(values).unwrap_or(0.0) * 1e9;
     let (floor, unwatched, watched) = (middle(&floor), middle(&unwatched), middle(&watched));

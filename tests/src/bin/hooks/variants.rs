@@ -11,6 +11,7 @@ use aya::maps::{Array, PerCpuArray};
 use aya::programs::{BtfTracePoint, FEntry, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
 use clap::ValueEnum;
+use miku_probe::probes::socket::Way;
 use miku_probe::probes::{Hook, Kernel, Maps, RunStatistics, Sizes, TargetTable, process, run_statistics};
 use miku_probe::units::Tgid;
 use miku_probe_abi::FILTER_SLOTS;
@@ -123,6 +124,8 @@ impl Sub for Runs {
 pub(crate) struct Attached {
     variant: Variant,
     programs: Programs,
+    /// How the probe notices sockets on this kernel.
+    way: Way,
 }
 
 enum Programs {
@@ -134,7 +137,7 @@ impl Attached {
     pub(crate) fn new(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Self> {
         let programs =
             if variant == Variant::Probe { probe(watched)? } else { Programs::Floor(floor(variant, object, watched)?) };
-        Ok(Self { variant, programs })
+        Ok(Self { variant, programs, way: way()? })
     }
 
     pub(crate) fn runs(&self) -> Runs {
@@ -163,10 +166,17 @@ impl Attached {
         match self.variant {
             Variant::EmptyFentry => 0,
             Variant::Tracepoints if kind == Kind::Other => 0,
+            Variant::Empty | Variant::Probe if kind == Kind::Other && self.way == Way::Sockets => 0,
             Variant::Tracepoints | Variant::EmptyRawPair | Variant::RawPair | Variant::RawExitCloseRaw => 2,
             _ => 1,
         }
     }
+}
+
+/// How the probe notices sockets on this kernel.
+fn way() -> Result<Way> {
+    let (kernel, _) = Kernel::load(SIZES)?;
+    Ok(kernel.way())
 }
 
 fn probe(watched: &[u32]) -> Result<Programs> {
@@ -218,9 +228,7 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Ebpf> {
     }
     match variant {
         Variant::Empty => {
-            // A look at which way the probe goes on this kernel.
-            let (kernel, _) = Kernel::load(SIZES)?;
-            for probe in kernel.way().probes().iter().chain(process::PROBES) {
+            for probe in way()?.probes().iter().chain(process::PROBES) {
                 match probe.hook {
                     Hook::BtfTracepoint(_) => attach_btf(&mut ebpf, "empty_btf")?,
                     Hook::Tracepoint(category, name) => {
