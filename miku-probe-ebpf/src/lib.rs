@@ -356,18 +356,29 @@ pub struct TracepointOffsets {
     pub set_state_dport: u32,
     /// `syscalls:sys_enter_close`, `fd`.
     pub close_fd: u32,
-    /// `sock:sock_recv_length` and `sock:sock_send_length`, `sk`; 0 where the kernel lacks them, as are the next two.
-    pub length_sk: u32,
-    /// The same, `ret`.
-    pub length_ret: u32,
-    /// The same, `flags`.
-    pub length_flags: u32,
-    /// The same, `family`.
-    pub length_family: u32,
     /// `sock:inet_sock_set_state`, `skaddr`.
     pub set_state_skaddr: u32,
     /// `tcp:tcp_destroy_sock`, `skaddr`.
     pub destroy_skaddr: u32,
+}
+
+/// What `sock:sock_recv_length` and `sock:sock_send_length` tell. They are so hot that their fields are loaded where they
+/// have been since they came, in Linux 6.3, and not read by a helper; user space sees to it that they are there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct LengthEvent {
+    /// What all tracepoints have.
+    pub common: u64,
+    /// The kernel's address of the socket.
+    pub sk: u64,
+    /// `AF_*`.
+    pub family: u16,
+    /// `IPPROTO_*`.
+    pub protocol: u16,
+    /// Bytes, or the negative error.
+    pub ret: i32,
+    /// `MSG_*`.
+    pub flags: i32,
 }
 
 /// Offsets in the kernel's `struct sock`, read from its type information by user space before loading; 0 where they are
@@ -420,7 +431,11 @@ const _: () = {
     assert!(size_of::<ConnectionKey>() == 8);
     assert!(size_of::<Connection>() == 48);
     assert!(size_of::<Counters>() == 232);
-    assert!(size_of::<TracepointOffsets>() == 48);
+    assert!(size_of::<TracepointOffsets>() == 32);
+    assert!(offset_of!(LengthEvent, sk) == 8);
+    assert!(offset_of!(LengthEvent, family) == 16);
+    assert!(offset_of!(LengthEvent, ret) == 20);
+    assert!(offset_of!(LengthEvent, flags) == 24);
     assert!(size_of::<SocketOffsets>() == 16);
 };
 

@@ -49,10 +49,6 @@ static OFFSETS: TracepointOffsets = TracepointOffsets {
     set_state_sport: 0,
     set_state_dport: 0,
     close_fd: 0,
-    length_sk: 0,
-    length_ret: 0,
-    length_flags: 0,
-    length_family: 0,
     set_state_skaddr: 0,
     destroy_skaddr: 0,
 };

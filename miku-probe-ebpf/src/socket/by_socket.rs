@@ -9,10 +9,11 @@
 //! programs run preemptibly from Linux 7 on, and while the task of one is preempted the kernel leaves that program out for
 //! all others on the processor.
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
-use miku_probe_abi::{Connection, ConnectionKey, Direction, OpenRecord, Origin};
+use miku_probe_abi::{Connection, ConnectionKey, Direction, LengthEvent, OpenRecord, Origin};
 
 use super::{AF_INET, AF_INET6, AF_UNIX, Call, Shape, UNMOVED, close, number, open, opening, tells};
 use crate::maps::{CONNECTIONS, SOCKETS, Skip, count, current, field, maybe_watched, offsets, socket_offsets, watched};
@@ -48,14 +49,19 @@ fn try_length(ctx: &TracePointContext, direction: Direction) -> Result<(), Skip>
     if !maybe_watched(tgid) {
         return Err(Skip);
     }
-    let offsets = offsets();
-    let result = i64::from(field::<i32>(ctx, offsets.length_ret)?);
-    let flags: i32 = field(ctx, offsets.length_flags)?;
+    let event = ctx.as_ptr() as *const LengthEvent;
+    // SAFETY: a tracepoint's context holds its fields, which user space has found where the layout says.
+    let (socket, result, flags) = unsafe {
+        (
+            (&raw const (*event).sk).read_volatile(),
+            i64::from((&raw const (*event).ret).read_volatile()),
+            (&raw const (*event).flags).read_volatile(),
+        )
+    };
     let peeked = direction == Direction::In && flags as u64 & UNMOVED != 0;
     if peeked || (result < 0 && !tells(result)) {
         return Err(Skip);
     }
-    let socket: u64 = field(ctx, offsets.length_sk)?;
     let registers = registers();
     let (shape, fd) = match registers.orig_ax {
         number::READ | number::WRITE | number::RECVFROM | number::SENDTO => (Shape::Buffer, registers.di as i32),
@@ -67,7 +73,7 @@ fn try_length(ctx: &TracePointContext, direction: Direction) -> Result<(), Skip>
         _ => (Shape::File, owner(socket)?.fd),
     };
     let call = Call { key: ConnectionKey { tgid, fd }, tid, result, registers: &registers };
-    let connection = connection(ctx, &call, socket)?;
+    let connection = connection(event, &call, socket)?;
     call.moved(connection, direction, shape)
 }
 
@@ -84,7 +90,7 @@ fn registers() -> Registers {
 
 /// The connection of this call; when the socket was not seen on this descriptor before, a new one.
 #[inline(always)]
-fn connection(ctx: &TracePointContext, call: &Call<'_>, socket: u64) -> Result<*mut Connection, Skip> {
+fn connection(event: *const LengthEvent, call: &Call<'_>, socket: u64) -> Result<*mut Connection, Skip> {
     let known = CONNECTIONS.get_ptr_mut(call.key);
     if let Some(connection) = known
         // SAFETY: the pointer is to a live map value.
@@ -95,7 +101,8 @@ fn connection(ctx: &TracePointContext, call: &Call<'_>, socket: u64) -> Result<*
     if call.result <= 0 || !watched(call.key.tgid) {
         return Err(Skip);
     }
-    let family = field::<u16>(ctx, offsets().length_family)?;
+    // SAFETY: as in `try_length`.
+    let family = unsafe { (&raw const (*event).family).read_volatile() };
     if !matches!(u64::from(family), AF_UNIX | AF_INET | AF_INET6) {
         return Err(Skip);
     }

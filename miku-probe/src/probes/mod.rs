@@ -164,8 +164,7 @@ impl Kernel {
         let offsets = offsets::read()?;
         let btf = Btf::from_sys_fs().map_err(ProbeError::Types)?;
         let wake = u64::from(sizes.ring_bytes) / 4;
-        let has_socket_tracepoints = offsets.length_ret != 0 && offsets.destroy_skaddr != 0;
-        let way = if has_socket_tracepoints { Way::Sockets } else { Way::Calls };
+        let way = if offsets::sockets_tell() { Way::Sockets } else { Way::Calls };
         let socket_offsets = match way {
             Way::Sockets => types::socket_offsets()?,
             Way::Calls => SocketOffsets::default(),

@@ -1,9 +1,10 @@
 //! Where this kernel's tracepoints keep their fields, as tracefs tells.
 
 use std::fs;
+use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 
-use miku_probe_abi::TracepointOffsets;
+use miku_probe_abi::{LengthEvent, TracepointOffsets};
 
 use crate::mounts::TRACEFS;
 
@@ -34,8 +35,6 @@ pub enum OffsetError {
 /// All offsets that the programs need.
 pub(super) fn read() -> Result<TracepointOffsets, OffsetError> {
     let events = Path::new(TRACEFS.path).join("events");
-    // Two events of one layout; older kernels have neither.
-    let length = |field| offset(&events, "sock/sock_recv_length", field).unwrap_or_default();
     Ok(TracepointOffsets {
         newtask_pid: offset(&events, "task/task_newtask", "pid")?,
         newtask_clone_flags: offset(&events, "task/task_newtask", "clone_flags")?,
@@ -43,13 +42,24 @@ pub(super) fn read() -> Result<TracepointOffsets, OffsetError> {
         set_state_sport: offset(&events, "sock/inet_sock_set_state", "sport")?,
         set_state_dport: offset(&events, "sock/inet_sock_set_state", "dport")?,
         close_fd: offset(&events, "syscalls/sys_enter_close", "fd")?,
-        length_sk: length("sk"),
-        length_ret: length("ret"),
-        length_flags: length("flags"),
-        length_family: length("family"),
         set_state_skaddr: offset(&events, "sock/inet_sock_set_state", "skaddr")?,
         destroy_skaddr: offset(&events, "tcp/tcp_destroy_sock", "skaddr").unwrap_or_default(),
     })
+}
+
+/// Whether this kernel's sockets tell by themselves what moves, in the layout that the programs know.
+pub(super) fn sockets_tell() -> bool {
+    let events = Path::new(TRACEFS.path).join("events");
+    let is_at = |event, field, place: usize| {
+        offset(&events, event, field).is_ok_and(|offset| usize::try_from(offset).is_ok_and(|offset| offset == place))
+    };
+    offset(&events, "tcp/tcp_destroy_sock", "skaddr").is_ok()
+        && ["sock/sock_recv_length", "sock/sock_send_length"].into_iter().all(|event| {
+            is_at(event, "sk", offset_of!(LengthEvent, sk))
+                && is_at(event, "family", offset_of!(LengthEvent, family))
+                && is_at(event, "ret", offset_of!(LengthEvent, ret))
+                && is_at(event, "flags", offset_of!(LengthEvent, flags))
+        })
 }
 
 fn offset(events: &Path, event: &'static str, field: &'static str) -> Result<u32, OffsetError> {
