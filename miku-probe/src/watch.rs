@@ -270,6 +270,7 @@ impl<S: Sink> Core<S> {
                 changes
             }
             Process::Dial { port } => self.discovery.examine(tgid, Event::Dial(port)),
+            Process::Libraries => Vec::new(),
         };
         self.apply(changes);
     }

@@ -8,6 +8,7 @@ mod offsets;
 pub mod process;
 pub mod socket;
 mod statistics;
+pub mod uprobe;
 
 use std::collections::BTreeMap;
 
