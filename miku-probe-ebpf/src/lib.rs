@@ -422,6 +422,33 @@ pub struct TlsCall {
     pub padding: u32,
 }
 
+/// What a probe on an instruction on a way out of a function must know, passed to it as its cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsExit(pub u64);
+
+impl TlsExit {
+    const EX: u64 = 1 << 8;
+
+    /// The result stands in the register whose place in `struct pt_regs` of x86-64 is `register`, counted from 0; for
+    /// an `_ex` function it is 1 on success, else a number of bytes.
+    #[must_use]
+    pub const fn new(register: u8, ex: bool) -> Self {
+        Self(register as u64 | if ex { Self::EX } else { 0 })
+    }
+
+    /// Where in `struct pt_regs` the result stands, in bytes.
+    #[must_use]
+    pub const fn register_offset(self) -> u32 {
+        (self.0 as u32 & 0x1f) * 8
+    }
+
+    /// Whether the function is an `_ex` one.
+    #[must_use]
+    pub const fn is_ex(self) -> bool {
+        self.0 & Self::EX != 0
+    }
+}
+
 /// What one processor has counted; every field only rises.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]

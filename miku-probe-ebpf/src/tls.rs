@@ -2,8 +2,8 @@
 //!
 //! Hooks: uprobes in the TLS libraries that a process has mapped, at places that user space chooses. A read or a write is
 //! two of them: the entry keeps the arguments by thread, the exit looks at the result. An exit is a return probe or a plain
-//! probe on an instruction where the result stands in its register, so its programs are for both. There is a program a
-//! form of the function rather than a number that tells it the form, since kernels before 5.15 pass none.
+//! probe on an instruction where the result stands in a register, whichever user space tells by a cookie. Kernels before 5.15
+//! pass none, so what can do without is a program a form of the function.
 //!
 //! Programs on uprobes run preemptibly: another task may run one on the same processor in the midst of this one. So
 //! nothing here uses memory of the processor's; records are written where they stand in the ring.
@@ -13,20 +13,23 @@
 
 use core::ffi::c_void;
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user_str};
+use aya_ebpf::helpers::generated::{
+    bpf_get_attach_cookie, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user_str,
+};
 use aya_ebpf::macros::{map, raw_tracepoint, uprobe};
 use aya_ebpf::maps::HashMap;
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use miku_probe_abi::{
     CAPTURE_LATER, CAPTURE_MAX, CloseRecord, DataRecord, Direction, HandshakeRecord, NAME_MAX, ProcessRecord,
     RecordKind, SCRUB_PIECE, SCRUB_PIECES, STREAM_ESTABLISHED, STREAM_REPORTED, ServerNameRecord, Stream, StreamKey,
-    TAIL, TlsCall, bytes_of,
+    TAIL, TlsCall, TlsExit, bytes_of,
 };
 
 use crate::maps::{RECORDS, Skip, Wake, add_one, add_record, current, header, wake_flags};
-use crate::memory::{read_user, read_user_bytes};
+use crate::memory::{read_kernel, read_user, read_user_bytes};
 
 /// The streams of watched processes. User space sets the size.
 #[map]
@@ -52,68 +55,104 @@ const LOOK: usize = 4;
 enum Form {
     /// The result is the number of bytes, as an `int`.
     Plain,
-    /// The result is 1, and the number of bytes is written to where the fourth argument points.
+    /// The result is 1, and the number of bytes is written to where an argument points.
     Ex,
 }
 
 #[uprobe]
 pub(crate) fn tls_read(ctx: ProbeContext) -> u32 {
-    begin(&ctx, Direction::In);
+    // SAFETY: as in `begin`.
+    begin(&ctx, Direction::In, unsafe { (*ctx.regs).rcx });
+    0
+}
+
+#[uprobe]
+pub(crate) fn tls_read_r8(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    begin(&ctx, Direction::In, unsafe { (*ctx.regs).r8 });
     0
 }
 
 #[uprobe]
 pub(crate) fn tls_write(ctx: ProbeContext) -> u32 {
-    begin(&ctx, Direction::Out);
+    // SAFETY: as in `begin`.
+    begin(&ctx, Direction::Out, unsafe { (*ctx.regs).rcx });
     0
 }
 
+#[uprobe]
+pub(crate) fn tls_write_r8(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    begin(&ctx, Direction::Out, unsafe { (*ctx.regs).r8 });
+    0
+}
+
+#[uprobe]
+pub(crate) fn tls_return(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    let _: Result<(), Skip> = end(unsafe { (*ctx.regs).rax }, Form::Plain);
+    0
+}
+
+#[uprobe]
+pub(crate) fn tls_return_ex(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    let _: Result<(), Skip> = end(unsafe { (*ctx.regs).rax }, Form::Ex);
+    0
+}
+
+/// An instruction on a way out of a read or a write. For kernels that pass a cookie: see [`TlsExit`].
 #[uprobe]
 pub(crate) fn tls_exit(ctx: ProbeContext) -> u32 {
-    let _: Result<(), Skip> = end(&ctx, Form::Plain);
-    0
-}
-
-#[uprobe]
-pub(crate) fn tls_exit_ex(ctx: ProbeContext) -> u32 {
-    let _: Result<(), Skip> = end(&ctx, Form::Ex);
+    let _: Result<(), Skip> = try_exit(&ctx);
     0
 }
 
 #[inline(always)]
-fn begin(ctx: &ProbeContext, direction: Direction) {
+fn try_exit(ctx: &ProbeContext) -> Result<(), Skip> {
+    let exit = exit(ctx);
+    end(result(ctx, exit)?, if exit.is_ex() { Form::Ex } else { Form::Plain })
+}
+
+/// What user space says of the instruction that was reached.
+#[inline(always)]
+fn exit(ctx: &ProbeContext) -> TlsExit {
+    // SAFETY: the helper wants the program's context.
+    TlsExit(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) })
+}
+
+/// The call's result, from the register where it stands at this exit.
+#[inline(always)]
+fn result(ctx: &ProbeContext, exit: TlsExit) -> Result<u64, Skip> {
+    // The verifier allows no load at an offset that it does not know.
+    read_kernel(ctx.regs as u64 + u64::from(exit.register_offset()))
+}
+
+#[inline(always)]
+fn begin(ctx: &ProbeContext, direction: Direction, out: u64) {
     // SAFETY: the kernel passes the registers, and the verifier holds the loads to their places.
-    let call = unsafe {
-        TlsCall {
-            ssl: (*ctx.regs).rdi,
-            base: (*ctx.regs).rsi,
-            size: (*ctx.regs).rdx,
-            out: (*ctx.regs).rcx,
-            direction: direction as u32,
-            padding: 0,
-        }
-    };
+    let (ssl, base, size) = unsafe { ((*ctx.regs).rdi, (*ctx.regs).rsi, (*ctx.regs).rdx) };
+    let call = TlsCall { ssl, base, size, out, direction: direction as u32, padding: 0 };
     if TLS_CALLS.insert(thread(), call, 0).is_err() {
         table_full();
     }
 }
 
 #[inline(always)]
-fn end(ctx: &ProbeContext, form: Form) -> Result<(), Skip> {
+fn end(result: u64, form: Form) -> Result<(), Skip> {
     let thread = thread();
     let call = TLS_CALLS.get_ptr(thread).ok_or(Skip)?;
     // SAFETY: the pointer is to a live map value, which only this thread changes.
     let call = unsafe { *call };
     TLS_CALLS.remove(thread).map_err(|_| Skip)?;
-    // SAFETY: as in `begin`.
-    let result = unsafe { (*ctx.regs).rax } as i32;
-    let size = match form {
-        Form::Plain if result > 0 => result as u64,
-        Form::Ex if result == 1 => read_user::<u64>(call.out)?,
+    let result = result as i32;
+    let (size, room) = match form {
+        Form::Plain if result > 0 => (result as u64, u64::from(call.size as u32)),
+        Form::Ex if result == 1 => (read_user::<u64>(call.out)?, call.size),
         _ => return Err(Skip),
     };
     // More than there was room for is no number of bytes.
-    if size == 0 || size > call.size || size > u64::from(u32::MAX) {
+    if size == 0 || size > room || size > u64::from(u32::MAX) {
         return Err(Skip);
     }
     moved(&call, size as u32)
@@ -272,20 +311,27 @@ fn try_handshake(ctx: &ProbeContext) -> Result<(), Skip> {
 }
 
 #[uprobe]
+pub(crate) fn tls_handshake_return(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    let _: Result<(), Skip> = end_handshake(unsafe { (*ctx.regs).rax });
+    0
+}
+
+/// An instruction on a way out of a handshake, as [`tls_exit`].
+#[uprobe]
 pub(crate) fn tls_handshake_exit(ctx: ProbeContext) -> u32 {
-    let _: Result<(), Skip> = try_handshake_exit(&ctx);
+    let _: Result<(), Skip> = result(&ctx, exit(&ctx)).and_then(|result| end_handshake(result));
     0
 }
 
 #[inline(always)]
-fn try_handshake_exit(ctx: &ProbeContext) -> Result<(), Skip> {
+fn end_handshake(result: u64) -> Result<(), Skip> {
     let thread = thread();
     let ssl = TLS_HANDSHAKES.get_ptr(thread).ok_or(Skip)?;
     // SAFETY: the pointer is to a live map value, which only this thread changes.
     let ssl = unsafe { *ssl };
     TLS_HANDSHAKES.remove(thread).map_err(|_| Skip)?;
-    // SAFETY: as in `begin`.
-    let result = unsafe { (*ctx.regs).rax } as i32;
+    let result = result as i32;
     let stream = stream(ssl)?;
     // SAFETY: as in `moved`.
     let stream = unsafe { &mut *stream };
@@ -407,7 +453,7 @@ fn try_free(ctx: &ProbeContext) -> Result<(), Skip> {
 pub(crate) fn libraries(_ctx: ProbeContext) -> u32 {
     let header = header(RecordKind::Libraries, size_of::<ProcessRecord>());
     let record = ProcessRecord { header, child: 0, port: 0, padding: 0 };
-    put(RecordKind::Libraries, Wake::Now, bytes_of(&record));
+    put(RecordKind::Libraries, Wake::Late, bytes_of(&record));
     0
 }
 
