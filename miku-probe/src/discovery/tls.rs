@@ -10,6 +10,7 @@
 //! same library costs no more than reading its mappings.
 
 mod flow;
+mod loader;
 mod mappings;
 mod placement;
 mod registers;
@@ -29,6 +30,7 @@ use crate::discovery::process::Process;
 use crate::discovery::tls::mappings::{Mapping, OpenError};
 use crate::discovery::tls::symbols::DebugFiles;
 
+pub use crate::discovery::tls::loader::{Notice, loader_notice};
 pub use crate::discovery::tls::placement::Unfollowed;
 pub use crate::discovery::tls::registers::{CountRegister, ResultRegister};
 pub use crate::discovery::tls::symbols::SymbolSource;

@@ -8,16 +8,22 @@ mod offsets;
 pub mod process;
 pub mod socket;
 mod statistics;
+pub mod tls;
 pub mod uprobe;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 
 use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
 use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 
-pub use maps::{ConnectionTable, CounterTable, Maps, TargetTable};
+use self::tls::Scrubber;
+use self::uprobe::Uprobes;
+
+pub use maps::{ConnectionTable, CounterTable, Maps, StreamTable, TargetTable};
 pub use offsets::OffsetError;
+use statistics::statistics_of;
 pub use statistics::{RunStatistics, run_statistics, statistics_on};
 
 /// The BPF object that was built with this program; empty when it was built without one.
@@ -137,6 +143,12 @@ pub struct Failure {
 /// The loaded kernel side. Dropping it detaches and unloads everything.
 pub struct Kernel {
     ebpf: Ebpf,
+    /// The programs of uprobes, until someone takes them to attach them.
+    uprobes: Option<Uprobes>,
+    /// Those of them that aya does not know, for what they cost.
+    uprobe_descriptors: Vec<(&'static str, File)>,
+    /// Until someone takes it.
+    scrubber: Option<Scrubber>,
     attached: BTreeMap<&'static str, u32>,
     failures: Vec<Failure>,
     /// Whether the sockets' own tracepoints tell what moves over them.
@@ -166,10 +178,34 @@ impl Kernel {
             .override_global("BY_SOCKET", &u64::from(by_socket), true)
             .map_max_entries("RECORDS", sizes.ring_bytes)
             .map_max_entries("CONNECTIONS", sizes.connections)
+            .map_max_entries("STREAMS", sizes.connections)
             .load(object())
             .map_err(ProbeError::Load)?;
+        let mut failures = Vec::new();
+        let mut failed = |error: &(dyn std::error::Error + 'static), what| {
+            log::warn!("{what}: {}", chain(error));
+            failures.push(Failure { kind: tls::KIND, reason: reason(error) });
+        };
+        let uprobes = Uprobes::load(&mut ebpf, object(), tls::PROGRAMS, tls::WITH_COOKIES)
+            .inspect_err(|error| failed(error, "nothing of TLS can be seen"))
+            .ok();
+        let scrubber = Scrubber::load(&mut ebpf, sizes.ring_bytes)
+            .inspect_err(|error| failed(error, "what was captured stays in memory until the ring has come around"))
+            .ok();
+        let uprobe_descriptors = uprobes.as_ref().map(Uprobes::descriptors).unwrap_or_default();
         let maps = Maps::take(&mut ebpf)?;
-        Ok((Self { ebpf, attached: BTreeMap::new(), failures: Vec::new(), by_socket, btf: Some(btf) }, maps))
+        let attached = BTreeMap::new();
+        Ok((Self { ebpf, uprobes, uprobe_descriptors, scrubber, attached, failures, by_socket, btf: Some(btf) }, maps))
+    }
+
+    /// The programs of uprobes, once, unless the kernel refused them.
+    pub fn take_uprobes(&mut self) -> Option<Uprobes> {
+        self.uprobes.take()
+    }
+
+    /// What overwrites the ring, once, unless the kernel refused it.
+    pub fn take_scrubber(&mut self) -> Option<Scrubber> {
+        self.scrubber.take()
     }
 
     /// Attaches every probe that is for this kernel.
@@ -241,7 +277,10 @@ impl Kernel {
     /// Run time and runs of every loaded program, as the kernel counts them; empty unless it has been told to.
     #[must_use]
     pub fn run_statistics(&self) -> Vec<RunStatistics> {
-        run_statistics(&self.ebpf)
+        let mut statistics = run_statistics(&self.ebpf);
+        statistics
+            .extend(self.uprobe_descriptors.iter().filter_map(|(name, descriptor)| statistics_of(name, descriptor)));
+        statistics
     }
 }
 

@@ -143,6 +143,11 @@ impl Mapping {
             || (name == b"_rust.abi3.so" && cryptography(&self.path))
     }
 
+    /// Whether its name is that of a dynamic loader: `ld-linux-x86-64.so.2`, `ld-2.31.so`, `ld-musl-x86_64.so.1`.
+    pub(super) fn sounds_like_loader(&self) -> bool {
+        self.name().starts_with(b"ld-")
+    }
+
     /// Whether its name is that of a program or library. Others that are mapped as code are scratch files of
     /// just-in-time compilers.
     pub(super) fn sounds_like_code(&self) -> bool {
@@ -174,7 +179,8 @@ mod tests {
         for line in none {
             assert!(parse(line).is_none(), "{}", String::from_utf8_lossy(line));
         }
-        let mapping = parse(b"7f00-7f01 r-xp 00000000 fd:01 42                         /lib/my libssl.so.3").expect("is");
+        let mapping =
+            parse(b"7f00-7f01 r-xp 00000000 fd:01 42                         /lib/my libssl.so.3").expect("is");
         assert_eq!((mapping.path.to_str(), mapping.deleted), (Some("/lib/my libssl.so.3"), false));
         assert_eq!(mapping.key, Key { device: "fd:01".to_owned(), inode: 42 });
         assert_eq!(mapping.range, "7f00-7f01");
@@ -189,7 +195,8 @@ mod tests {
 
     #[test]
     fn names_of_tls_libraries_are_known() {
-        let sounds = |path: &str| parse(format!("1-2 r-xp 0 fd:01 42 {path}").as_bytes()).expect("is").sounds_like_tls();
+        let sounds =
+            |path: &str| parse(format!("1-2 r-xp 0 fd:01 42 {path}").as_bytes()).expect("is").sounds_like_tls();
         for path in ["/l/libssl.so.1.1", "/l/libssl-81ffa89e.so.3", "/l/_ssl.cpython-311-x86_64-linux-gnu.so"] {
             assert!(sounds(path), "{path}");
         }

@@ -147,7 +147,14 @@ impl Placement<'_> {
             && let Some((entry, ret)) = self.entry(inner..inner, Form::Ex { count })
         {
             let exits = self.exits(&[plain, ex]);
-            return vec![Site { calls: vec![plain, ex], form: Form::Ex { count }, inner: true, entry, ret: Some(ret), exits }];
+            return vec![Site {
+                calls: vec![plain, ex],
+                form: Form::Ex { count },
+                inner: true,
+                entry,
+                ret: Some(ret),
+                exits,
+            }];
         }
         [plain, ex].into_iter().filter_map(|function| self.outer(vec![function], function)).collect()
     }

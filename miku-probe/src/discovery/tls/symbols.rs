@@ -270,12 +270,15 @@ impl<'f> Library<'f> {
         }
         let link = self.debug_link.as_deref().map(OsStr::from_bytes);
         for path in debug_files.candidates(self.build_id.as_deref(), link) {
-            let Some(file) = std::fs::metadata(&path).ok().filter(|it| it.is_file()).and_then(|_| File::open(&path).ok())
+            let Some(file) =
+                std::fs::metadata(&path).ok().filter(|it| it.is_file()).and_then(|_| File::open(&path).ok())
             else {
                 continue;
             };
             // What stands in another build's place would send probes into the middle of instructions.
-            let Some(debug) = Library::read(&file).ok().filter(|debug| debug.build_id == self.build_id) else { continue };
+            let Some(debug) = Library::read(&file).ok().filter(|debug| debug.build_id == self.build_id) else {
+                continue;
+            };
             if let Some(table) = self.build_id.as_ref().and(debug.symtab.as_ref()) {
                 let (functions, _) = debug.defined(table).map_err(unreadable)?;
                 return Ok(is_tls(&functions).then_some((functions, SymbolSource::DebugFile)));
@@ -362,7 +365,8 @@ impl<'f> Library<'f> {
             if whole == 0 {
                 break;
             }
-            let (records, _) = pod::slice_from_bytes::<T>(&piece, whole).expect("little-endian records need no alignment");
+            let (records, _) =
+                pod::slice_from_bytes::<T>(&piece, whole).expect("little-endian records need no alignment");
             for record in records {
                 each(number, record);
                 number += 1;

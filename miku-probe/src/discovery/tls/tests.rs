@@ -16,9 +16,22 @@ mod zoo {
                         let calls: Vec<_> = site.calls.iter().map(|c| c.symbol()).collect();
                         let s = |s: Spot| format!("{:#x}{}", s.file_offset, if s.emulated { "e" } else { "S" });
                         let ret = site.ret.map(s);
-                        print!("  {} inner={} {:?} entry {} ret {:?} exits ", calls.join("+"), site.inner, site.form, s(site.entry), ret);
+                        print!(
+                            "  {} inner={} {:?} entry {} ret {:?} exits ",
+                            calls.join("+"),
+                            site.inner,
+                            site.form,
+                            s(site.entry),
+                            ret
+                        );
                         match site.exits {
-                            Exits::Known(exits) => println!("{:?}", exits.iter().map(|e| format!("{}:{}:{:?}", e.function, s(e.spot), e.result)).collect::<Vec<_>>()),
+                            Exits::Known(exits) => println!(
+                                "{:?}",
+                                exits
+                                    .iter()
+                                    .map(|e| format!("{}:{}:{:?}", e.function, s(e.spot), e.result))
+                                    .collect::<Vec<_>>()
+                            ),
                             other => println!("{other:?}"),
                         }
                     }

@@ -19,7 +19,7 @@ use aya_obj::generated::{BPF_F_UPROBE_MULTI_RETURN, bpf_attach_type, bpf_attr, b
 use aya_obj::relocation::EbpfRelocationError;
 use aya_obj::{Object, ParseError};
 
-use super::When;
+use super::{Place, When};
 use crate::units::Tgid;
 
 /// Why a program does not stand at its places.
@@ -58,7 +58,11 @@ pub enum ManyError {
 pub(super) struct ManyPrograms(BTreeMap<&'static str, OwnedFd>);
 
 impl ManyPrograms {
-    pub(super) fn load(ebpf: &Ebpf, object: &[u8], programs: &[&'static str]) -> Result<Self, ManyError> {
+    pub(super) fn load(
+        ebpf: &Ebpf,
+        object: &[u8],
+        programs: impl Iterator<Item = &'static str>,
+    ) -> Result<Self, ManyError> {
         let mut object = Object::parse(object)?;
         let descriptors: HashMap<&str, RawFd> =
             ebpf.maps().filter_map(|(name, map)| Some((name, data(map)?.fd().as_fd().as_raw_fd()))).collect();
@@ -67,7 +71,19 @@ impl ManyPrograms {
         let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
         object.relocate_maps(maps, &text)?;
         object.relocate_calls(&text)?;
-        programs.iter().map(|name| Ok((*name, load(&object, name)?))).collect::<Result<_, _>>().map(Self)
+        let programs = Self(programs.map(|name| Ok((name, load(&object, name)?))).collect::<Result<_, ManyError>>()?);
+        programs.ask()?;
+        Ok(programs)
+    }
+
+    /// Asks the kernel whether it has such links, by one that it must refuse: a folder has no code. That it has none
+    /// shows in a different refusal.
+    fn ask(&self) -> Result<(), ManyError> {
+        let Some((program, _)) = self.0.first_key_value() else { return Ok(()) };
+        match self.attach(program, When::Before, Path::new("/"), &[Place::at(0)], Tgid(std::process::id())) {
+            Err(ManyError::Attach { source, .. }) if source.raw_os_error() == Some(libc::EBADF) => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     pub(super) fn attach(
@@ -75,12 +91,14 @@ impl ManyPrograms {
         program: &'static str,
         when: When,
         path: &Path,
-        offsets: &[u64],
+        places: &[Place],
         tgid: Tgid,
     ) -> Result<OwnedFd, ManyError> {
         let descriptor = self.0.get(program).ok_or(ManyError::NoProgram(program))?;
         let failed = |source| ManyError::Attach { program, source };
         let path = CString::new(path.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
+        let offsets: Vec<u64> = places.iter().map(|place| place.offset).collect();
+        let cookies: Vec<u64> = places.iter().map(|place| place.cookie).collect();
         // SAFETY: a union of structures of integers, for which zeros are a value.
         let mut attributes = unsafe { mem::zeroed::<bpf_attr>() };
         // SAFETY: every field written is of plain integers, and the kernel reads this member of the union for this command.
@@ -88,14 +106,15 @@ impl ManyPrograms {
             let link = &mut attributes.link_create;
             link.__bindgen_anon_1.prog_fd = descriptor.as_raw_fd().cast_unsigned();
             link.attach_type = bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32;
-            let places = &mut link.__bindgen_anon_3.uprobe_multi;
-            places.path = path.as_ptr() as u64;
-            places.offsets = offsets.as_ptr() as u64;
-            places.cnt = u32::try_from(offsets.len()).unwrap_or(u32::MAX);
-            places.flags = if when == When::Returned { BPF_F_UPROBE_MULTI_RETURN } else { 0 };
-            places.pid = tgid.0;
+            let many = &mut link.__bindgen_anon_3.uprobe_multi;
+            many.path = path.as_ptr() as u64;
+            many.offsets = offsets.as_ptr() as u64;
+            many.cookies = cookies.as_ptr() as u64;
+            many.cnt = u32::try_from(offsets.len()).unwrap_or(u32::MAX);
+            many.flags = if when == When::Returned { BPF_F_UPROBE_MULTI_RETURN } else { 0 };
+            many.pid = tgid.0;
         }
-        // SAFETY: `path` and `offsets` live until the call has returned, and are as long as is said.
+        // SAFETY: `path`, `offsets` and `cookies` live until the call has returned, and are as long as is said.
         unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attributes) }.map_err(failed)
     }
 

@@ -48,6 +48,23 @@ pub enum When {
     Returned,
 }
 
+/// A place in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its offset in the file.
+    pub offset: u64,
+    /// What a program that asks for it is told.
+    pub cookie: u64,
+}
+
+impl Place {
+    /// A place of which there is nothing to tell.
+    #[must_use]
+    pub const fn at(offset: u64) -> Self {
+        Self { offset, cookie: 0 }
+    }
+}
+
 /// The programs of uprobes, loaded.
 pub struct Uprobes(Way);
 
@@ -59,16 +76,24 @@ enum Way {
 }
 
 impl Uprobes {
-    /// Loads `programs` of the object that `ebpf` was made of, sharing its maps, none of which must have been taken.
+    /// Loads `programs` of the object that `ebpf` was made of, sharing its maps, none of which must have been taken; and
+    /// those that ask for cookies where these are told.
     ///
     /// # Errors
     /// When the kernel refuses one.
-    pub fn load(ebpf: &mut Ebpf, object: &[u8], programs: &[&'static str]) -> Result<Self, UprobeError> {
+    pub(super) fn load(
+        ebpf: &mut Ebpf,
+        object: &[u8],
+        programs: &[&'static str],
+        with_cookies: &[&'static str],
+    ) -> Result<Self, UprobeError> {
         if many_is_right() {
-            match ManyPrograms::load(ebpf, object, programs) {
+            match ManyPrograms::load(ebpf, object, programs.iter().chain(with_cookies).copied()) {
                 Ok(programs) => return Ok(Self(Way::Many(programs))),
                 // A kernel may be built without it; what is wrong with the programs themselves shows below.
-                Err(error) => log::info!("uprobes are attached one by one, and detach slowly: {error}"),
+                Err(error) => {
+                    log::info!("uprobes are attached one by one, and detach slowly: {}", super::chain(&error))
+                }
             }
         }
         let mut each = BTreeMap::new();
@@ -86,7 +111,13 @@ impl Uprobes {
         Ok(Self(Way::Each(each)))
     }
 
-    /// Attaches a program to places, which are offsets in the file at `path`, in one process only.
+    /// Whether programs are told the cookies of their places.
+    #[must_use]
+    pub const fn has_cookies(&self) -> bool {
+        matches!(self.0, Way::Many(_))
+    }
+
+    /// Attaches a program to places in the file at `path`, in one process only.
     ///
     /// # Errors
     /// When one cannot be; then none is.
@@ -95,17 +126,17 @@ impl Uprobes {
         program: &'static str,
         when: When,
         path: &Path,
-        offsets: &[u64],
+        places: &[Place],
         tgid: Tgid,
     ) -> Result<Links, UprobeError> {
         let mut links = Links::default();
         match &mut self.0 {
-            Way::Many(programs) => links.many.push(programs.attach(program, when, path, offsets, tgid)?),
+            Way::Many(programs) => links.many.push(programs.attach(program, when, path, places, tgid)?),
             Way::Each(programs) => {
                 let program = programs.get_mut(&(program, when)).ok_or(UprobeError::NoProgram(program))?;
                 let scope = NonZeroU32::new(tgid.0).map_or(UProbeScope::CallingProcess, UProbeScope::OneProcess);
-                for offset in offsets {
-                    let link = program.attach(*offset, path, scope)?;
+                for place in places {
+                    let link = program.attach(place.offset, path, scope)?;
                     links.each.push(program.take_link(link)?);
                 }
             }
@@ -131,6 +162,12 @@ pub struct Links {
 }
 
 impl Links {
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.many.is_empty() && self.each.is_empty()
+    }
+
     /// Takes over the links of `other`.
     pub fn append(&mut self, mut other: Self) {
         self.many.append(&mut other.many);
