@@ -167,3 +167,91 @@ fn cookie(exit: &Exit) -> TlsExit {
     };
     TlsExit::new(register, matches!(exit.function, TlsFunction::ReadEx | TlsFunction::WriteEx))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discovery::tls::{Flavour, Spot, SymbolSource};
+
+    const fn spot(file_offset: u64) -> Spot {
+        Spot { file_offset, emulated: true }
+    }
+
+    /// A library whose `SSL_write` and `SSL_write_ex` share an inner function that ends where the outer ones do.
+    fn build(count: CountRegister) -> Build {
+        let exit = |function, at, result| Exit { function, spot: spot(at), result };
+        let write = Site {
+            calls: vec![TlsFunction::Write, TlsFunction::WriteEx],
+            form: Form::Ex { count },
+            inner: true,
+            entry: spot(10),
+            ret: Some(spot(10)),
+            exits: Exits::Known(vec![
+                exit(TlsFunction::Write, 20, ResultRegister::Rax),
+                exit(TlsFunction::WriteEx, 30, ResultRegister::Rbx),
+            ]),
+        };
+        let free = Site {
+            calls: vec![TlsFunction::Free],
+            form: Form::Connection,
+            inner: false,
+            entry: spot(40),
+            ret: None,
+            exits: Exits::NotNeeded,
+        };
+        Build { flavour: Flavour::OpenSsl, symbols: SymbolSource::Dynsym, sites: vec![write, free] }
+    }
+
+    fn places(plan: &Plan) -> Vec<(&'static str, When, u64, u64)> {
+        let places = plan.places.iter();
+        places.flat_map(|((program, when), at)| at.iter().map(|at| (*program, *when, at.offset, at.cookie))).collect()
+    }
+
+    #[test]
+    fn a_shared_inner_function_is_probed_once_and_returns_in_its_own_form() {
+        let plan = Plan::new(&build(CountRegister::Rcx), Returns::Probed);
+        let expected = [(FREE, When::Before, 40, 0), (RETURN_EX, When::Returned, 10, 0), (WRITE, When::Before, 10, 0)];
+        assert_eq!(places(&plan), expected);
+        assert_eq!((plan.len(), plan.endless), (3, vec![]));
+    }
+
+    #[test]
+    fn exits_tell_form_and_register_of_the_function_that_ends() {
+        let plan = Plan::new(&build(CountRegister::R8), Returns::Exits);
+        let expected = [
+            (EXIT, When::Before, 20, TlsExit::new(10, false).0),
+            (EXIT, When::Before, 30, TlsExit::new(5, true).0),
+            (FREE, When::Before, 40, 0),
+            (WRITE_R8, When::Before, 10, 0),
+        ];
+        assert_eq!(places(&plan), expected);
+        // `struct pt_regs` begins r15, r14, r13, r12, rbp, rbx.
+        assert_eq!(TlsExit(expected[1].3).register_offset(), 40);
+    }
+
+    #[test]
+    fn where_no_end_is_seen_nothing_is_probed() {
+        let mut build = build(CountRegister::Rcx);
+        build.sites[0].exits = Exits::NotNeeded;
+        let plan = Plan::new(&build, Returns::Exits);
+        assert_eq!(places(&plan), [(FREE, When::Before, 40, 0)]);
+        assert_eq!(plan.endless, [TlsFunction::Write, TlsFunction::WriteEx]);
+    }
+
+    #[test]
+    fn return_probes_wait_for_kernels_whose_filters_let_them_pass() {
+        for ((major, minor, patch), expected) in [
+            ((5, 10, 0), Returns::Probed),
+            ((6, 10, 14), Returns::Probed),
+            ((6, 11, 0), Returns::Exits),
+            ((6, 12, 13), Returns::Exits),
+            ((6, 12, 14), Returns::Probed),
+            ((6, 13, 2), Returns::Exits),
+            ((6, 13, 3), Returns::Probed),
+            ((6, 14, 0), Returns::Probed),
+            ((7, 2, 0), Returns::Probed),
+        ] {
+            assert_eq!(Returns::of(KernelVersion::new(major, minor, patch)), expected, "{major}.{minor}.{patch}");
+        }
+    }
+}
