@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader, Read};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -30,8 +31,7 @@ pub(super) struct Mapping {
     /// Its path as the process sees it.
     pub(super) path: PathBuf,
     pub(super) deleted: bool,
-    /// Its addresses, as the kernel writes them.
-    range: String,
+    addresses: Range<u64>,
 }
 
 /// A file that was opened.
@@ -86,6 +86,8 @@ fn parse(line: &[u8]) -> Option<Mapping> {
         return None;
     }
     let inode: u64 = field()?.parse().ok()?;
+    let (start, end) = range.split_once('-')?;
+    let address = |text| u64::from_str_radix(text, 16).ok();
     let path = rest.trim_ascii_start();
     if inode == 0 || !path.starts_with(b"/") {
         return None;
@@ -98,7 +100,7 @@ fn parse(line: &[u8]) -> Option<Mapping> {
         key: Key { device: device.to_owned(), inode },
         path: OsStr::from_bytes(path).into(),
         deleted,
-        range: range.to_owned(),
+        addresses: address(start)?..address(end)?,
     })
 }
 
@@ -107,7 +109,8 @@ impl Mapping {
     /// where a kernel has none of these or refuses them, by the path in the process's own root, if the same file is
     /// still there.
     pub(super) fn open(&self, process: &Process) -> Result<Opened, OpenError> {
-        let link = process.file("map_files").join(&self.range);
+        // Unlike `maps`, it has no leading zeros.
+        let link = process.file("map_files").join(format!("{:x}-{:x}", self.addresses.start, self.addresses.end));
         if let Ok(file) = open_regular(&link) {
             return Ok(Opened { file, path: link });
         }
@@ -174,10 +177,11 @@ mod tests {
         for line in none {
             assert!(parse(line).is_none(), "{}", String::from_utf8_lossy(line));
         }
-        let mapping = parse(b"7f00-7f01 r-xp 00000000 fd:01 42                         /lib/my libssl.so.3").expect("is");
+        let mapping =
+            parse(b"7f00-7f01 r-xp 00000000 fd:01 42                         /lib/my libssl.so.3").expect("is");
         assert_eq!((mapping.path.to_str(), mapping.deleted), (Some("/lib/my libssl.so.3"), false));
         assert_eq!(mapping.key, Key { device: "fd:01".to_owned(), inode: 42 });
-        assert_eq!(mapping.range, "7f00-7f01");
+        assert_eq!(mapping.addresses, 0x7f00..0x7f01);
     }
 
     #[test]
@@ -189,7 +193,8 @@ mod tests {
 
     #[test]
     fn names_of_tls_libraries_are_known() {
-        let sounds = |path: &str| parse(format!("1-2 r-xp 0 fd:01 42 {path}").as_bytes()).expect("is").sounds_like_tls();
+        let sounds =
+            |path: &str| parse(format!("1-2 r-xp 0 fd:01 42 {path}").as_bytes()).expect("is").sounds_like_tls();
         for path in ["/l/libssl.so.1.1", "/l/libssl-81ffa89e.so.3", "/l/_ssl.cpython-311-x86_64-linux-gnu.so"] {
             assert!(sounds(path), "{path}");
         }
