@@ -22,6 +22,7 @@ use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
 use object::{Endianness, LittleEndian, ReadCache};
 
 use super::flow::Text;
+use super::mappings::open_regular;
 use super::{Reason, TlsFunction};
 
 /// How much is read at once.
@@ -278,11 +279,7 @@ impl<'f> Library<'f> {
         }
         let link = self.debug_link.as_deref().map(OsStr::from_bytes);
         for path in debug_files.candidates(self.build_id.as_deref(), link) {
-            let Some(file) =
-                std::fs::metadata(&path).ok().filter(|it| it.is_file()).and_then(|_| File::open(&path).ok())
-            else {
-                continue;
-            };
+            let Ok(file) = open_regular(&path) else { continue };
             // What stands in another build's place would send probes into the middle of instructions.
             let Some(debug) = Library::read(&file).ok().filter(|debug| debug.build_id == self.build_id) else {
                 continue;
