@@ -278,6 +278,21 @@ fn a_jump_with_ends_on_both_sides_is_none_of_them() {
 }
 
 #[test]
+fn what_others_join_or_a_call_precedes_is_no_end() {
+    let only = |bytes: &[u8]| match handshake(bytes).exits {
+        Exits::Known(exits) => exits.iter().map(|exit| exit.spot).collect::<Vec<_>>(),
+        exits => panic!("{exits:?}"),
+    };
+    // test %edi,%edi; je to the ret; nop; ret
+    assert_eq!(only(&[0x85, 0xff, 0x74, 0x01, 0x90, 0xc3]), [stepped(INNER + 5)]);
+    // push %rbx; call; pop %rbx; ret: only the call makes the result
+    let mut bytes = vec![0x53];
+    bytes.extend(direct(0xe8, INNER + 1, FAIL));
+    bytes.extend([0x5b, 0xc3]);
+    assert_eq!(only(&bytes), [stepped(INNER + 7)]);
+}
+
+#[test]
 fn what_cannot_be_followed_is_said() {
     let unknown = |bytes: &[u8]| match handshake(bytes).exits {
         Exits::Unknown { reason, .. } => reason,
@@ -287,7 +302,7 @@ fn what_cannot_be_followed_is_said() {
     assert_eq!(unknown(&direct(0xe9, INNER, FAIL)), Unfollowed::NoSize); // jmp to where no symbol is
     assert_eq!(unknown(&[0x53, 0xff, 0xe0]), Unfollowed::IndirectJump); // push %rbx; jmp *%rax
     assert_eq!(unknown(&[0x0f, 0x84, 0x00, 0x01, 0x00, 0x00, 0xc3]), Unfollowed::LeavesBody); // je elsewhere
-    assert_eq!(unknown(&[0x06, 0xc3]), Unfollowed::Undecodable);
+    assert_eq!(unknown(&[0x53, 0x06, 0xc3]), Unfollowed::Undecodable); // push %rbx; what was push %es
     assert_eq!(unknown(&[0x31, 0xc0]), Unfollowed::RunsOff); // xor %eax,%eax
 }
 
@@ -462,6 +477,18 @@ fn each_table_of_symbols_tells_the_same() {
     // One of another build is not believed.
     tool("objcopy", &["--only-keep-debug", "exported.so", "hidden.debug"], root);
     assert_eq!(examine(&stripped, &by_link), Ok(None));
+}
+
+#[test]
+fn a_library_that_only_calls_the_functions_is_none() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    compile(folder.path(), "exported.so", "default");
+    let source = "int SSL_read(void *, void *, int); int user(void *ssl) { char c; return SSL_read(ssl, &c, 1); }";
+    fs::write(folder.path().join("user.c"), source).expect("the folder is ours");
+    tool("cc", &["-O2", "-shared", "-fPIC", "-o", "_ssl.so", "user.c", "./exported.so"], folder.path());
+    let path = folder.path().join("_ssl.so");
+    assert_eq!(examine(&path, &DebugFiles::none()), Ok(None));
+    assert!(symbols::imports_tls(&File::open(&path).expect("it was made")), "so it is not called stripped");
 }
 
 #[test]
