@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader, Read};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -30,8 +31,7 @@ pub(super) struct Mapping {
     /// Its path as the process sees it.
     pub(super) path: PathBuf,
     pub(super) deleted: bool,
-    /// Its addresses, as the kernel writes them.
-    range: String,
+    addresses: Range<u64>,
 }
 
 /// A file that was opened.
@@ -86,6 +86,8 @@ fn parse(line: &[u8]) -> Option<Mapping> {
         return None;
     }
     let inode: u64 = field()?.parse().ok()?;
+    let (start, end) = range.split_once('-')?;
+    let address = |text| u64::from_str_radix(text, 16).ok();
     let path = rest.trim_ascii_start();
     if inode == 0 || !path.starts_with(b"/") {
         return None;
@@ -98,7 +100,7 @@ fn parse(line: &[u8]) -> Option<Mapping> {
         key: Key { device: device.to_owned(), inode },
         path: OsStr::from_bytes(path).into(),
         deleted,
-        range: range.to_owned(),
+        addresses: address(start)?..address(end)?,
     })
 }
 
@@ -107,7 +109,8 @@ impl Mapping {
     /// where a kernel has none of these or refuses them, by the path in the process's own root, if the same file is
     /// still there.
     pub(super) fn open(&self, process: &Process) -> Result<Opened, OpenError> {
-        let link = process.file("map_files").join(&self.range);
+        // Unlike `maps`, it has no leading zeros.
+        let link = process.file("map_files").join(format!("{:x}-{:x}", self.addresses.start, self.addresses.end));
         if let Ok(file) = open_regular(&link) {
             return Ok(Opened { file, path: link });
         }
@@ -157,14 +160,19 @@ impl Mapping {
 }
 
 /// Opens a file that is one: opening a device or a pipe might do something or wait.
-fn open_regular(path: &Path) -> io::Result<File> {
+pub(super) fn open_regular(path: &Path) -> io::Result<File> {
     let regular = std::fs::metadata(path)?.is_file();
     if regular { File::open(path) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
     use super::*;
+    use crate::discovery::fixture::{Fixture, Sketch};
+    use crate::units::Tgid;
 
     #[test]
     fn only_executable_mappings_of_files_count() {
@@ -183,7 +191,7 @@ mod tests {
             parse(b"7f00-7f01 r-xp 00000000 fd:01 42                         /lib/my libssl.so.3").expect("is");
         assert_eq!((mapping.path.to_str(), mapping.deleted), (Some("/lib/my libssl.so.3"), false));
         assert_eq!(mapping.key, Key { device: "fd:01".to_owned(), inode: 42 });
-        assert_eq!(mapping.range, "7f00-7f01");
+        assert_eq!(mapping.addresses, 0x7f00..0x7f01);
     }
 
     #[test]
@@ -204,5 +212,61 @@ mod tests {
         for path in ["/l/bcrypt/_rust.abi3.so", "/l/libssl3.so", "/l/libcrypto.so.3", "/usr/bin/openssl"] {
             assert!(!sounds(path), "{path}");
         }
+    }
+
+    /// What opening the one mapping of a made-up process yields: the bytes that were read there.
+    fn opened(maps: &str, prepare: impl FnOnce(&Fixture, &Process)) -> Result<Vec<u8>, OpenError> {
+        let fixture = Fixture::new();
+        fixture.add(&Sketch { maps, ..Sketch::new(10) });
+        let process = fixture.proc.process(Tgid(10)).expect("it is in the fixture");
+        prepare(&fixture, &process);
+        let mappings = executable_files(&process, &HashSet::new(), 8).expect("it is in the fixture");
+        let mut opened = mappings.first().expect("it has one").open(&process)?;
+        let mut bytes = Vec::new();
+        opened.file.read_to_end(&mut bytes).expect("it is a file");
+        assert_eq!(fs::read(opened.path).expect("it is a file"), bytes);
+        Ok(bytes)
+    }
+
+    #[test]
+    fn the_link_of_a_mapping_at_a_low_address_is_found() {
+        // A program that is not position-independent begins at 0x400000, to which `maps` gives two zeros.
+        let bytes = opened("00400000-00401000 r-xp 0 fd:01 42 /bin/gone (deleted)\n", |fixture, process| {
+            let links = process.file("map_files");
+            fs::create_dir(&links).expect("the fixture is ours");
+            symlink(fixture.file("kept", b"kept"), links.join("400000-401000")).expect("the fixture is ours");
+        });
+        assert_eq!(bytes, Ok(b"kept".to_vec()));
+    }
+
+    #[test]
+    fn without_links_the_path_counts_only_for_the_same_file() {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let path = folder.path().join("lib.so");
+        fs::write(&path, b"here").expect("the folder is ours");
+        let meta = fs::metadata(&path).expect("it was made");
+        let device = format!("{:02x}:{:02x}", libc::major(meta.dev()), libc::minor(meta.dev()));
+        let root = |_: &Fixture, process: &Process| symlink("/", process.file("root")).expect("the fixture is ours");
+        let line = |inode: u64| format!("7f00-7f01 r-xp 0 {device} {inode} {}\n", path.display());
+        assert_eq!(opened(&line(meta.ino()), root), Ok(b"here".to_vec()));
+        assert_eq!(opened(&line(meta.ino() + 1), root), Err(OpenError::Gone), "it was replaced");
+        assert_eq!(opened("7f00-7f01 r-xp 0 fd:01 42 /lib.so (deleted)\n", root), Err(OpenError::Gone));
+    }
+
+    #[test]
+    fn each_file_counts_once_and_what_was_seen_does_not() {
+        let fixture = Fixture::new();
+        let maps = "1000-2000 r-xp 0 fd:01 42 /a.so\n2000-3000 rw-p 0 fd:01 42 /a.so\n\
+                    3000-4000 r-xp 0 fd:01 42 /a.so\n4000-5000 r-xp 0 fd:01 43 /b.so\n";
+        fixture.add(&Sketch { maps, ..Sketch::new(10) });
+        let process = fixture.proc.process(Tgid(10)).expect("it is in the fixture");
+        let names = |seen: &HashSet<Key>, limit| -> Vec<_> {
+            let mappings = executable_files(&process, seen, limit).expect("it is in the fixture");
+            mappings.into_iter().map(|mapping| (mapping.key, mapping.path)).collect()
+        };
+        let both = names(&HashSet::new(), 8);
+        assert_eq!(both.iter().map(|(_, path)| path.to_str()).collect::<Vec<_>>(), [Some("/a.so"), Some("/b.so")]);
+        assert_eq!(names(&HashSet::from([both[0].0.clone()]), 8), both[1..]);
+        assert_eq!(names(&HashSet::new(), 1), both[..1]);
     }
 }

@@ -226,47 +226,46 @@ impl Placement<'_> {
     /// The function that `SSL_read` and `SSL_read_ex`, or those that write, share: where it is, and which of its
     /// arguments tells where to put the number of bytes.
     fn inner(&mut self, plain: u64, ex: u64) -> Option<(u64, CountRegister)> {
-        let ours = self.passed_on(plain, Layout::Plain)?;
-        let mut theirs = self.passed_on(ex, Layout::Ex(CountRegister::Rcx))?;
+        let ours = self.passed_on(plain, Layout::Plain);
+        let mut theirs = self.passed_on(ex, Layout::Ex(CountRegister::Rcx));
         for _ in 1..CHAIN_MAX {
-            if ours != theirs {
-                theirs = self.passed_on(theirs.0, Layout::Ex(theirs.1))?;
+            if ours.is_disjoint(&theirs) {
+                theirs = theirs.into_iter().flat_map(|(next, count)| self.passed_on(next, Layout::Ex(count))).collect();
             }
         }
+        let mut shared = ours.intersection(&theirs);
+        let (inner, count) = shared.next().copied()?;
         let strangers = [Stranger::Peek, Stranger::PeekEx, Stranger::SendFile].map(Name::Stranger);
         let met = strangers
             .iter()
             .filter_map(|name| self.functions.get(name))
-            .any(|range| range.start == ours.0 || Flow::of(self.text, range.clone()).calls.contains(&ours.0));
-        (ours == theirs && !met).then_some(ours)
+            .any(|range| range.start == inner || Flow::of(self.text, range.clone()).calls.contains(&inner));
+        (shared.next().is_none() && !met).then_some((inner, count))
     }
 
-    /// The function to which the one at `start` passes its arguments on, with the argument that tells where to put
-    /// the number of bytes. `None` when it does more than that: when other functions get the connection and the
-    /// buffer too, or when it calls any by a pointer, as the inner function does, into which a compiler may have
-    /// merged the outer ones.
-    fn passed_on(&mut self, start: u64, layout: Layout) -> Option<(u64, CountRegister)> {
+    /// The functions to which the one at `start` passes its arguments on, on any way from its start to there, with
+    /// the argument that tells where to put the number of bytes. None when it calls any function by a pointer: that is
+    /// what the inner function does with the connection's method, and then a compiler has merged it into this one, of
+    /// which single branches may still pass the arguments on.
+    fn passed_on(&mut self, start: u64, layout: Layout) -> HashSet<(u64, CountRegister)> {
         let flow = Flow::of(self.text, self.extent(start));
         if flow.unfollowed == Some(Unfollowed::IndirectJump) || flow.instructions.values().any(calls_by_pointer) {
-            return None;
+            return HashSet::new();
         }
         let mut found = HashSet::new();
         let mut visited = HashSet::new();
         let mut ahead = vec![(start, Registers::at_start())];
         while let Some((address, mut registers)) = ahead.pop() {
             let Some(instruction) = flow.instructions.get(&address) else { continue };
-            if visited.len() >= WRAPPER_MAX {
-                return None;
-            }
-            if !visited.insert(address) {
+            if visited.len() >= WRAPPER_MAX || !visited.insert(address) {
                 continue;
             }
             let control = instruction.flow_control();
             let ends = flow.ends.contains_key(&address);
             let direct = matches!(control, FlowControl::Call | FlowControl::UnconditionalBranch);
-            if direct && (control == FlowControl::Call || ends) && registers.hold(0) && registers.hold(1) {
+            if direct && (control == FlowControl::Call || ends) {
                 let target = resolve(self.text, instruction.near_branch_target());
-                found.insert((target, count_passed(&registers, layout)));
+                found.extend(count_passed(&registers, layout).map(|count| (target, count)));
             }
             if ends {
                 continue;
@@ -284,11 +283,7 @@ impl Placement<'_> {
                 _ => {}
             }
         }
-        let mut found = found.into_iter();
-        match (found.next(), found.next()) {
-            (Some((target, Some(count))), None) => Some((target, count)),
-            _ => None,
-        }
+        found
     }
 
     /// All ends of `functions`.
@@ -390,12 +385,13 @@ fn calls_by_pointer(instruction: &Instruction) -> bool {
         && !instruction.is_ip_rel_memory_operand()
 }
 
-/// Which argument of a function that is about to be called tells where to put the number of bytes, when the length is
-/// that of the caller, which has its arguments as `layout` says.
+/// Which argument of a function that is about to be called tells where to put the number of bytes, when the others are
+/// those of the caller, which has its own as `layout` says.
 fn count_passed(registers: &Registers, layout: Layout) -> Option<CountRegister> {
+    let same = registers.hold(0) && registers.hold(1);
     let (length, count) = match layout {
         Layout::Plain => (registers.hold_int(2), Value::Stack),
         Layout::Ex(count) => (registers.hold(2), Value::Argument(count.argument())),
     };
-    CountRegister::ALL.into_iter().find(|register| length && registers.argument(register.argument()) == count)
+    CountRegister::ALL.into_iter().find(|register| same && length && registers.argument(register.argument()) == count)
 }

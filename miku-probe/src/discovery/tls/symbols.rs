@@ -22,6 +22,7 @@ use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
 use object::{Endianness, LittleEndian, ReadCache};
 
 use super::flow::Text;
+use super::mappings::open_regular;
 use super::{Reason, TlsFunction};
 
 /// How much is read at once.
@@ -32,6 +33,9 @@ const TABLE_MAX: u64 = 512 * 1024 * 1024;
 
 /// How many places of names are kept; a real table has each name once or twice.
 const NAMES_MAX: usize = 1024;
+
+/// How many sections or segments a file may have to be looked into.
+const SECTIONS_MAX: usize = 64 * 1024;
 
 /// Where the host keeps debug files (`gdb`'s default).
 const DEBUG_FOLDER: &str = "usr/lib/debug";
@@ -195,15 +199,20 @@ impl<'f> Library<'f> {
         if start[5] != elf::ELFDATA2LSB || u16::from_le_bytes([start[18], start[19]]) != elf::EM_X86_64 {
             return Err(Reason::WrongMachine);
         }
-        Self::read_headers(file).map_err(|_: object::read::Error| Reason::Malformed)
+        Self::read_headers(file)
     }
 
-    fn read_headers(file: &'f File) -> object::read::Result<Self> {
+    fn read_headers(file: &'f File) -> Result<Self, Reason> {
+        let malformed = |_: object::read::Error| Reason::Malformed;
         let data = &ReadCache::new(file);
-        let header = FileHeader64::<Endianness>::parse(data)?;
+        let header = FileHeader64::<Endianness>::parse(data).map_err(malformed)?;
         let endian = Endianness::Little;
+        let counts = [header.shnum(endian, data), header.phnum(endian, data)];
+        if counts.into_iter().any(|count| count.is_ok_and(|count| count > SECTIONS_MAX)) {
+            return Err(Reason::Malformed);
+        }
         let mut code = Vec::new();
-        for segment in header.program_headers(endian, data)? {
+        for segment in header.program_headers(endian, data).map_err(malformed)? {
             let address = segment.p_vaddr(endian);
             if segment.p_type(endian) == elf::PT_LOAD
                 && segment.p_flags(endian) & elf::PF_X != 0
@@ -212,7 +221,7 @@ impl<'f> Library<'f> {
                 code.push((address..end, segment.p_offset(endian)));
             }
         }
-        let sections = header.sections(endian, data)?;
+        let sections = header.sections(endian, data).map_err(malformed)?;
         let part = |section: &elf::SectionHeader64<Endianness>| {
             let (offset, size) = section.file_range(endian)?;
             Some(offset..offset.checked_add(size)?)
@@ -270,11 +279,7 @@ impl<'f> Library<'f> {
         }
         let link = self.debug_link.as_deref().map(OsStr::from_bytes);
         for path in debug_files.candidates(self.build_id.as_deref(), link) {
-            let Some(file) =
-                std::fs::metadata(&path).ok().filter(|it| it.is_file()).and_then(|_| File::open(&path).ok())
-            else {
-                continue;
-            };
+            let Ok(file) = open_regular(&path) else { continue };
             // What stands in another build's place would send probes into the middle of instructions.
             let Some(debug) = Library::read(&file).ok().filter(|debug| debug.build_id == self.build_id) else {
                 continue;
