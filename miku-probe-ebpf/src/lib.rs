@@ -8,7 +8,7 @@
 use core::mem::{offset_of, size_of};
 
 /// The version of the layouts below; it rises whenever one of them changes.
-pub const ABI_VERSION: u8 = 2;
+pub const ABI_VERSION: u8 = 3;
 
 /// The most bytes that are copied of the start of one message, and so of one segment.
 pub const CAPTURE_MAX: usize = 4096;
@@ -27,6 +27,12 @@ pub const ADDRESS_MAX: usize = 112;
 
 /// The most bytes of a server's name that are copied: as many as the name system allows, and the zero at its end.
 pub const NAME_MAX: usize = 256;
+
+/// How many bytes of the ring are overwritten at once when it is scrubbed, without the ring's own 8 bytes an entry, and
+/// how many times that at most in one run: the smallest ring holds four.
+pub const SCRUB_PIECE: usize = (16 << 10) - 8;
+/// See [`SCRUB_PIECE`].
+pub const SCRUB_PIECES: u32 = 16;
 
 /// Slots of the table that tells at once whether a process is certainly not watched.
 pub const FILTER_SLOTS: u32 = 1 << 14;
@@ -59,6 +65,8 @@ pub enum RecordKind {
     Handshake = 11,
     /// A TLS client named the server it wants: [`ServerNameRecord`].
     ServerName = 12,
+    /// A watched process loaded a library, or is about to: [`ProcessRecord`].
+    Libraries = 13,
 }
 
 /// How many kinds of records there are.
@@ -66,7 +74,7 @@ pub const KINDS: usize = RecordKind::ALL.len();
 
 impl RecordKind {
     /// All kinds, in the order of their numbers, which start at 1.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Data,
         Self::Open,
         Self::Close,
@@ -79,6 +87,7 @@ impl RecordKind {
         Self::Free,
         Self::Handshake,
         Self::ServerName,
+        Self::Libraries,
     ];
 
     /// The kind with this number.
@@ -258,7 +267,8 @@ pub struct ServerNameRecord {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ProcessRecord {
-    /// Kind [`RecordKind::Fork`], [`RecordKind::Exec`], [`RecordKind::Exit`], [`RecordKind::Listen`] or [`RecordKind::Dial`].
+    /// Kind [`RecordKind::Fork`], [`RecordKind::Exec`], [`RecordKind::Exit`], [`RecordKind::Listen`], [`RecordKind::Dial`]
+    /// or [`RecordKind::Libraries`].
     pub header: RecordHeader,
     /// The child of a fork.
     pub child: u32,
@@ -317,6 +327,125 @@ impl Connection {
     pub const fn new(generation: u64, flags: u16, socket_type: u16) -> Self {
         let direction = Self::NO_DIRECTION;
         Self { generation, bytes_in: 0, bytes_out: 0, lost: 0, budget: 0, direction, flags, socket_type, socket: 0 }
+    }
+}
+
+/// Key of a TLS stream from its first sight until it is freed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StreamKey {
+    /// The process, in the initial PID namespace.
+    pub tgid: u32,
+    /// Zero.
+    pub padding: u32,
+    /// The address of its `SSL` in the process.
+    pub ssl: u64,
+}
+
+impl StreamKey {
+    /// The key of the stream at `ssl` in the process `tgid`.
+    #[must_use]
+    pub const fn new(tgid: u32, ssl: u64) -> Self {
+        Self { tgid, padding: 0, ssl }
+    }
+}
+
+/// The stream carries HTTP/1 as far as the kernel side can see, so its segments are reported.
+pub const STREAM_REPORTED: u32 = 1;
+
+/// Its handshake has ended well, or nothing is to be told of it any more.
+pub const STREAM_ESTABLISHED: u32 = 2;
+
+/// What the kernel side keeps of a TLS stream.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
+    /// When it was first seen, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub generation: u64,
+    /// All plaintext that came out of it.
+    pub bytes_in: u64,
+    /// All plaintext that went into it.
+    pub bytes_out: u64,
+    /// When the first call that worked on the handshake began, or 0.
+    pub handshake_began: u64,
+    /// When the last call that worked on the handshake returned, or 0.
+    pub handshake_ended: u64,
+    /// What that call returned.
+    pub handshake_result: i32,
+    /// Plaintext records that did not fit the ring.
+    pub lost: u32,
+    /// Bytes that may still be copied of the current message's start.
+    pub budget: u32,
+    /// Which way the last segment went: a [`Direction`], or [`Connection::NO_DIRECTION`].
+    pub direction: u32,
+    /// [`STREAM_REPORTED`] and [`STREAM_ESTABLISHED`].
+    pub flags: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+impl Stream {
+    /// A stream on which nothing has moved yet.
+    #[must_use]
+    pub const fn new(generation: u64) -> Self {
+        Self {
+            generation,
+            bytes_in: 0,
+            bytes_out: 0,
+            handshake_began: 0,
+            handshake_ended: 0,
+            handshake_result: 0,
+            lost: 0,
+            budget: 0,
+            direction: Connection::NO_DIRECTION,
+            flags: 0,
+            padding: 0,
+        }
+    }
+}
+
+/// A call into a TLS library that has begun, by its thread.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct TlsCall {
+    /// The address of the stream's `SSL`.
+    pub ssl: u64,
+    /// Where the plaintext is, or is to be.
+    pub base: u64,
+    /// The room there, or the bytes to be sent.
+    pub size: u64,
+    /// Where the number of bytes moved is to be written, in those forms that do.
+    pub out: u64,
+    /// A [`Direction`].
+    pub direction: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// What a probe on an instruction on a way out of a function must know, passed to it as its cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsExit(pub u64);
+
+impl TlsExit {
+    const EX: u64 = 1 << 8;
+
+    /// The result stands in the register whose place in `struct pt_regs` of x86-64 is `register`, counted from 0; for
+    /// an `_ex` function it is 1 on success, else a number of bytes.
+    #[must_use]
+    pub const fn new(register: u8, ex: bool) -> Self {
+        Self(register as u64 | if ex { Self::EX } else { 0 })
+    }
+
+    /// Where in `struct pt_regs` the result stands, in bytes.
+    #[must_use]
+    pub const fn register_offset(self) -> u32 {
+        (self.0 as u32 & 0x1f) * 8
+    }
+
+    /// Whether the function is an `_ex` one.
+    #[must_use]
+    pub const fn is_ex(self) -> bool {
+        self.0 & Self::EX != 0
     }
 }
 
@@ -430,7 +559,10 @@ const _: () = {
     assert!(offset_of!(ProcessRecord, port) == 28);
     assert!(size_of::<ConnectionKey>() == 8);
     assert!(size_of::<Connection>() == 48);
-    assert!(size_of::<Counters>() == 232);
+    assert!(size_of::<StreamKey>() == 16);
+    assert!(size_of::<Stream>() == 64);
+    assert!(size_of::<TlsCall>() == 40);
+    assert!(size_of::<Counters>() == 248);
     assert!(size_of::<TracepointOffsets>() == 32);
     assert!(offset_of!(LengthEvent, sk) == 8);
     assert!(offset_of!(LengthEvent, family) == 16);
@@ -473,6 +605,9 @@ plain!(
     ProcessRecord,
     ConnectionKey,
     Connection,
+    StreamKey,
+    Stream,
+    TlsCall,
     Counters,
     TracepointOffsets,
     SocketOffsets

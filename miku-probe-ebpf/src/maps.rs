@@ -1,5 +1,6 @@
 //! The maps and settings that the programs share with each other and with user space, and the way onto the ring.
 
+use core::arch::asm;
 use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
@@ -14,7 +15,7 @@ use miku_probe_abi::{
 
 /// All records, in the order in which they happened on each processor. User space sets the size.
 #[map]
-static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
 /// Not 0 where a watched process may be: a slot is shared by all numbers with the same low bits.
 #[map]
@@ -162,8 +163,9 @@ pub(crate) enum Wake {
     Late,
 }
 
+/// The flags with which a record goes onto the ring.
 #[inline(always)]
-fn wake_flags(wake: Wake) -> u64 {
+pub(crate) fn wake_flags(wake: Wake) -> u64 {
     if wake == Wake::Now {
         return u64::from(BPF_RB_FORCE_WAKEUP);
     }
@@ -184,6 +186,27 @@ pub(crate) fn count(change: impl FnOnce(&mut Counters)) {
         // SAFETY: the pointer is to this processor's own value, and nothing else runs on it meanwhile.
         change(unsafe { &mut *counters });
     }
+}
+
+/// Adds one to one of this processor's counters, in programs that another may interrupt on the same processor.
+#[inline(always)]
+pub(crate) fn add_one(counter: impl FnOnce(*mut Counters) -> *mut u64) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        let counter = counter(counters);
+        // SAFETY: the pointer is to a live, aligned counter. The library offers no atomic addition for this target; the
+        // instruction is one that the oldest kernels know.
+        unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) 1_u64) };
+    }
+}
+
+/// Counts a record that was written, or did not fit, in programs that another may interrupt.
+#[inline(always)]
+pub(crate) fn add_record(kind: RecordKind, fitted: bool) {
+    let place = kind as usize - 1;
+    add_one(|counters| {
+        // SAFETY: the pointer is to live counters, and every kind has a place.
+        unsafe { if fitted { &raw mut (*counters).records[place] } else { &raw mut (*counters).lost[place] } }
+    });
 }
 
 /// Puts a record of a fixed size on the ring; says whether it fitted, and counts either.

@@ -3,10 +3,12 @@
 //! Everything happens on one thread. The ring is drained every 50 ms, and at once when the kernel side wakes us, which
 //! it does for births and deaths of processes and when the ring fills up.
 
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use miku_probe_abi::RecordKind;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::discovery::process::ProcFs;
@@ -17,7 +19,10 @@ use crate::intake::{Process, Ring};
 use crate::observations::{LostWhere, Names, Observation, Sink, TargetState};
 use crate::pipeline::{Caps, Pipeline, World};
 use crate::probes::socket::Way;
-use crate::probes::{ConnectionTable, CounterTable, Kernel, Maps, ProbeError, RunStatistics, Sizes, TargetTable};
+use crate::probes::tls::{Attacher, Report, Returns, Scrubber};
+use crate::probes::{
+    ConnectionTable, CounterTable, Kernel, Maps, ProbeError, RunStatistics, Sizes, StreamTable, TargetTable,
+};
 use crate::protocols::routes::{RouteError, RoutePattern};
 use crate::units::{ConnId, Direction, Handle, Nanos, ServiceId, Tgid, Transport};
 
@@ -27,6 +32,8 @@ const DRAIN: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_secs(1);
 /// How often all processes are looked at, for what the kernel side does not tell.
 const SCAN: Duration = Duration::from_secs(5);
+/// How long the start waits until the TLS libraries of what runs already are attached to.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Records taken at once, before other tasks get their turn.
 const BATCH: usize = 16_384;
 /// Silent connections that are asked after in one tick; the others' bytes are told when they close.
@@ -74,6 +81,14 @@ struct Core<S> {
     kernel: Kernel,
     targets: TargetTable,
     connections: ConnectionTable,
+    streams: StreamTable,
+    /// What attaches to TLS libraries; `None` when the kernel refused the programs.
+    attacher: Option<Attacher>,
+    scrubber: Option<Scrubber>,
+    /// Places in TLS libraries that are attached, by process.
+    places: HashMap<Tgid, u32>,
+    /// Why places in TLS libraries could not be attached, since somebody asked.
+    unattached: Vec<&'static str>,
     discovery: Discovery,
     pipeline: Pipeline<S, Outside>,
     /// Processes that began to listen: their port may not have been in `/proc` yet when they were first looked at.
@@ -118,12 +133,20 @@ impl<S: Sink> Watch<S> {
         let names: Vec<_> = services.iter().map(|service| service.name.clone()).collect();
         let discovery = Discovery::new(ProcFs::default(), services);
         discovery.check_pids()?;
-        let (kernel, maps) = Kernel::load(sizes)?;
-        let Maps { records, targets, connections, counters } = maps;
+        let (mut kernel, maps) = Kernel::load(sizes)?;
+        let Maps { records, targets, connections, streams, counters } = maps;
+        let uprobes = kernel.take_uprobes();
+        let attacher = uprobes.map(|uprobes| Attacher::start(uprobes, Returns::of_this_kernel())).transpose()?;
+        let scrubber = kernel.take_scrubber();
         let mut core = Core {
             kernel,
             targets,
             connections,
+            streams,
+            attacher,
+            scrubber,
+            places: HashMap::new(),
+            unattached: Vec::new(),
             discovery,
             pipeline: Pipeline::new(sink, Outside { counters }, caps),
             again: Vec::new(),
@@ -142,6 +165,10 @@ impl<S: Sink> Watch<S> {
         // The probes come first: what a process does between being found and being attached to would be missed.
         watch.core.kernel.attach()?;
         watch.core.scan()?;
+        if let Some(attacher) = &watch.core.attacher {
+            attacher.settle(PATIENCE);
+        }
+        watch.core.take_reports();
         Ok(watch)
     }
 
@@ -158,7 +185,10 @@ impl<S: Sink> Watch<S> {
                 self.drain();
             }
             _ = self.drain.tick() => self.drain(),
-            _ = self.tick.tick() => self.core.tick(),
+            _ = self.tick.tick() => {
+                self.core.tick();
+                self.scrub();
+            }
             _ = self.scan.tick() => {
                 if let Err(error) = self.core.scan() {
                     log::warn!("cannot look at the processes: {error}");
@@ -202,6 +232,17 @@ impl<S: Sink> Watch<S> {
         }
     }
 
+    /// Overwrites what was captured and has been taken in, when that is due.
+    fn scrub(&mut self) {
+        let Some(rounds) = self.core.scrub_rounds() else { return };
+        for _ in 0..rounds {
+            if let Some(scrubber) = &mut self.core.scrubber {
+                scrubber.run();
+            }
+            self.drain();
+        }
+    }
+
     /// Where the observations go.
     pub fn sink_mut(&mut self) -> &mut S {
         self.core.pipeline.sink_mut()
@@ -238,8 +279,30 @@ impl<S: Sink> Watch<S> {
     }
 }
 
+impl<S: Sink> Watch<S> {
+    /// How many places in TLS libraries are attached, by service; a service with targets and none is there too.
+    #[must_use]
+    pub fn tls_places(&self) -> BTreeMap<ServiceId, u32> {
+        let mut places: BTreeMap<_, _> = self.target_counts().into_iter().map(|(service, ..)| (service, 0)).collect();
+        for (tgid, count) in &self.core.places {
+            if let Some(service) = self.core.pipeline.target(*tgid) {
+                *places.entry(service).or_default() += count;
+            }
+        }
+        places
+    }
+
+    /// Why places in TLS libraries could not be attached, a word for each, since this was last asked.
+    pub fn take_tls_failures(&mut self) -> Vec<&'static str> {
+        std::mem::take(&mut self.core.unattached)
+    }
+}
+
 impl<S: Sink> Core<S> {
     fn scan(&mut self) -> io::Result<()> {
+        if let Some(attacher) = &self.attacher {
+            attacher.look_at_silent();
+        }
         let changes = self.discovery.scan()?;
         // Nobody tells the end of a process that was never watched.
         self.failed.retain(|(_, tgid)| Path::new(&format!("/proc/{tgid}")).exists());
@@ -272,6 +335,7 @@ impl<S: Sink> Core<S> {
                 let changes = self.discovery.examine(tgid, Event::Exec);
                 if self.pipeline.target(tgid).is_some() {
                     self.forget_closed(tgid);
+                    self.attach_tls(Attacher::renew, tgid);
                 }
                 changes
             }
@@ -284,6 +348,10 @@ impl<S: Sink> Core<S> {
                 changes
             }
             Process::Dial { port } => self.discovery.examine(tgid, Event::Dial(port)),
+            Process::Libraries => {
+                self.attach_tls(Attacher::look, tgid);
+                Vec::new()
+            }
         };
         self.apply(changes);
     }
@@ -319,6 +387,7 @@ impl<S: Sink> Core<S> {
             return;
         }
         self.pipeline.add_target(tgid, service);
+        self.attach_tls(Attacher::watch, tgid);
         if self.kernel.way() == Way::Sockets {
             // A connection becomes known by its first bytes, with all that is to be known of it.
             let listens = |socket: &Socket| socket.listening && socket.transport == Transport::Unix;
@@ -348,8 +417,36 @@ impl<S: Sink> Core<S> {
         }
     }
 
+    fn attach_tls(&self, order: fn(&Attacher, Tgid), tgid: Tgid) {
+        if let Some(attacher) = &self.attacher {
+            order(attacher, tgid);
+        }
+    }
+
+    /// Takes in what became of attaching to TLS libraries.
+    fn take_reports(&mut self) {
+        let Some(attacher) = &self.attacher else { return };
+        for report in attacher.reports() {
+            match report {
+                Report::Places { tgid, count } => drop(self.places.insert(tgid, count)),
+                Report::Failed { reason, .. } => self.unattached.push(reason),
+            }
+        }
+        self.places.retain(|tgid, _| self.pipeline.target(*tgid).is_some());
+    }
+
+    /// How many times the ring is to be overwritten in part now.
+    fn scrub_rounds(&mut self) -> Option<u64> {
+        let counters = self.pipeline.world().counters.sum().ok()?;
+        let captured = [RecordKind::Data, RecordKind::Plaintext, RecordKind::ServerName];
+        let captured = captured.iter().map(|kind| counters.records[*kind as usize - 1]).sum();
+        Some(self.scrubber.as_mut()?.rounds(Nanos::now(), captured))
+    }
+
     fn forget(&mut self, tgid: Tgid) {
         self.targets.remove(tgid);
+        self.attach_tls(Attacher::forget, tgid);
+        self.streams.forget(tgid);
         self.failed.retain(|(_, failed)| *failed != tgid);
         self.pipeline.remove_target(tgid, Nanos::now());
         self.connections.forget(tgid);
@@ -358,8 +455,13 @@ impl<S: Sink> Core<S> {
     /// Ends the connections that an `exec` closed, which no call told.
     fn forget_closed(&mut self, tgid: Tgid) {
         for id in self.pipeline.open_connections(tgid) {
-            self.forget_if_closed(id);
+            match id.handle {
+                Handle::Socket(_) => self.forget_if_closed(id),
+                // They went with the memory that they were in.
+                Handle::Tls(_) => self.pipeline.vanished(id, Nanos::now()),
+            }
         }
+        self.streams.forget(tgid);
     }
 
     fn forget_if_closed(&mut self, id: ConnId) {
@@ -375,6 +477,7 @@ impl<S: Sink> Core<S> {
     }
 
     fn tick(&mut self) {
+        self.take_reports();
         for id in self.pipeline.silent(SILENT) {
             if let Some((bytes_in, bytes_out)) = self.connections.bytes(id) {
                 self.pipeline.moved(id, bytes_in, bytes_out);

@@ -199,6 +199,7 @@ pub fn checks(object: &[u8]) -> Vec<Check> {
         required("lockdown", lockdown(fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref())),
         required("memlock limit", memlock(version, capabilities, memlock_limit())),
         optional("bpffs", mounted(BPFFS)),
+        optional("uprobes", uprobes()),
         optional(
             "ptrace scope",
             ptrace_scope(fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok().as_deref()),
@@ -287,6 +288,15 @@ fn bpf_feature<E: std::error::Error>(what: &str, supported: Result<bool, E>) -> 
                 "run it as root; in a container with `--privileged`; where that does not help, the kernel or its security module forbids BPF",
             )
         }
+    }
+}
+
+/// What the probes in TLS libraries need.
+fn uprobes() -> Outcome {
+    const PATH: &str = "/sys/bus/event_source/devices/uprobe/type";
+    match fs::metadata(PATH) {
+        Ok(_) => good("TLS can be seen where `miku-probe ps` shows a library"),
+        Err(_) => bad(format!("{PATH} is missing (CONFIG_UPROBE_EVENTS): nothing of TLS can be seen"), OTHER_KERNEL),
     }
 }
 

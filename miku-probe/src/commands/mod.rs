@@ -24,8 +24,14 @@ use crate::probes;
 pub fn perform(config: Config) -> anyhow::Result<ExitCode> {
     start_log(config.verbosity);
     match config.command {
-        Command::Run(config) => run::run(config)?,
-        Command::Hist(config) => hist::run(config)?,
+        Command::Run(config) => {
+            forbid_core_dumps();
+            run::run(config)?;
+        }
+        Command::Hist(config) => {
+            forbid_core_dumps();
+            hist::run(config)?;
+        }
         Command::Ps(config) => ps::run(&config, &mut io::stdout().lock())?,
         Command::Check(config) => {
             if !check::run(config, probes::object(), &mut io::stdout().lock())? {
@@ -50,6 +56,19 @@ fn start_log(verbosity: log::LevelFilter) {
         .filter_module("miku_probe", verbosity)
         .format(|line, record| writeln!(line, "miku-probe: {}", record.args()))
         .init();
+}
+
+/// What watched processes say passes through this process's memory: it must not be left behind on a disk.
+fn forbid_core_dumps() {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live rlimit.
+    let limited = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) } == 0;
+    // The limit does not hold where dumps are piped to a program.
+    // SAFETY: this option takes a number and no pointer.
+    let undumpable = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } == 0;
+    if !limited || !undumpable {
+        log::warn!("if this process crashes it may leave a dump of its memory: {}", io::Error::last_os_error());
+    }
 }
 
 /// One thread does everything: there is little to do, and the bot needs the processors.

@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::config::PsConfig;
-use crate::discovery::process::ProcFs;
+use crate::discovery::process::{ProcFs, Process};
 use crate::discovery::tcp::{Holdings, Tables};
+use crate::discovery::tls::{Library, Seen, TlsFinder};
 use crate::discovery::{Change, Discovery};
 use crate::units::{ServiceId, Tgid};
 
@@ -27,10 +28,34 @@ struct Row {
     uptime_seconds: Option<u64>,
     listens: Vec<String>,
     connections: usize,
+    /// The TLS libraries in it; absent when it would not be watched or its mappings cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<Tls>,
     /// Whether it would be watched.
     attach: bool,
     /// Why, or why not.
     why: String,
+}
+
+/// What was found of TLS in a process.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Tls {
+    libraries: Vec<TlsLibrary>,
+    /// Files that may be TLS libraries and in which nothing can be seen, with the reason.
+    faults: Vec<String>,
+}
+
+/// A TLS library in a process.
+#[derive(Clone, Debug, Serialize)]
+struct TlsLibrary {
+    path: String,
+    /// Whether it is gone from its folder, as after an upgrade.
+    deleted: bool,
+    flavour: &'static str,
+    /// What told where its functions are.
+    symbols: &'static str,
+    /// Places where calls of interest pass.
+    sites: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,11 +102,16 @@ fn report(proc: &ProcFs, config: &PsConfig) -> io::Result<Report> {
     let mut discovery = Discovery::new(proc.clone(), config.services.clone());
     let changes = discovery.scan()?;
     let tables = Tables::default();
+    let mut finder = TlsFinder::new();
     let name = |service: ServiceId| discovery.services().get(usize::from(service.0)).cloned();
     let mut rows: Vec<Row> = changes
         .into_iter()
         .filter_map(|change| match change {
-            Change::Found(target) => Some(row(proc, &tables, target.tgid, name(target.service), true, target.why)),
+            Change::Found(target) => {
+                let mut row = row(proc, &tables, target.tgid, name(target.service), true, target.why);
+                row.tls = proc.process(target.tgid).and_then(|process| tls(&mut finder, &process));
+                Some(row)
+            }
             Change::Rejected { tgid, service, reason } => {
                 Some(row(proc, &tables, tgid, service.and_then(name), false, reason.to_string()))
             }
@@ -115,15 +145,43 @@ fn row(proc: &ProcFs, tables: &Tables, tgid: Tgid, service: Option<String>, atta
         uptime_seconds: proc.age(process.start()).map(|age| age.as_secs()),
         listens: listens.iter().map(ToString::to_string).collect(),
         connections: connections.len(),
+        tls: None,
         attach,
         why,
+    }
+}
+
+/// What there is of TLS in a process; `None` when its mappings cannot be read.
+fn tls(finder: &mut TlsFinder, process: &Process) -> Option<Tls> {
+    let scan = finder.scan(process, &mut Seen::default()).ok()?;
+    let library = |library: Library| TlsLibrary {
+        path: library.shown_path.display().to_string(),
+        deleted: library.deleted,
+        flavour: library.build.flavour.as_str(),
+        symbols: library.build.symbols.as_str(),
+        sites: library.build.sites.len(),
+    };
+    Some(Tls {
+        libraries: scan.libraries.into_iter().map(library).collect(),
+        faults: scan.faults.iter().map(ToString::to_string).collect(),
+    })
+}
+
+/// Libraries and their sites in short: `2 (15)`; a `!` when there are some in which nothing can be seen.
+fn tls_cell(tls: &Tls) -> String {
+    let sites: usize = tls.libraries.iter().map(|library| library.sites).sum();
+    let fault = if tls.faults.is_empty() { "" } else { " !" };
+    match tls.libraries.len() {
+        0 => format!("0{fault}"),
+        libraries => format!("{libraries} ({sites}){fault}"),
     }
 }
 
 fn table(rows: &[Row]) -> String {
     const UNKNOWN: &str = "-";
     let or_unknown = |text: Option<String>| text.unwrap_or_else(|| UNKNOWN.to_owned());
-    let mut lines = vec![["PID", "SERVICE", "COMM", "UPTIME", "LISTENS", "CONNS", "ATTACH", "WHY"].map(str::to_owned)];
+    let mut lines =
+        vec![["PID", "SERVICE", "COMM", "UPTIME", "LISTENS", "CONNS", "TLS", "ATTACH", "WHY"].map(str::to_owned)];
     lines.extend(rows.iter().map(|row| {
         [
             row.pid.to_string(),
@@ -132,11 +190,12 @@ fn table(rows: &[Row]) -> String {
             or_unknown(row.uptime_seconds.map(|seconds| age(Duration::from_secs(seconds)))),
             or_unknown((!row.listens.is_empty()).then(|| row.listens.join(","))),
             row.connections.to_string(),
+            or_unknown(row.tls.as_ref().map(tls_cell)),
             if row.attach { "yes" } else { "no" }.to_owned(),
             printable(&row.why),
         ]
     }));
-    let mut widths = [0; 8];
+    let mut widths = [0; 9];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
             *width = (*width).max(cell.chars().count());
@@ -199,6 +258,16 @@ mod tests {
                 uptime_seconds: Some(59),
                 listens: vec!["127.0.0.1:8000".to_owned()],
                 connections: 12,
+                tls: Some(Tls {
+                    libraries: vec![TlsLibrary {
+                        path: "/lib/libssl.so.3".to_owned(),
+                        deleted: false,
+                        flavour: "openssl",
+                        symbols: "dynsym",
+                        sites: 6,
+                    }],
+                    faults: vec!["/lib/libssl-1.so is no ELF file".to_owned()],
+                }),
                 attach: true,
                 why: "pid 7".to_owned(),
                 ..Row::default()
@@ -207,9 +276,9 @@ mod tests {
         ];
         assert_eq!(
             table(&rows),
-            "  PID  SERVICE  COMM      UPTIME  LISTENS         CONNS  ATTACH  WHY\n    \
-               7  bot      evil?[2J     59s  127.0.0.1:8000     12  yes     pid 7\n\
-             12345  -        python3        -  -                   0  no      idle\n"
+            "  PID  SERVICE  COMM      UPTIME  LISTENS         CONNS  TLS      ATTACH  WHY\n    \
+               7  bot      evil?[2J     59s  127.0.0.1:8000     12  1 (6) !  yes     pid 7\n\
+             12345  -        python3        -  -                   0  -        no      idle\n"
         );
     }
 

@@ -10,7 +10,7 @@ use tokio::time::{Duration, MissedTickBehavior, interval};
 use super::{Signals, check, runtime};
 use crate::config::RunConfig;
 use crate::observations::Names;
-use crate::probes::{self, statistics_on};
+use crate::probes::{self, statistics_on, tls};
 use crate::sinks::health::{Health, Status};
 use crate::sinks::metrics::{BuildInfo, Metrics};
 use crate::sinks::web::{self, Site};
@@ -59,6 +59,7 @@ async fn export(config: RunConfig) -> anyhow::Result<()> {
             () = signals.end() => break,
             _ = refresh.tick() => {
                 report_health(&watch, &health);
+                report_tls(&mut watch);
                 if statistics.is_some() {
                     report_costs(&mut watch);
                 }
@@ -114,6 +115,20 @@ fn report_health(watch: &Watch<Metrics>, health: &Health) {
     let names: &Names = watch.names();
     for (service, attached, failed) in watch.target_counts() {
         health.targets(names.service(service), attached, failed, "the log tells why", now);
+    }
+}
+
+fn report_tls(watch: &mut Watch<Metrics>) {
+    let failures = watch.take_tls_failures();
+    let places = watch.tls_places();
+    let places: Vec<_> =
+        places.into_iter().map(|(service, count)| (watch.names().service(service).to_owned(), count)).collect();
+    let metrics = watch.sink_mut();
+    for (service, count) in places {
+        metrics.set_sites(&service, tls::KIND, count);
+    }
+    for reason in failures {
+        metrics.attach_failed(tls::KIND, reason);
     }
 }
 

@@ -30,6 +30,7 @@ pub mod sockets;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

@@ -125,6 +125,8 @@ pub enum Process {
         /// To this TCP port.
         port: u16,
     },
+    /// It loaded or dropped a library, or is about to.
+    Libraries,
 }
 
 /// One record.
@@ -182,6 +184,7 @@ impl Record<'_> {
                 Process::Exit => RecordKind::Exit,
                 Process::Listen { .. } => RecordKind::Listen,
                 Process::Dial { .. } => RecordKind::Dial,
+                Process::Libraries => RecordKind::Libraries,
             },
         }
     }
@@ -219,6 +222,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         RecordKind::Exit => process(Process::Exit),
         RecordKind::Listen => process(Process::Listen { port: read::<ProcessRecord>(bytes)?.port }),
         RecordKind::Dial => process(Process::Dial { port: read::<ProcessRecord>(bytes)?.port }),
+        RecordKind::Libraries => process(Process::Libraries),
     })
 }
 

@@ -1,8 +1,8 @@
 //! The kernel side's maps, each behind the few things user space does with it.
 
-use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use miku_probe_abi::{CONNECTION_TOLD, Connection, ConnectionKey, Counters, FILTER_SLOTS};
+use aya::{Ebpf, Pod};
+use miku_probe_abi::{CONNECTION_TOLD, Connection, ConnectionKey, Counters, FILTER_SLOTS, Stream, StreamKey, TlsCall};
 
 use super::ProbeError;
 use crate::units::{ConnId, Handle, Nanos, Tgid};
@@ -15,6 +15,8 @@ pub struct Maps {
     pub targets: TargetTable,
     /// Their open connections.
     pub connections: ConnectionTable,
+    /// Their TLS streams.
+    pub streams: StreamTable,
     /// What the kernel side has counted.
     pub counters: CounterTable,
 }
@@ -29,6 +31,11 @@ impl Maps {
                 filter: Array::try_from(take("FILTER")?)?,
             },
             connections: ConnectionTable(HashMap::try_from(take("CONNECTIONS")?)?),
+            streams: StreamTable {
+                streams: HashMap::try_from(take("STREAMS")?)?,
+                calls: HashMap::try_from(take("TLS_CALLS")?)?,
+                handshakes: HashMap::try_from(take("TLS_HANDSHAKES")?)?,
+            },
             counters: CounterTable(PerCpuArray::try_from(take("COUNTERS")?)?),
         })
     }
@@ -108,11 +115,34 @@ const fn key(id: ConnId) -> Option<ConnectionKey> {
 impl ConnectionTable {
     /// Forgets all connections of a process, those included that were never told: sockets that were only made, or listen.
     pub fn forget(&mut self, tgid: Tgid) {
-        let keys: Vec<_> = self.0.keys().filter_map(Result::ok).filter(|key| key.tgid == tgid.0).collect();
-        for key in keys {
-            // One that is closed in between is gone already.
-            let _gone: Result<(), _> = self.0.remove(&key);
-        }
+        remove_all(&mut self.0, |key| key.tgid == tgid.0);
+    }
+}
+
+/// The TLS streams of watched processes.
+pub struct StreamTable {
+    streams: HashMap<MapData, StreamKey, Stream>,
+    /// Calls that have begun, by process and thread.
+    calls: HashMap<MapData, u64, TlsCall>,
+    /// Handshakes that are being worked on, by process and thread.
+    handshakes: HashMap<MapData, u64, u64>,
+}
+
+impl StreamTable {
+    /// Forgets all streams of a process, and calls that its end or our leaving cut off.
+    pub fn forget(&mut self, tgid: Tgid) {
+        remove_all(&mut self.streams, |key| key.tgid == tgid.0);
+        remove_all(&mut self.calls, |thread| thread >> 32 == u64::from(tgid.0));
+        remove_all(&mut self.handshakes, |thread| thread >> 32 == u64::from(tgid.0));
+    }
+}
+
+/// Removes the entries whose keys are `unwanted`.
+fn remove_all<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, unwanted: impl Fn(&K) -> bool) {
+    let keys: Vec<K> = map.keys().filter_map(Result::ok).filter(unwanted).collect();
+    for key in keys {
+        // One that the kernel side removes in between is gone already.
+        let _gone: Result<(), _> = map.remove(&key);
     }
 }
 

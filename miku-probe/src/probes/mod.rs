@@ -8,20 +8,26 @@ mod offsets;
 pub mod process;
 pub mod socket;
 mod statistics;
+pub mod tls;
 mod types;
+pub mod uprobe;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 
 use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use miku_probe_abi::SocketOffsets;
 
-pub use maps::{ConnectionTable, CounterTable, Maps, TargetTable};
+use self::socket::Way;
+use self::statistics::statistics_of;
+use self::tls::Scrubber;
+use self::uprobe::Uprobes;
+
+pub use maps::{ConnectionTable, CounterTable, Maps, StreamTable, TargetTable};
 pub use offsets::OffsetError;
 pub use statistics::{RunStatistics, run_statistics, statistics_on};
 pub use types::TypesError;
-
-use self::socket::Way;
 
 /// The BPF object that was built with this program; empty when it was built without one.
 #[must_use]
@@ -141,6 +147,12 @@ pub struct Failure {
 /// The loaded kernel side. Dropping it detaches and unloads everything.
 pub struct Kernel {
     ebpf: Ebpf,
+    /// The programs of uprobes, until someone takes them to attach them.
+    uprobes: Option<Uprobes>,
+    /// Those of them that aya does not know, for what they cost.
+    uprobe_descriptors: Vec<(&'static str, File)>,
+    /// Until someone takes it.
+    scrubber: Option<Scrubber>,
     attached: BTreeMap<&'static str, u32>,
     failures: Vec<Failure>,
     /// How sockets are noticed.
@@ -177,20 +189,44 @@ impl Kernel {
             .map_max_entries("RECORDS", sizes.ring_bytes)
             .map_max_entries("CONNECTIONS", sizes.connections)
             .map_max_entries("SOCKETS", sizes.connections)
+            .map_max_entries("STREAMS", sizes.connections)
             .load(object())
             .map_err(ProbeError::Load)?;
+        let mut failures = Vec::new();
+        let mut failed = |error: &(dyn std::error::Error + 'static), what| {
+            log::warn!("{what}: {}", chain(error));
+            failures.push(Failure { kind: tls::KIND, reason: reason(error) });
+        };
+        let uprobes = Uprobes::load(&mut ebpf, object(), tls::PROGRAMS, tls::WITH_COOKIES)
+            .inspect_err(|error| failed(error, "nothing of TLS can be seen"))
+            .ok();
+        let scrubber = Scrubber::load(&mut ebpf, sizes.ring_bytes)
+            .inspect_err(|error| failed(error, "what was captured stays in memory until the ring has come around"))
+            .ok();
+        let uprobe_descriptors = uprobes.as_ref().map(Uprobes::descriptors).unwrap_or_default();
         let maps = Maps::take(&mut ebpf)?;
-        Ok((
-            Self {
-                ebpf,
-                attached: BTreeMap::new(),
-                failures: Vec::new(),
-                way,
-                closes: way == Way::Calls,
-                btf: Some(btf),
-            },
-            maps,
-        ))
+        let this = Self {
+            ebpf,
+            uprobes,
+            uprobe_descriptors,
+            scrubber,
+            attached: BTreeMap::new(),
+            failures,
+            way,
+            closes: way == Way::Calls,
+            btf: Some(btf),
+        };
+        Ok((this, maps))
+    }
+
+    /// The programs of uprobes, once, unless the kernel refused them.
+    pub fn take_uprobes(&mut self) -> Option<Uprobes> {
+        self.uprobes.take()
+    }
+
+    /// What overwrites the ring, once, unless the kernel refused it.
+    pub fn take_scrubber(&mut self) -> Option<Scrubber> {
+        self.scrubber.take()
     }
 
     /// Attaches every probe that is for this kernel.
@@ -283,7 +319,10 @@ impl Kernel {
     /// Run time and runs of every loaded program, as the kernel counts them; empty unless it has been told to.
     #[must_use]
     pub fn run_statistics(&self) -> Vec<RunStatistics> {
-        run_statistics(&self.ebpf)
+        let mut statistics = run_statistics(&self.ebpf);
+        statistics
+            .extend(self.uprobe_descriptors.iter().filter_map(|(name, descriptor)| statistics_of(name, descriptor)));
+        statistics
     }
 }
 

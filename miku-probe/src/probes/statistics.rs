@@ -1,7 +1,7 @@
 //! What the programs cost, as the kernel counts it (`kernel.bpf_stats_enabled`).
 
 use std::fs;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use aya::Ebpf;
 
@@ -29,13 +29,13 @@ pub fn statistics_on() -> Result<OwnedFd, aya::sys::SyscallError> {
 /// The cost of every loaded program of `ebpf`, read from the descriptors' own information.
 #[must_use]
 pub fn run_statistics(ebpf: &Ebpf) -> Vec<RunStatistics> {
-    ebpf.programs()
-        .filter_map(|(name, program)| {
-            let fd = program.fd().ok()?.as_fd().as_raw_fd();
-            let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-            Some(parse(name, &text))
-        })
-        .collect()
+    ebpf.programs().filter_map(|(name, program)| statistics_of(name, program.fd().ok()?)).collect()
+}
+
+/// The cost of the program with this descriptor.
+pub(super) fn statistics_of(name: &str, descriptor: &impl AsFd) -> Option<RunStatistics> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd())).ok()?;
+    Some(parse(name, &text))
 }
 
 fn parse(name: &str, text: &str) -> RunStatistics {

@@ -353,6 +353,7 @@ const fn record_kind(kind: RecordKind) -> &'static str {
         RecordKind::Free => "free",
         RecordKind::Handshake => "handshake",
         RecordKind::ServerName => "server_name",
+        RecordKind::Libraries => "libraries",
     }
 }
 

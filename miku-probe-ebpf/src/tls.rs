@@ -1,0 +1,515 @@
+//! What watched processes read from and write to their TLS streams, before it is encrypted and after it is decrypted.
+//!
+//! Hooks: uprobes in the TLS libraries that a process has mapped, at places that user space chooses. A read or a write is
+//! two of them: the entry keeps the arguments by thread, the exit looks at the result. An exit is a return probe or a plain
+//! probe on an instruction where the result stands in a register, whichever user space tells by a cookie. Kernels before 5.15
+//! pass none, so what can do without is a program a form of the function.
+//!
+//! Programs on uprobes run preemptibly: another task may run one on the same processor in the midst of this one. So
+//! nothing here uses memory of the processor's; records are written where they stand in the ring.
+//!
+//! Bounds: one call of a kind a thread (a read that is made by another one's callback hides the outer one),
+//! [`CAPTURE_MAX`] bytes of a message's start, [`CAPTURE_LATER`] bytes of each later segment.
+
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::{
+    bpf_get_attach_cookie, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user_str,
+};
+use aya_ebpf::macros::{map, raw_tracepoint, uprobe};
+use aya_ebpf::maps::HashMap;
+use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
+use miku_probe_abi::{
+    CAPTURE_LATER, CAPTURE_MAX, CloseRecord, DataRecord, Direction, HandshakeRecord, NAME_MAX, ProcessRecord,
+    RecordKind, SCRUB_PIECE, SCRUB_PIECES, STREAM_ESTABLISHED, STREAM_REPORTED, ServerNameRecord, Stream, StreamKey,
+    TAIL, TlsCall, TlsExit, bytes_of,
+};
+
+use crate::maps::{RECORDS, Skip, Wake, add_one, add_record, current, header, wake_flags};
+use crate::memory::{read_kernel, read_user, read_user_bytes};
+
+/// The streams of watched processes. User space sets the size.
+#[map]
+static STREAMS: HashMap<StreamKey, Stream> = HashMap::with_max_entries(32768, 0);
+
+/// Reads and writes that have begun, by thread.
+#[map]
+static TLS_CALLS: HashMap<u64, TlsCall> = HashMap::with_max_entries(8192, 0);
+
+/// Handshakes that are being worked on, by thread: a call of its own, for a library may do it within a read.
+#[map]
+static TLS_HANDSHAKES: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
+
+/// `SSL_CTRL_SET_TLSEXT_HOSTNAME` and `TLSEXT_NAMETYPE_host_name` of `openssl/tls1.h`.
+const SET_HOST_NAME: u32 = 55;
+const HOST_NAME: u64 = 0;
+
+/// How many bytes tell whether a segment may be the start of a message.
+const LOOK: usize = 4;
+
+/// How a function says what it did.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// The result is the number of bytes, as an `int`.
+    Plain,
+    /// The result is 1, and the number of bytes is written to where an argument points.
+    Ex,
+}
+
+#[uprobe]
+pub(crate) fn tls_read(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    begin(&ctx, Direction::In, unsafe { (*ctx.regs).rcx });
+    0
+}
+
+#[uprobe]
+pub(crate) fn tls_read_r8(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    begin(&ctx, Direction::In, unsafe { (*ctx.regs).r8 });
+    0
+}
+
+#[uprobe]
+pub(crate) fn tls_write(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    begin(&ctx, Direction::Out, unsafe { (*ctx.regs).rcx });
+    0
+}
+
+#[uprobe]
+pub(crate) fn tls_write_r8(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    begin(&ctx, Direction::Out, unsafe { (*ctx.regs).r8 });
+    0
+}
+
+#[uprobe]
+pub(crate) fn tls_return(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    let _: Result<(), Skip> = end(unsafe { (*ctx.regs).rax }, Form::Plain);
+    0
+}
+
+#[uprobe]
+pub(crate) fn tls_return_ex(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    let _: Result<(), Skip> = end(unsafe { (*ctx.regs).rax }, Form::Ex);
+    0
+}
+
+/// An instruction on a way out of a read or a write. For kernels that pass a cookie: see [`TlsExit`].
+#[uprobe]
+pub(crate) fn tls_exit(ctx: ProbeContext) -> u32 {
+    let _: Result<(), Skip> = try_exit(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_exit(ctx: &ProbeContext) -> Result<(), Skip> {
+    let exit = exit(ctx);
+    end(result(ctx, exit)?, if exit.is_ex() { Form::Ex } else { Form::Plain })
+}
+
+/// What user space says of the instruction that was reached.
+#[inline(always)]
+fn exit(ctx: &ProbeContext) -> TlsExit {
+    // SAFETY: the helper wants the program's context.
+    TlsExit(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) })
+}
+
+/// The call's result, from the register where it stands at this exit.
+#[inline(always)]
+fn result(ctx: &ProbeContext, exit: TlsExit) -> Result<u64, Skip> {
+    // The verifier allows no load at an offset that it does not know.
+    read_kernel(ctx.regs as u64 + u64::from(exit.register_offset()))
+}
+
+#[inline(always)]
+fn begin(ctx: &ProbeContext, direction: Direction, out: u64) {
+    // SAFETY: the kernel passes the registers, and the verifier holds the loads to their places.
+    let (ssl, base, size) = unsafe { ((*ctx.regs).rdi, (*ctx.regs).rsi, (*ctx.regs).rdx) };
+    let call = TlsCall { ssl, base, size, out, direction: direction as u32, padding: 0 };
+    if TLS_CALLS.insert(thread(), call, 0).is_err() {
+        table_full();
+    }
+}
+
+#[inline(always)]
+fn end(result: u64, form: Form) -> Result<(), Skip> {
+    let thread = thread();
+    let call = TLS_CALLS.get_ptr(thread).ok_or(Skip)?;
+    // SAFETY: the pointer is to a live map value, which only this thread changes.
+    let call = unsafe { *call };
+    TLS_CALLS.remove(thread).map_err(|_| Skip)?;
+    let result = result as i32;
+    let (size, room) = match form {
+        Form::Plain if result > 0 => (result as u64, u64::from(call.size as u32)),
+        Form::Ex if result == 1 => (read_user::<u64>(call.out)?, call.size),
+        _ => return Err(Skip),
+    };
+    // More than there was room for is no number of bytes.
+    if size == 0 || size > room || size > u64::from(u32::MAX) {
+        return Err(Skip);
+    }
+    moved(&call, size as u32)
+}
+
+/// Counts what a call moved, and tells it when the stream is one whose segments are told.
+#[inline(never)]
+fn moved(call: &TlsCall, size: u32) -> Result<(), Skip> {
+    let stream = stream(call.ssl)?;
+    // SAFETY: the pointer is to a value of a preallocated map, which stays memory of that type. No library allows two
+    // threads to use one stream at once.
+    let stream = unsafe { &mut *stream };
+    // What reads or writes has ended its handshake, whichever call did it.
+    stream.flags |= STREAM_ESTABLISHED;
+    if call.direction == Direction::In as u32 {
+        stream.bytes_in += u64::from(size);
+    } else {
+        stream.bytes_out += u64::from(size);
+    }
+
+    let starts = looks_like_start(call.base, size);
+    if stream.flags & STREAM_REPORTED == 0 && !starts {
+        return Ok(());
+    }
+    stream.flags |= STREAM_REPORTED;
+    let turned = stream.direction != call.direction;
+    stream.direction = call.direction;
+    if starts || turned {
+        stream.budget = CAPTURE_MAX as u32;
+    }
+    let wanted = if stream.budget > CAPTURE_LATER as u32 { stream.budget } else { CAPTURE_LATER as u32 };
+    let wanted = if size < wanted { size } else { wanted };
+    let segment = Segment { base: call.base, handle: call.ssl, size, wanted, direction: call.direction };
+    // As little of the ring as holds it; the sizes must be known to the verifier.
+    let (fitted, captured) = match wanted {
+        0..=32 => tell::<32>(stream, &segment),
+        33..=256 => tell::<256>(stream, &segment),
+        257..=1024 => tell::<1024>(stream, &segment),
+        _ => tell::<CAPTURE_MAX>(stream, &segment),
+    };
+    stream.budget = stream.budget.saturating_sub(captured);
+    if !fitted {
+        stream.lost = stream.lost.wrapping_add(1);
+        let into = call.direction == Direction::In as u32;
+        if turned {
+            add_one(|counters| {
+                // SAFETY: the pointer is to live counters.
+                unsafe { if into { &raw mut (*counters).lost_starts_in } else { &raw mut (*counters).lost_starts_out } }
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Plaintext that a call moved.
+struct Segment {
+    base: u64,
+    handle: u64,
+    size: u32,
+    /// Bytes of it that are to be copied, at most as many as there are.
+    wanted: u32,
+    direction: u32,
+}
+
+/// A data record with room for what is captured.
+#[repr(C)]
+struct Captured<const ROOM: usize> {
+    record: DataRecord,
+    bytes: [u8; ROOM],
+}
+
+/// Puts a segment on the ring, in an entry of `ROOM` bytes; says whether it fitted, and how many bytes were copied.
+#[inline(never)]
+fn tell<const ROOM: usize>(stream: &Stream, segment: &Segment) -> (bool, u32) {
+    let Some(mut entry) = RECORDS.reserve::<Captured<ROOM>>(0) else {
+        add_record(RecordKind::Plaintext, false);
+        return (false, 0);
+    };
+    let to = entry.as_mut_ptr();
+    // SAFETY: the pointer is to the entry's memory. Each read is of a length that the verifier can see to be within it.
+    let captured = unsafe {
+        let bytes = (&raw mut (*to).bytes).cast::<u8>();
+        if segment.wanted >= ROOM as u32 {
+            if read_user_bytes(bytes, ROOM as u32, segment.base) { ROOM as u32 } else { 0 }
+        } else {
+            let length = segment.wanted & (ROOM as u32 - 1);
+            if read_user_bytes(bytes, length, segment.base) { length } else { 0 }
+        }
+    };
+    if captured == 0 {
+        // SAFETY: the pointer is to live counters.
+        add_one(|counters| unsafe { &raw mut (*counters).unreadable });
+    }
+    let mut tail = [0; TAIL];
+    let mut tail_length = 0;
+    if captured < segment.size {
+        tail_length = if segment.size < TAIL as u32 { segment.size } else { TAIL as u32 };
+        let from = segment.base + u64::from(segment.size) - u64::from(tail_length);
+        if !read_user_bytes(tail.as_mut_ptr(), tail_length, from) {
+            tail_length = 0;
+        }
+    }
+    let record = DataRecord {
+        header: header(RecordKind::Plaintext, size_of::<DataRecord>() + captured as usize),
+        generation: stream.generation,
+        handle: segment.handle,
+        lost: stream.lost,
+        size: segment.size,
+        captured,
+        errno: 0,
+        direction: segment.direction as u8,
+        tail_length: tail_length as u8,
+        tail,
+    };
+    // SAFETY: as above.
+    unsafe { (&raw mut (*to).record).write(record) };
+    entry.submit(wake_flags(Wake::Late));
+    add_record(RecordKind::Plaintext, true);
+    (true, captured)
+}
+
+/// Whether the bytes may be the start of an HTTP/1 message: capital letters, as a method and `HTTP/` begin with.
+#[inline(always)]
+fn looks_like_start(base: u64, size: u32) -> bool {
+    let mut bytes = [0_u8; LOOK];
+    let length = if size < LOOK as u32 { size } else { LOOK as u32 };
+    read_user_bytes(bytes.as_mut_ptr(), length, base)
+        && bytes[0].is_ascii_uppercase()
+        && (length < 2 || bytes[1].is_ascii_uppercase())
+        && (length < 3 || bytes[2].is_ascii_uppercase())
+}
+
+#[uprobe]
+pub(crate) fn tls_handshake(ctx: ProbeContext) -> u32 {
+    let _: Result<(), Skip> = try_handshake(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_handshake(ctx: &ProbeContext) -> Result<(), Skip> {
+    // SAFETY: as in `begin`.
+    let ssl = unsafe { (*ctx.regs).rdi };
+    let stream = stream(ssl)?;
+    // SAFETY: as in `moved`.
+    let stream = unsafe { &mut *stream };
+    if stream.flags & STREAM_ESTABLISHED != 0 {
+        return Err(Skip);
+    }
+    if stream.handshake_began == 0 {
+        stream.handshake_began = now();
+    }
+    if TLS_HANDSHAKES.insert(thread(), ssl, 0).is_err() {
+        table_full();
+    }
+    Ok(())
+}
+
+#[uprobe]
+pub(crate) fn tls_handshake_return(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    let _: Result<(), Skip> = end_handshake(unsafe { (*ctx.regs).rax });
+    0
+}
+
+/// An instruction on a way out of a handshake, as [`tls_exit`].
+#[uprobe]
+pub(crate) fn tls_handshake_exit(ctx: ProbeContext) -> u32 {
+    let _: Result<(), Skip> = result(&ctx, exit(&ctx)).and_then(|result| end_handshake(result));
+    0
+}
+
+#[inline(always)]
+fn end_handshake(result: u64) -> Result<(), Skip> {
+    let thread = thread();
+    let ssl = TLS_HANDSHAKES.get_ptr(thread).ok_or(Skip)?;
+    // SAFETY: the pointer is to a live map value, which only this thread changes.
+    let ssl = unsafe { *ssl };
+    TLS_HANDSHAKES.remove(thread).map_err(|_| Skip)?;
+    let result = result as i32;
+    let stream = stream(ssl)?;
+    // SAFETY: as in `moved`.
+    let stream = unsafe { &mut *stream };
+    stream.handshake_ended = now();
+    stream.handshake_result = result;
+    // Any other result may be one that is tried again: only that the stream is freed tells that it failed.
+    if result == 1 && stream.flags & STREAM_ESTABLISHED == 0 {
+        stream.flags |= STREAM_ESTABLISHED;
+        handshake_ended(ssl, stream);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn handshake_ended(ssl: u64, stream: &Stream) {
+    let record = HandshakeRecord {
+        header: header(RecordKind::Handshake, size_of::<HandshakeRecord>()),
+        generation: stream.generation,
+        handle: ssl,
+        duration_ns: stream.handshake_ended - stream.handshake_began,
+        result: stream.handshake_result,
+        padding: 0,
+    };
+    put(RecordKind::Handshake, Wake::Late, bytes_of(&record));
+}
+
+/// `SSL_ctrl(ssl, cmd, larg, parg)`, which the macro `SSL_set_tlsext_host_name` is.
+#[uprobe]
+pub(crate) fn tls_control(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    let (command, kind, name) = unsafe { ((*ctx.regs).rsi as u32, (*ctx.regs).rdx, (*ctx.regs).rcx) };
+    if command == SET_HOST_NAME && kind == HOST_NAME {
+        let _: Result<(), Skip> = try_server_name(&ctx, name);
+    }
+    0
+}
+
+/// `SSL_set_tlsext_host_name(ssl, name)`, which is a function in BoringSSL.
+#[uprobe]
+pub(crate) fn tls_server_name(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    let name = unsafe { (*ctx.regs).rsi };
+    let _: Result<(), Skip> = try_server_name(&ctx, name);
+    0
+}
+
+#[inline(always)]
+fn try_server_name(ctx: &ProbeContext, name: u64) -> Result<(), Skip> {
+    if name == 0 {
+        return Err(Skip);
+    }
+    // SAFETY: as in `begin`.
+    let ssl = unsafe { (*ctx.regs).rdi };
+    let stream = stream(ssl)?;
+    // SAFETY: as in `moved`.
+    let generation = unsafe { (*stream).generation };
+    let Some(mut entry) = RECORDS.reserve::<ServerNameRecord>(0) else {
+        add_record(RecordKind::ServerName, false);
+        return Err(Skip);
+    };
+    let to = entry.as_mut_ptr();
+    // SAFETY: the pointer is to the entry's memory, which has room for as many bytes as are asked for; the helper checks
+    // the source itself.
+    let length = unsafe {
+        bpf_probe_read_user_str((&raw mut (*to).name).cast::<c_void>(), NAME_MAX as u32, name as *const c_void)
+    };
+    // It counts the zero at its end.
+    if length <= 1 || length > NAME_MAX as i64 {
+        entry.discard(u64::from(BPF_RB_NO_WAKEUP));
+        return Err(Skip);
+    }
+    let header = header(RecordKind::ServerName, size_of::<ServerNameRecord>());
+    // SAFETY: as above.
+    unsafe {
+        (&raw mut (*to).header).write(header);
+        (&raw mut (*to).generation).write(generation);
+        (&raw mut (*to).handle).write(ssl);
+        (&raw mut (*to).length).write(length as u32 - 1);
+        (&raw mut (*to).padding).write(0);
+    }
+    entry.submit(wake_flags(Wake::Late));
+    add_record(RecordKind::ServerName, true);
+    Ok(())
+}
+
+#[uprobe]
+pub(crate) fn tls_free(ctx: ProbeContext) -> u32 {
+    let _: Result<(), Skip> = try_free(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_free(ctx: &ProbeContext) -> Result<(), Skip> {
+    // SAFETY: as in `begin`.
+    let ssl = unsafe { (*ctx.regs).rdi };
+    let key = StreamKey::new(current().0, ssl);
+    let stream = STREAMS.get_ptr(key).ok_or(Skip)?;
+    // SAFETY: as in `moved`.
+    let stream = unsafe { *stream };
+    STREAMS.remove(key).map_err(|_| Skip)?;
+    if stream.flags & STREAM_ESTABLISHED == 0 && stream.handshake_ended != 0 {
+        handshake_ended(ssl, &stream);
+    }
+    let record = CloseRecord {
+        header: header(RecordKind::Free, size_of::<CloseRecord>()),
+        generation: stream.generation,
+        handle: ssl,
+        bytes_in: stream.bytes_in,
+        bytes_out: stream.bytes_out,
+        lost: stream.lost,
+        padding: 0,
+    };
+    put(RecordKind::Free, Wake::Late, bytes_of(&record));
+    Ok(())
+}
+
+/// `_dl_debug_state()`, which the dynamic loader calls before and after it changes the list of loaded libraries.
+#[uprobe]
+pub(crate) fn libraries(_ctx: ProbeContext) -> u32 {
+    let header = header(RecordKind::Libraries, size_of::<ProcessRecord>());
+    let record = ProcessRecord { header, child: 0, port: 0, padding: 0 };
+    put(RecordKind::Libraries, Wake::Late, bytes_of(&record));
+    0
+}
+
+/// Overwrites as much of the ring as its first argument says, in pieces of [`SCRUB_PIECE`], with zeros that the reader
+/// passes over. User space runs it, so that what was captured does not stay readable in the ring's memory.
+#[raw_tracepoint]
+pub(crate) fn scrub(ctx: RawTracePointContext) -> i32 {
+    let pieces: u64 = ctx.arg(0);
+    for place in 0..u64::from(SCRUB_PIECES) {
+        if place >= pieces {
+            break;
+        }
+        let Some(mut entry) = RECORDS.reserve::<[u8; SCRUB_PIECE]>(0) else { return 1 };
+        let to = entry.as_mut_ptr().cast::<c_void>();
+        // SAFETY: the entry has room for as many bytes. Nothing is readable at address 0, and then the helper fills the
+        // destination with zeros, on every kernel that has it.
+        unsafe { bpf_probe_read_kernel(to, SCRUB_PIECE as u32, core::ptr::null()) };
+        entry.discard(u64::from(BPF_RB_NO_WAKEUP));
+    }
+    0
+}
+
+/// The stream at this address in the running process; a new one when it was not known.
+#[inline(always)]
+fn stream(ssl: u64) -> Result<*mut Stream, Skip> {
+    let key = StreamKey::new(current().0, ssl);
+    if let Some(stream) = STREAMS.get_ptr_mut(key) {
+        return Ok(stream);
+    }
+    if STREAMS.insert(key, Stream::new(now()), 0).is_err() {
+        table_full();
+        return Err(Skip);
+    }
+    STREAMS.get_ptr_mut(key).ok_or(Skip)
+}
+
+#[inline(always)]
+fn thread() -> u64 {
+    bpf_get_current_pid_tgid()
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+#[inline(always)]
+fn table_full() {
+    // SAFETY: the pointer is to live counters.
+    add_one(|counters| unsafe { &raw mut (*counters).table_full });
+}
+
+/// As [`crate::maps::put_bytes`], in programs that another may interrupt.
+#[inline(always)]
+fn put(kind: RecordKind, wake: Wake, bytes: &[u8]) {
+    let fitted = RECORDS.output::<[u8]>(bytes, wake_flags(wake)).is_ok();
+    add_record(kind, fitted);
+}

@@ -1,0 +1,455 @@
+//! Which TLS libraries a process has mapped, and at which of their instructions uprobes shall stand.
+//!
+//! OpenSSL and its relatives hide anywhere: in `libssl.so.3`, in a `libssl-<hash>.so` that a wheel brings, linked into
+//! an extension module, `libpython` or the interpreter. So every file with executable mappings is asked whether it
+//! *defines* the functions ([`symbols`]), and where it does, the machine code of its own build decides where probes
+//! stand ([`placement`]): between two instructions of one function lies a factor of ten in what a hit costs the
+//! target.
+//!
+//! Nothing here attaches anything. A [`TlsFinder`] remembers what it found in a file, so the second process with the
+//! same library costs no more than reading its mappings.
+
+mod flow;
+mod loader;
+mod mappings;
+mod placement;
+mod registers;
+mod symbols;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::discovery::process::Process;
+use crate::discovery::tls::mappings::{Mapping, OpenError};
+use crate::discovery::tls::symbols::DebugFiles;
+
+pub use crate::discovery::tls::loader::{Notice, loader_notice};
+pub use crate::discovery::tls::placement::Unfollowed;
+pub use crate::discovery::tls::registers::{CountRegister, ResultRegister};
+pub use crate::discovery::tls::symbols::SymbolSource;
+
+/// How many files are remembered, those without TLS among them.
+const REMEMBERED_MAX: usize = 1024;
+
+/// How many distinct files of one process are looked into: a process may map what it likes.
+const FILES_MAX: usize = 4096;
+
+/// A function of a TLS library that is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TlsFunction {
+    /// `int SSL_read(SSL *ssl, void *buf, int num)`
+    Read,
+    /// `int SSL_read_ex(SSL *ssl, void *buf, size_t num, size_t *readbytes)`
+    ReadEx,
+    /// `int SSL_write(SSL *ssl, const void *buf, int num)`
+    Write,
+    /// `int SSL_write_ex(SSL *ssl, const void *buf, size_t num, size_t *written)`
+    WriteEx,
+    /// `int SSL_do_handshake(SSL *ssl)`
+    DoHandshake,
+    /// `int SSL_connect(SSL *ssl)`
+    Connect,
+    /// `int SSL_accept(SSL *ssl)`
+    Accept,
+    /// `long SSL_ctrl(SSL *ssl, int cmd, long larg, void *parg)`; with `cmd` 55 it sets the server's name
+    Ctrl,
+    /// `int SSL_set_tlsext_host_name(SSL *ssl, const char *name)`, a function in BoringSSL and a macro in OpenSSL
+    SetHostName,
+    /// `void SSL_free(SSL *ssl)`
+    Free,
+}
+
+impl TlsFunction {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Read,
+        Self::ReadEx,
+        Self::Write,
+        Self::WriteEx,
+        Self::DoHandshake,
+        Self::Connect,
+        Self::Accept,
+        Self::Ctrl,
+        Self::SetHostName,
+        Self::Free,
+    ];
+
+    /// Its name in the library's symbol table.
+    #[must_use]
+    pub const fn symbol(self) -> &'static str {
+        match self {
+            Self::Read => "SSL_read",
+            Self::ReadEx => "SSL_read_ex",
+            Self::Write => "SSL_write",
+            Self::WriteEx => "SSL_write_ex",
+            Self::DoHandshake => "SSL_do_handshake",
+            Self::Connect => "SSL_connect",
+            Self::Accept => "SSL_accept",
+            Self::Ctrl => "SSL_ctrl",
+            Self::SetHostName => "SSL_set_tlsext_host_name",
+            Self::Free => "SSL_free",
+        }
+    }
+}
+
+impl fmt::Display for TlsFunction {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.symbol())
+    }
+}
+
+/// How arguments and result stand at a site's entry and return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `ssl` in `rdi`, the buffer in `rsi`, its length in `edx`; the result is the number of bytes, or 0 or less.
+    Plain,
+    /// `ssl` in `rdi`, the buffer in `rsi`, its length in `rdx`, where to put the number of bytes in `count`. The
+    /// result is 1, or 0 or less.
+    Ex {
+        /// The register with the address of the `size_t` that receives the number of bytes, on success only.
+        count: CountRegister,
+    },
+    /// `ssl` in `rdi`. The result of a handshake is 1 when it is done.
+    Connection,
+    /// `ssl` in `rdi`, the command in `esi`, a pointer in `rcx`.
+    Control,
+    /// `ssl` in `rdi`, the name in `rsi`.
+    HostName,
+}
+
+/// An instruction that a probe can stand on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Spot {
+    /// Where it is in the library's file: what the kernel wants to be told.
+    pub file_offset: u64,
+    /// Whether the kernel carries it out itself (0.5 to 1 µs a hit) rather than stepping the target over it (10 to
+    /// 13 µs).
+    pub emulated: bool,
+}
+
+/// A place at which a call ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// The function that ends; it decides the result's form, which may not be the site's.
+    pub function: TlsFunction,
+    /// An instruction that is carried out once, after the result is known, on every way out through this exit.
+    pub spot: Spot,
+    /// Where the result is when that instruction is reached.
+    pub result: ResultRegister,
+}
+
+/// Where the calls of a site end, for probes that do without a return probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exits {
+    /// Nobody needs to know.
+    NotNeeded,
+    /// All of them. An exit can be passed without the site's entry before, where the function refused its arguments.
+    Known(Vec<Exit>),
+    /// They cannot be told: only a return probe sees them all.
+    Unknown {
+        /// In which function.
+        function: TlsFunction,
+        /// Why.
+        reason: Unfollowed,
+    },
+}
+
+/// A place in a library that calls of interest pass, each of them once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// The exported functions whose calls pass here: one, or two that share an inner function.
+    pub calls: Vec<TlsFunction>,
+    /// What stands in the registers.
+    pub form: Form,
+    /// Whether the probes stand in a function that the exported ones call, rather than in these.
+    pub inner: bool,
+    /// Where a call begins; all arguments stand in their registers.
+    pub entry: Spot,
+    /// Where a return probe can stand: the stack pointer still points to the return address. The same as `entry`
+    /// where that can be. `None` where the return is of no interest.
+    pub ret: Option<Spot>,
+    /// Where calls end otherwise.
+    pub exits: Exits,
+}
+
+/// The relatives of OpenSSL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Flavour {
+    /// OpenSSL, or what looks like it.
+    OpenSsl,
+    /// BoringSSL and what descends from it.
+    BoringSsl,
+}
+
+impl Flavour {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenSsl => "openssl",
+            Self::BoringSsl => "boringssl",
+        }
+    }
+}
+
+/// One state of one file: replaced or rewritten, it has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// The device it is on.
+    pub device: u64,
+    /// Its inode there.
+    pub inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl FileId {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// What was found in a file: it is the same for every process that maps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// Whose it is.
+    pub flavour: Flavour,
+    /// What told the functions' addresses.
+    pub symbols: SymbolSource,
+    /// Where probes shall stand; never empty.
+    pub sites: Vec<Site>,
+}
+
+/// A TLS library in a process.
+#[derive(Clone, Debug)]
+pub struct Library {
+    /// The file.
+    pub identity: FileId,
+    /// A path by which the kernel finds the file as long as the process has it mapped, in a container or deleted as
+    /// it may be.
+    pub attach_path: PathBuf,
+    /// Its path as the process sees it.
+    pub shown_path: PathBuf,
+    /// Whether it is gone from its folder, as after an upgrade.
+    pub deleted: bool,
+    /// What is in it.
+    pub build: Arc<Build>,
+}
+
+/// Why a file, or a whole process, yields no sites though it might be expected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Reason {
+    /// It bears the name of a TLS library, and no table has the functions' names.
+    #[error("has no symbols for the functions of TLS, nor is there a debug file for it")]
+    Stripped,
+    /// It cannot be read.
+    #[error("cannot be read")]
+    Unreadable,
+    /// It is no ELF file.
+    #[error("is no ELF file")]
+    NotElf,
+    /// Its tables contradict themselves.
+    #[error("is a damaged ELF file")]
+    Malformed,
+    /// It is for a 32-bit program.
+    #[error("is a 32-bit program's")]
+    WrongClass,
+    /// It is for another processor.
+    #[error("is for another processor")]
+    WrongMachine,
+    /// The functions' names lead to no machine code.
+    #[error("has the functions' names but not their code")]
+    NoCode,
+    /// The process ended meanwhile.
+    #[error("the process has ended")]
+    ProcessGone,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Stripped,
+        Self::Unreadable,
+        Self::NotElf,
+        Self::Malformed,
+        Self::WrongClass,
+        Self::WrongMachine,
+        Self::NoCode,
+        Self::ProcessGone,
+    ];
+
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stripped => "stripped",
+            Self::Unreadable => "unreadable",
+            Self::NotElf => "not_elf",
+            Self::Malformed => "malformed",
+            Self::WrongClass => "wrong_class",
+            Self::WrongMachine => "wrong_machine",
+            Self::NoCode => "no_code",
+            Self::ProcessGone => "process_gone",
+        }
+    }
+}
+
+/// A file that yields no sites, for a reason worth a line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} {reason}", shown_path.display())]
+pub struct Fault {
+    /// Its path as the process sees it.
+    pub shown_path: PathBuf,
+    /// Whether it is gone from its folder.
+    pub deleted: bool,
+    /// What is wrong with it.
+    pub reason: Reason,
+}
+
+/// Why a process's mappings could not be looked through.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// It ended.
+    #[error("the process has ended")]
+    ProcessGone,
+    /// This user may not read its mappings, or they cannot be read.
+    #[error("its mappings cannot be read")]
+    Unreadable(#[source] io::Error),
+}
+
+impl ScanError {
+    /// The reason, as it is counted.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::ProcessGone => Reason::ProcessGone,
+            Self::Unreadable(_) => Reason::Unreadable,
+        }
+    }
+}
+
+impl From<io::Error> for ScanError {
+    fn from(error: io::Error) -> Self {
+        match (error.kind(), error.raw_os_error()) {
+            (io::ErrorKind::NotFound, _) | (_, Some(libc::ESRCH)) => Self::ProcessGone,
+            _ => Self::Unreadable(error),
+        }
+    }
+}
+
+/// The files of one process that were looked at already. Keep one for each process and drop it when the process
+/// becomes another program.
+#[derive(Clone, Debug, Default)]
+pub struct Seen(HashSet<mappings::Key>);
+
+/// What one look at a process found.
+#[derive(Clone, Debug, Default)]
+pub struct Scan {
+    /// The TLS libraries.
+    pub libraries: Vec<Library>,
+    /// What is wrong with files that might be expected to be some.
+    pub faults: Vec<Fault>,
+    /// How many files were looked at: those with executable mappings that had not been seen before.
+    pub files: usize,
+}
+
+/// What a file is to us.
+type Finding = Result<Option<Arc<Build>>, Reason>;
+
+/// Finds TLS libraries in processes, and remembers what it found in which file.
+#[derive(Debug, Default)]
+pub struct TlsFinder {
+    remembered: HashMap<FileId, (u64, Finding)>,
+    clock: u64,
+}
+
+impl TlsFinder {
+    /// One that has seen nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Looks at those files of `process` that are not in `seen` yet, and puts them there. With an empty `seen` that is
+    /// all of them; with that of an earlier look only what it has mapped since, as by a late `dlopen`.
+    ///
+    /// # Errors
+    /// When the process has ended, or its mappings cannot be read. What is wrong with single files is in the result.
+    pub fn scan(&mut self, process: &Process, seen: &mut Seen) -> Result<Scan, ScanError> {
+        let mut scan = Scan::default();
+        for mapping in mappings::executable_files(process, &seen.0, FILES_MAX)? {
+            scan.files += 1;
+            let finding = match mapping.open(process) {
+                Ok(opened) => match self.look_into(&opened.file, &mapping, process) {
+                    Ok((identity, Ok(Some(build)))) => {
+                        seen.0.insert(mapping.key);
+                        scan.libraries.push(Library {
+                            identity,
+                            attach_path: opened.path,
+                            shown_path: mapping.path,
+                            deleted: mapping.deleted,
+                            build,
+                        });
+                        continue;
+                    }
+                    Ok((_, Ok(None))) => Ok(()),
+                    Ok((_, Err(reason))) => Err(reason),
+                    Err(_) => Err(Reason::Unreadable),
+                },
+                // It was unmapped again, or the process ended: its end will be told, and a next look sees the rest.
+                Err(OpenError::Gone) => continue,
+                Err(OpenError::Unreadable) => Err(Reason::Unreadable),
+            };
+            if let Err(reason) = finding
+                && worth_a_line(reason, &mapping, &scan.faults)
+            {
+                let (shown_path, deleted) = (mapping.path.clone(), mapping.deleted);
+                scan.faults.push(Fault { shown_path, deleted, reason });
+            }
+            seen.0.insert(mapping.key);
+        }
+        Ok(scan)
+    }
+
+    fn look_into(&mut self, file: &File, mapping: &Mapping, process: &Process) -> io::Result<(FileId, Finding)> {
+        let identity = FileId::of(&file.metadata()?);
+        self.clock += 1;
+        if let Some((used, finding)) = self.remembered.get_mut(&identity) {
+            *used = self.clock;
+            return Ok((identity, finding.clone()));
+        }
+        let debug_files = DebugFiles::of(process.file("root"), &mapping.path);
+        let finding = placement::examine(file, &debug_files).and_then(|build| match build {
+            None if mapping.sounds_like_tls() && !symbols::imports_tls(file) => Err(Reason::Stripped),
+            build => Ok(build.map(Arc::new)),
+        });
+        if self.remembered.len() >= REMEMBERED_MAX
+            && let Some(oldest) = self.remembered.iter().min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id)
+        {
+            self.remembered.remove(&oldest);
+        }
+        self.remembered.insert(identity, (self.clock, finding.clone()));
+        Ok((identity, finding))
+    }
+}
+
+/// Whether the user is to hear of it: not of what cannot be a library anyhow, and of a 32-bit process once.
+fn worth_a_line(reason: Reason, mapping: &Mapping, faults: &[Fault]) -> bool {
+    match reason {
+        Reason::WrongClass | Reason::WrongMachine => faults.iter().all(|fault| fault.reason != reason),
+        Reason::NotElf | Reason::Malformed | Reason::Unreadable => mapping.sounds_like_code(),
+        Reason::Stripped | Reason::NoCode | Reason::ProcessGone => true,
+    }
+}
