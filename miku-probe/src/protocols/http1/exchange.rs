@@ -1,11 +1,12 @@
 //! Requests in flight on one connection, the oldest first.
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use zeroize::{Zeroize, Zeroizing};
 
-use super::Finished;
 use super::head::RequestHead;
+use super::{Finished, RateLimit};
 use crate::observations::{Method, Outcome};
 use crate::units::{Nanos, Side};
 
@@ -25,7 +26,7 @@ const TEXT_MAX: usize = 16 << 10;
 const TEXT_KEPT: usize = 256;
 
 /// A request and what is known of its answer.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Exchange {
     pub(super) method: Option<Method>,
     pub(super) status: Option<u16>,
@@ -39,9 +40,26 @@ pub(super) struct Exchange {
     pub(super) asked: bool,
     /// The final answer was seen to its last byte.
     pub(super) answered: bool,
+    /// What the final answer said of rate limits.
+    pub(super) limits: RateLimit,
     /// The path, then the host.
     text: Zeroizing<String>,
     path_length: u16,
+}
+
+/// The path may hold secrets.
+impl fmt::Debug for Exchange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { method, status, start, request_bytes, response_bytes, .. } = self;
+        formatter
+            .debug_struct("Exchange")
+            .field("method", method)
+            .field("status", status)
+            .field("start", start)
+            .field("request_bytes", request_bytes)
+            .field("response_bytes", response_bytes)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Exchange {
@@ -51,7 +69,8 @@ impl Exchange {
         self.start = start;
         let (path, authority) = split_target(head.method, head.target);
         let host = without_userinfo(authority.unwrap_or(head.host));
-        self.text.reserve_exact(path.len().min(PATH_MAX) + host.len().min(HOST_MAX));
+        // Room for all at once: a text that grew would leave its first bytes behind in freed memory.
+        self.text.reserve_exact(lossy_size(path, PATH_MAX) + lossy_size(host, HOST_MAX));
         push_lossy(&mut self.text, path, PATH_MAX);
         self.path_length = u16::try_from(self.text.len()).expect("a path is bounded");
         push_lossy(&mut self.text, host, HOST_MAX);
@@ -80,6 +99,7 @@ impl Exchange {
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
             outcome,
+            limits: self.limits,
         }
     }
 
@@ -117,6 +137,12 @@ fn split_target(method: Method, target: &[u8]) -> (&[u8], Option<&[u8]>) {
 fn without_userinfo(authority: &[u8]) -> &[u8] {
     let start = authority.iter().rposition(|byte| *byte == b'@').map_or(0, |at| at + 1);
     &authority[start..]
+}
+
+/// No fewer bytes than [`push_lossy`] appends.
+fn lossy_size(bytes: &[u8], most: usize) -> usize {
+    let size = if bytes.is_ascii() { bytes.len() } else { bytes.len() * char::REPLACEMENT_CHARACTER.len_utf8() };
+    size.min(most)
 }
 
 /// Appends at most `most` bytes of `bytes` to `text`, what is no UTF-8 replaced.

@@ -5,7 +5,7 @@ use prometheus::proto::MetricType;
 
 use super::*;
 use crate::observations::{AbortReason, Method, Outcome, TargetState};
-use crate::units::Transport;
+use crate::units::{Scheme, Transport};
 
 const BOT: ServiceId = ServiceId(0);
 const LLM: ServiceId = ServiceId(1);
@@ -23,6 +23,7 @@ fn served(route: Symbol) -> Exchange {
     Exchange {
         service: BOT,
         side: Side::Server,
+        scheme: Scheme::Http,
         method: Method::Get,
         route,
         server: Symbol::EMPTY,
@@ -69,8 +70,12 @@ fn before_anything_is_seen_only_what_is_measured_from_the_start_is_there() {
             "miku_probe_records_total{kind=\"exec\"} 0",
             "miku_probe_records_total{kind=\"exit\"} 0",
             "miku_probe_records_total{kind=\"fork\"} 0",
+            "miku_probe_records_total{kind=\"free\"} 0",
+            "miku_probe_records_total{kind=\"handshake\"} 0",
             "miku_probe_records_total{kind=\"listen\"} 0",
             "miku_probe_records_total{kind=\"open\"} 0",
+            "miku_probe_records_total{kind=\"plaintext\"} 0",
+            "miku_probe_records_total{kind=\"server_name\"} 0",
             "miku_up 1",
         ]
     );
