@@ -1,6 +1,7 @@
 //! Records in, observations out.
 
 mod discord;
+mod secrets;
 mod tls;
 
 use miku_probe_abi::{
@@ -15,7 +16,7 @@ const TGID: u32 = 42;
 const FD: i32 = 9;
 
 /// Keeps what it is told.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Kept(Vec<Observation>);
 
 impl Sink for Kept {
@@ -55,6 +56,7 @@ impl Kept {
 }
 
 /// A world that knows no sockets.
+#[derive(Debug)]
 struct Nowhere;
 
 impl World for Nowhere {

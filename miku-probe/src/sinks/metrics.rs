@@ -34,9 +34,6 @@ const EXCHANGE_RESERVE: usize = 500;
 /// How many different combinations of peer, direction and transport are told apart before peers become `other`.
 pub const PEER_LIMIT: usize = 1_000;
 
-/// How many different combinations of labels each of the other families has before its texts become `other`.
-const SERIES_LIMIT: usize = 1_000;
-
 /// A map of the hot path. Its keys are small numbers and its size is capped, so that a quick hash is enough.
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 

@@ -5,7 +5,7 @@ use miku_probe_abi::{HandshakeRecord, NAME_MAX, ServerNameRecord};
 use super::*;
 
 /// The address of an `SSL`.
-const SSL: u64 = 0x7f00_dead_b000;
+pub(super) const SSL: u64 = 0x7f00_dead_b000;
 
 /// What `record` tells, of another connection and as another kind.
 fn of_stream(mut record: Vec<u8>, kind: RecordKind, ssl: u64) -> Vec<u8> {
@@ -16,7 +16,7 @@ fn of_stream(mut record: Vec<u8>, kind: RecordKind, ssl: u64) -> Vec<u8> {
     record
 }
 
-fn plain(time: u64, ssl: u64, direction: Direction, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn plain(time: u64, ssl: u64, direction: Direction, bytes: &[u8]) -> Vec<u8> {
     of_stream(data(time, 100, 0, direction, bytes), RecordKind::Plaintext, ssl)
 }
 
@@ -24,7 +24,7 @@ fn free(time: u64, ssl: u64) -> Vec<u8> {
     of_stream(close(time, 100, 7, 7), RecordKind::Free, ssl)
 }
 
-fn server_name(time: u64, ssl: u64, text: &[u8]) -> Vec<u8> {
+pub(super) fn server_name(time: u64, ssl: u64, text: &[u8]) -> Vec<u8> {
     let mut name = [0; NAME_MAX];
     name[..text.len()].copy_from_slice(text);
     let header = header(RecordKind::ServerName, time, size_of::<ServerNameRecord>());

@@ -228,3 +228,24 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_text_never_outgrows_the_room_that_was_made_for_it(
+            bytes in vec(prop_oneof![Just(b'a'), Just(0xff), any::<u8>()], 0..1500),
+            most in select(vec![0, 7, HOST_MAX, PATH_MAX]),
+        ) {
+            let mut text = String::new();
+            push_lossy(&mut text, &bytes, most);
+            prop_assert!(text.len() <= lossy_size(&bytes, most), "{} bytes", text.len());
+        }
+    }
+}
