@@ -1,7 +1,6 @@
 //! Requests in flight on one connection, the oldest first.
 
 use std::collections::VecDeque;
-use std::fmt;
 
 use zeroize::{Zeroize, Zeroizing};
 
@@ -26,7 +25,7 @@ const TEXT_MAX: usize = 16 << 10;
 const TEXT_KEPT: usize = 256;
 
 /// A request and what is known of its answer.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Exchange {
     pub(super) method: Option<Method>,
     pub(super) status: Option<u16>,
@@ -42,24 +41,9 @@ pub(super) struct Exchange {
     pub(super) answered: bool,
     /// What the final answer said of rate limits.
     pub(super) limits: RateLimit,
-    /// The path, then the host.
+    /// The path, then the host. They may hold secrets: `Zeroizing` wipes them, and shows none of them.
     text: Zeroizing<String>,
     path_length: u16,
-}
-
-/// The path may hold secrets.
-impl fmt::Debug for Exchange {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { method, status, start, request_bytes, response_bytes, .. } = self;
-        formatter
-            .debug_struct("Exchange")
-            .field("method", method)
-            .field("status", status)
-            .field("start", start)
-            .field("request_bytes", request_bytes)
-            .field("response_bytes", response_bytes)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Exchange {
