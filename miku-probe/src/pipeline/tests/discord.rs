@@ -33,19 +33,29 @@ fn routes(pipeline: &Pipeline<Kept, Nowhere>) -> Vec<&str> {
     pipeline.sink.exchanges().iter().map(|exchange| pipeline.names.symbols.text(exchange.route)).collect()
 }
 
-/// Waits in milliseconds, with their routes, and how often each scope was told.
-fn limits(pipeline: &Pipeline<Kept, Nowhere>) -> (Vec<(&str, u64)>, Vec<(RateLimitScope, &str)>, Vec<(&str, f64)>) {
+/// What was told of rate limits, each with its route.
+#[derive(Debug, Default, PartialEq)]
+struct Limits<'a> {
+    /// In milliseconds.
+    waits: Vec<(&'a str, u64)>,
+    refusals: Vec<(&'a str, RateLimitScope)>,
+    quotas: Vec<(&'a str, f64)>,
+}
+
+fn limits(pipeline: &Pipeline<Kept, Nowhere>) -> Limits<'_> {
     let text = |symbol: &Symbol| pipeline.names.symbols.text(*symbol);
-    let (mut waits, mut refusals, mut quotas) = (Vec::new(), Vec::new(), Vec::new());
+    let mut limits = Limits::default();
     for seen in &pipeline.sink.0 {
         match seen {
-            Observation::RateLimitWait { route, wait, .. } => waits.push((text(route), wait.0 * 1000 / SECOND)),
-            Observation::RateLimited { scope, route, .. } => refusals.push((*scope, text(route))),
-            Observation::RateLimitRemaining { route, ratio, .. } => quotas.push((text(route), *ratio)),
+            Observation::RateLimitWait { route, wait, .. } => {
+                limits.waits.push((text(route), wait.0 * 1000 / SECOND));
+            }
+            Observation::RateLimited { scope, route, .. } => limits.refusals.push((text(route), *scope)),
+            Observation::RateLimitRemaining { route, ratio, .. } => limits.quotas.push((text(route), *ratio)),
             _ => {}
         }
     }
-    (waits, refusals, quotas)
+    limits
 }
 
 const MESSAGES: &str = "/api/v10/channels/1122334455667788990/messages";
@@ -66,9 +76,9 @@ fn a_refused_call_waits_until_its_second_try() {
     ] {
         call.tell(&mut pipeline);
     }
-    let (waits, refusals, quotas) = limits(&pipeline);
+    let Limits { waits, refusals, quotas } = limits(&pipeline);
     assert_eq!(waits, [(TEMPLATE, 1020)]);
-    assert_eq!(refusals, [(RateLimitScope::User, TEMPLATE)]);
+    assert_eq!(refusals, [(TEMPLATE, RateLimitScope::User)]);
     assert_eq!(quotas, [0.8, 0.0, 0.8, 0.8, 0.8].map(|ratio| (TEMPLATE, ratio)));
     assert_eq!(routes(&pipeline), [TEMPLATE; 5]);
 }
@@ -84,9 +94,9 @@ fn refusals_in_a_row_add_up_and_one_without_a_second_try_counts_no_wait() {
     ] {
         call.tell(&mut pipeline);
     }
-    let (waits, refusals, _) = limits(&pipeline);
+    let Limits { waits, refusals, .. } = limits(&pipeline);
     assert_eq!(waits, [(TEMPLATE, 1000), (TEMPLATE, 2000)]);
-    let scopes: Vec<_> = refusals.iter().map(|(scope, _)| *scope).collect();
+    let scopes: Vec<_> = refusals.iter().map(|(_, scope)| *scope).collect();
     assert_eq!(scopes, [RateLimitScope::Shared, RateLimitScope::Global, RateLimitScope::User]);
 }
 
@@ -97,13 +107,13 @@ fn what_is_not_discords_has_no_rate_limits() {
         Call::to_standin(path, 0, 100, REFUSED).tell(&mut pipeline);
         Call::to_standin(path, 1100, 1200, OK).tell(&mut pipeline);
     }
-    assert_eq!(limits(&pipeline), (Vec::new(), Vec::new(), Vec::new()));
+    assert_eq!(limits(&pipeline), Limits::default());
     pipeline.record(&open(2 * SECOND, FD, Origin::Accepted));
     let request = format!("POST {MESSAGES} HTTP/1.1\r\nHost: discord.com\r\n\r\n");
     pipeline.record(&data(2 * SECOND + 1, 2 * SECOND, 0, Direction::In, request.as_bytes()));
     let answer = format!("HTTP/1.1 {REFUSED}\r\nContent-Length: 0\r\n\r\n");
     pipeline.record(&data(2 * SECOND + 2, 2 * SECOND, 0, Direction::Out, answer.as_bytes()));
-    assert_eq!(limits(&pipeline).1, [], "a server with such paths is not Discord");
+    assert_eq!(limits(&pipeline), Limits::default(), "a server with such paths is not Discord");
     assert_eq!(routes(&pipeline).last(), Some(&"/api/v10/channels/{id}/messages"));
 }
 

@@ -1,7 +1,7 @@
 //! Route templates of Discord's REST API, from which every id, token, code and emoji is gone.
 //!
-//! A template is made of nothing but the names in [`word`], placeholders, and the API's version: no byte of a path gets
-//! into it by another way. What a route's limit depends on (its channel, guild or webhook) is told apart by the resource
+//! A template is made of nothing but names that stand in this file, placeholders, and the API's version: no byte of a path
+//! gets into it by another way. What a route's limit depends on (its channel, guild or webhook) is told apart by the resource
 //! before it, as Discord documents its routes: <https://discord.com/developers/docs/reference>.
 
 use std::fmt::Write as _;

@@ -29,7 +29,7 @@ const ASSETS: [&str; 24] = [
 /// - `{token}`: longer than 64 bytes, or with other characters than those that stand unencoded in URLs, or with a word
 ///   (a part between `-`, `_`, `.`, `:` and the like) of three and more digits, of eight and more hexadecimal digits, of
 ///   eight and more letters and digits with three digits among them, or of sixteen and more with one; or one that looks
-///   drawn by lot ([`looks_random`]).
+///   drawn by lot, by how its letters and digits follow each other.
 ///
 /// That errs towards the secret: a long name with many humps (`getUserPermissionsByOrganizationName`) is a `{token}` too.
 /// Of random texts in the alphabet of base64 1 in 1,000 of 32 characters pass, and of 300,000 of 43 none did.

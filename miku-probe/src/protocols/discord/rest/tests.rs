@@ -44,7 +44,7 @@ fn every_route_of_the_libraries_has_a_template_of_its_own() {
             match segment {
                 "{token}" | "{emoji}" | "{code}" => assert_eq!(told, segment, "of {route}"),
                 "{number}" | "{text}" | "{id}" => {
-                    assert!(told.starts_with('{') && told.ends_with("_id}"), "of {route}")
+                    assert!(told.starts_with('{') && told.ends_with("_id}"), "of {route}");
                 }
                 name => assert_eq!(told, name, "of {route}"),
             }
@@ -129,7 +129,7 @@ fn segment() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_of_a_path_but_names_and_a_version_is_in_its_template(
