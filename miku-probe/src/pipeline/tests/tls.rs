@@ -1,6 +1,9 @@
 //! TLS streams: what they tell, under which names, and what they are kept apart from.
 
 use miku_probe_abi::{HandshakeRecord, NAME_MAX, ServerNameRecord};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
 
 use super::*;
 
@@ -249,4 +252,69 @@ fn streams_of_processes_that_are_not_followed_are_not() {
     let mut pipeline = Pipeline::new(Kept::default(), Nowhere, CAPS);
     tell(&mut pipeline, &[server_name(110, SSL, b"a"), handshake(150, SSL, 1), plain(200, SSL, Direction::Out, GET)]);
     assert_eq!((pipeline.connection_count(), pipeline.sink.0.len()), (0, 0));
+}
+
+/// The records of one stream: how it is named, how many calls are made on it, and into how many pieces they are cut.
+fn life(number: usize, (by_host, calls, pieces): (bool, usize, usize)) -> Vec<Vec<u8>> {
+    let (ssl, name) = (SSL + number as u64 * 0x40, format!("s{number}.example"));
+    let host = if by_host { format!("Host: {name}:8443\r\n") } else { String::new() };
+    let request = format!("GET /s{number}/example HTTP/1.1\r\n{host}Accept: */*\r\n\r\n");
+    let mut records = vec![handshake(150, ssl, 1)];
+    if !by_host {
+        records.insert(0, server_name(110, ssl, name.as_bytes()));
+    }
+    for _ in 0..calls {
+        for (direction, bytes) in [(Direction::Out, request.as_bytes()), (Direction::In, RESPONSE)] {
+            let chunks = bytes.chunks(bytes.len().div_ceil(pieces));
+            records.extend(chunks.map(|piece| plain(200, ssl, direction, piece)));
+        }
+    }
+    records.push(free(900, ssl));
+    records
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn streams_that_run_side_by_side_are_never_taken_for_each_other(
+        plans in vec((any::<bool>(), 0..4usize, 1..4usize), 1..60),
+        order in vec(any::<Index>(), 2000),
+    ) {
+        let mut pipeline = Pipeline::new(Kept::default(), Nowhere, Caps { connections: 60, ..CAPS });
+        let service = pipeline.add_service("bot", Vec::new()).expect("no patterns are well");
+        pipeline.add_target(Tgid(TGID), service);
+        let mut lives: Vec<_> = plans.iter().enumerate().map(|(at, plan)| life(at, *plan).into_iter()).collect();
+        let mut order = order.iter().cycle();
+        while !lives.is_empty() {
+            let at = order.next().expect("it goes round").index(lives.len());
+            match lives[at].next() {
+                Some(record) => drop(pipeline.record(&record)),
+                None => drop(lives.swap_remove(at)),
+            }
+        }
+        let text = |symbol| pipeline.names.symbols.text(symbol);
+        let mut seen = vec![0; plans.len()];
+        for exchange in pipeline.sink.exchanges() {
+            let server = text(exchange.server);
+            let number: usize = server[1..].trim_end_matches(".example").parse().expect("a server of ours");
+            prop_assert_eq!(text(exchange.route), format!("/s{number}/example"));
+            prop_assert_eq!(exchange.port, if plans[number].0 { 8443 } else { 0 });
+            prop_assert_eq!((exchange.outcome, exchange.side), (Outcome::Complete, Side::Client));
+            prop_assert_eq!(exchange.response_bytes, RESPONSE.len() as u64);
+            seen[number] += 1;
+        }
+        prop_assert_eq!(seen, plans.iter().map(|(_, calls, _)| *calls).collect::<Vec<_>>());
+        let mut peers: Vec<_> = handshakes(&pipeline).into_iter().map(|(peer, _)| peer).collect();
+        let mut asked: Vec<_> = plans
+            .iter()
+            .enumerate()
+            .map(|(at, (by_host, ..))| if *by_host { "unknown".to_owned() } else { format!("s{at}.example") })
+            .collect();
+        peers.sort_unstable();
+        asked.sort_unstable();
+        prop_assert_eq!(peers, asked);
+        prop_assert_eq!(pipeline.sink.bytes(), []);
+        prop_assert_eq!((pipeline.sink.in_flight(), pipeline.connection_count()), (0, 0));
+    }
 }
