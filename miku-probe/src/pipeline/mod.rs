@@ -181,7 +181,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             Record::Handshake(handshake) => self.handshake(&handshake),
             Record::ServerName(said) => self.server_name(&said),
             Record::Process { tgid, time: at, event } => {
-                if event == Process::Exec {
+                if event == Process::Exec && self.target(tgid).is_some() {
                     self.forget_streams(tgid, at);
                 }
                 return (time, Some((tgid, event)));

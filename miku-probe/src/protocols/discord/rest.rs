@@ -150,6 +150,10 @@ fn is_number(segment: &str, least: usize) -> bool {
 /// The API's name that reads so, and what follows it. Names that are not here become parameters or [`UNKNOWN`].
 fn word(segment: &str) -> Option<Word> {
     use Parameter::{Id, Number, Text};
+    if segment.starts_with(|first: char| first.is_ascii_digit()) {
+        // An id, as most that is no name.
+        return None;
+    }
     Some(match segment {
         "activity-instances" => ("activity-instances", &[Text("{instance_id}")]),
         "answers" => ("answers", &[Number("{answer_id}")]),
