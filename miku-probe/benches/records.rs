@@ -1,6 +1,7 @@
 //! How many records user space takes in: from the bytes on the ring to the metrics, on one core.
 //!
-//! The stream is what a uvicorn on asyncio makes of keep-alive requests: three records an exchange, over 64 connections.
+//! One stream is what a uvicorn on asyncio makes of keep-alive requests: three records an exchange, over 64 connections.
+//! The other is what a discord.py on asyncio makes of its REST calls within TLS: two records an exchange, over 64 streams.
 
 use std::hint::black_box;
 
@@ -58,11 +59,15 @@ fn open(fd: i32) -> Vec<u8> {
 }
 
 fn data(fd: i32, time: u64, direction: Direction, bytes: &[u8]) -> Vec<u8> {
+    moved(RecordKind::Data, u64::from(fd.unsigned_abs()), time, direction, bytes)
+}
+
+fn moved(kind: RecordKind, handle: u64, time: u64, direction: Direction, bytes: &[u8]) -> Vec<u8> {
     let captured = &bytes[..bytes.len().min(CAPTURE_MAX)];
     let record = DataRecord {
-        header: header(RecordKind::Data, time, size_of::<DataRecord>() + captured.len()),
+        header: header(kind, time, size_of::<DataRecord>() + captured.len()),
         generation: 1,
-        handle: u64::from(fd.unsigned_abs()),
+        handle,
         lost: 0,
         size: u32::try_from(bytes.len()).expect("a segment is short"),
         captured: u32::try_from(captured.len()).expect("a capture is short"),
@@ -93,6 +98,28 @@ fn stream() -> Vec<Vec<u8>> {
     records
 }
 
+fn discord() -> Vec<Vec<u8>> {
+    let request = b"POST /api/v10/channels/123456789012345678/messages HTTP/1.1\r\nHost: discord.com\r\n\
+        User-Agent: DiscordBot (https://github.com/Rapptz/discord.py 2.7.1) Python/3.13 aiohttp/3.13.2\r\n\
+        Authorization: Bot 0000000000000000000000000000.000000.00000000000000000000000000000000000000\r\n\
+        Accept: */*\r\nAccept-Encoding: gzip, deflate\r\nContent-Length: 27\r\nContent-Type: application/json\r\n\r\n\
+        {\"content\": \"hello, miku!\"}";
+    let response = b"HTTP/1.1 200 OK\r\nDate: Sun, 22 Nov 2026 14:15:30 GMT\r\nContent-Type: application/json\r\n\
+        Content-Length: 11\r\nConnection: keep-alive\r\nstrict-transport-security: max-age=31536000\r\n\
+        x-ratelimit-bucket: 80c17d2f203122d936070c88c8d10f33\r\nx-ratelimit-limit: 5\r\nx-ratelimit-remaining: 4\r\n\
+        x-ratelimit-reset: 1795356931.000\r\nx-ratelimit-reset-after: 1.000\r\nvia: 1.1 google\r\n\
+        cf-cache-status: DYNAMIC\r\nServer: cloudflare\r\nCF-RAY: 0000000000000000-FRA\r\n\r\n{\"ok\":true}";
+    let mut records = Vec::new();
+    for exchange in 0..EXCHANGES {
+        for stream in 0..CONNECTIONS.unsigned_abs() {
+            let (ssl, time) = (0x7f00_0000_0000 + u64::from(stream) * 64, u64::from(exchange) * 1_000_000 + 1000);
+            records.push(moved(RecordKind::Plaintext, ssl, time, Direction::Out, request));
+            records.push(moved(RecordKind::Plaintext, ssl, time + 500_000, Direction::In, response));
+        }
+    }
+    records
+}
+
 fn replay<S: Sink>(records: &[Vec<u8>], sink: S) -> Pipeline<S, Nowhere> {
     let caps = Caps { routes: 100, servers: 100, connections: 32_768 };
     let mut pipeline = Pipeline::new(sink, Nowhere, caps);
@@ -113,6 +140,11 @@ fn records(criterion: &mut Criterion) {
         bencher.iter_with_large_drop(|| replay(&records, Metrics::new(&BuildInfo::current())));
     });
     group.bench_function("to_nothing", |bencher| bencher.iter_with_large_drop(|| replay(&records, Nothing)));
+    let records = discord();
+    group.throughput(Throughput::Elements(records.len() as u64));
+    group.bench_function("discord_to_metrics", |bencher| {
+        bencher.iter_with_large_drop(|| replay(&records, Metrics::new(&BuildInfo::current())));
+    });
     group.finish();
 }
 

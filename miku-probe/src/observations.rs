@@ -2,7 +2,7 @@
 
 use miku_probe_abi::RecordKind;
 
-use crate::units::{Direction, Nanos, ServiceId, Side, Symbol, Symbols, Transport};
+use crate::units::{Direction, Nanos, Scheme, ServiceId, Side, Symbol, Symbols, Transport};
 
 /// The request methods that OpenTelemetry knows by name; all others are one label value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,6 +104,8 @@ pub struct Exchange {
     pub service: ServiceId,
     /// Which end the service is.
     pub side: Side,
+    /// Whether it went through TLS.
+    pub scheme: Scheme,
     /// The request's method.
     pub method: Method,
     /// The route template.
@@ -126,6 +128,29 @@ pub struct Exchange {
     pub response_bytes: u64,
     /// How it ended.
     pub outcome: Outcome,
+}
+
+/// Whom a rate limit counts together: the values of Discord's header `X-RateLimit-Scope`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RateLimitScope {
+    /// The caller, for this resource.
+    User,
+    /// The caller, for all it does.
+    Global,
+    /// All callers, for this resource. Discord does not hold it against the caller.
+    Shared,
+}
+
+impl RateLimitScope {
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Global => "global",
+            Self::Shared => "shared",
+        }
+    }
 }
 
 /// Where something was lost: the values of the label `where` of `miku_probe_lost_total`.
@@ -244,6 +269,42 @@ pub enum Observation {
         transport: Transport,
         /// How many.
         bytes: u64,
+    },
+    /// A TLS handshake ended.
+    Handshake {
+        /// Whose.
+        service: ServiceId,
+        /// The other side: the host's name that was asked for, or the class of one that is not known.
+        peer: Symbol,
+        /// From the first call that worked on it to its end; absent when it failed.
+        duration: Option<Nanos>,
+    },
+    /// Discord refused a request by its rate limit (status 429).
+    RateLimited {
+        /// Whose.
+        service: ServiceId,
+        /// Whom the limit counts together.
+        scope: RateLimitScope,
+        /// The route template.
+        route: Symbol,
+    },
+    /// Discord told how much of a route's quota is left.
+    RateLimitRemaining {
+        /// Whose.
+        service: ServiceId,
+        /// The route template.
+        route: Symbol,
+        /// From 0, nothing, to 1, all of it.
+        ratio: f64,
+    },
+    /// A request that Discord had refused by its rate limit was made again.
+    RateLimitWait {
+        /// Whose.
+        service: ServiceId,
+        /// The route template.
+        route: Symbol,
+        /// From the end of the refusal to the start of the next try.
+        wait: Nanos,
     },
     /// Something belongs to no whole exchange.
     Unmatched {

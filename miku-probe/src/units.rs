@@ -77,6 +77,17 @@ pub enum Handle {
     Tls(u64),
 }
 
+impl Handle {
+    /// The scheme of what is seen there: a TLS stream is seen as plaintext, so it is known to be one.
+    #[must_use]
+    pub const fn scheme(self) -> Scheme {
+        match self {
+            Self::Socket(_) => Scheme::Http,
+            Self::Tls(_) => Scheme::Https,
+        }
+    }
+}
+
 /// A connection: what its process calls it, and when it was opened, since descriptors and addresses are used again at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnId {
@@ -108,6 +119,35 @@ impl Side {
         match self {
             Self::Server => "server",
             Self::Client => "client",
+        }
+    }
+}
+
+/// How a URL that leads over a connection begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scheme {
+    /// HTTP in the clear.
+    Http,
+    /// HTTP within TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// The port that a URL without one means (RFC 9110, sections 4.2.1 and 4.2.2).
+    #[must_use]
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The connections that are followed, by process and descriptor.
+//! The connections that are followed, by process and descriptor or TLS stream.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -35,13 +35,16 @@ pub(super) struct Connection {
     pub(super) lost: u32,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
+    /// The host that a TLS client asked for, fit to be a label.
+    pub(super) server_name: Option<Box<str>>,
     pub(super) machine: Machine,
 }
 
 impl Connection {
     pub(super) fn new(generation: Nanos, service: ServiceId, peer: Option<Peer>) -> Self {
         let machine = Machine::default();
-        Self { generation, service, peer, heard: false, lost: 0, bytes_in: 0, bytes_out: 0, machine }
+        let server_name = None;
+        Self { generation, service, peer, heard: false, lost: 0, bytes_in: 0, bytes_out: 0, server_name, machine }
     }
 }
 
@@ -93,7 +96,7 @@ impl Connections {
         }
     }
 
-    /// The connection that had the descriptor of `id` before it.
+    /// The connection that had the descriptor or address of `id` before it.
     pub(super) fn older(&self, id: ConnId) -> Option<ConnId> {
         let generation = self.open.get(&(id.tgid, id.handle))?.generation;
         (generation < id.generation).then_some(ConnId { generation, ..id })
@@ -127,9 +130,9 @@ impl Connections {
         })
     }
 
-    /// Those of which no data record has come, at most `limit`.
+    /// The sockets of which no data record has come, at most `limit`.
     pub(super) fn silent(&self, limit: usize) -> Vec<ConnId> {
-        self.ids(|_, _, connection| !connection.heard).take(limit).collect()
+        self.ids(|_, handle, connection| matches!(handle, Handle::Socket(_)) && !connection.heard).take(limit).collect()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -5,6 +5,8 @@
 
 mod connections;
 mod servers;
+mod services;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -14,14 +16,14 @@ use miku_probe_abi::RecordKind;
 
 pub use self::connections::Peer;
 use self::connections::{Connection, Connections};
-use self::servers::Servers;
+use self::services::{Link, Service};
 use crate::discovery::addresses::decode_address;
 use crate::discovery::sockets::Socket;
 use crate::intake::{Close, Data, Open, Process, Record, decode};
-use crate::observations::{Exchange, LostWhere, Names, Observation, Outcome, Sink, Unmatched};
-use crate::protocols::http1::{End, Event, Finished, Segment};
-use crate::protocols::routes::{RouteError, RoutePattern, RouteTable};
-use crate::units::{ConnId, Direction, Handle, Nanos, ServiceId, Side, Symbol, Tgid};
+use crate::observations::{LostWhere, Names, Observation, Outcome, Sink, Unmatched};
+use crate::protocols::http1::{End, Event, Segment};
+use crate::protocols::routes::{RouteError, RoutePattern};
+use crate::units::{ConnId, Direction, Handle, Nanos, ServiceId, Tgid};
 
 /// The label `protocol`.
 const HTTP1: &str = "http1";
@@ -41,13 +43,6 @@ pub struct Caps {
     pub servers: usize,
     /// Connections followed at once.
     pub connections: usize,
-}
-
-/// What is kept of one service.
-#[derive(Debug)]
-struct Service {
-    routes: RouteTable,
-    servers: Servers,
 }
 
 /// Turns records into observations.
@@ -85,10 +80,10 @@ impl<S: Sink, W: World> Pipeline<S, W> {
     /// # Errors
     /// When the patterns are too many to be matched together; none are always well.
     pub fn add_service(&mut self, name: &str, patterns: Vec<RoutePattern>) -> Result<ServiceId, RouteError> {
-        let routes = RouteTable::new(patterns, self.caps.routes)?;
+        let kept = Service::new(patterns, self.caps)?;
         let service = ServiceId(u16::try_from(self.services.len()).unwrap_or(u16::MAX));
         self.names.services.push(name.to_owned());
-        self.services.push(Service { routes, servers: Servers::new(self.caps.servers) });
+        self.services.push(kept);
         Ok(service)
     }
 
@@ -195,8 +190,14 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             Record::Data(data) => self.data(&data),
             Record::Open(open) => self.open(&open),
             Record::Close(close) => self.close(&close),
-            Record::Handshake(_) | Record::ServerName(_) => {}
-            Record::Process { tgid, event, .. } => return (time, Some((tgid, event))),
+            Record::Handshake(handshake) => self.handshake(&handshake),
+            Record::ServerName(said) => self.server_name(&said),
+            Record::Process { tgid, time: at, event } => {
+                if event == Process::Exec && self.target(tgid).is_some() {
+                    self.forget_streams(tgid, at);
+                }
+                return (time, Some((tgid, event)));
+            }
         }
         (time, None)
     }
@@ -256,15 +257,24 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         self.connections.remove(close.id);
     }
 
+    /// Makes sure that a connection is known; false when it is not to be followed.
+    fn enter(&mut self, id: ConnId, time: Nanos) -> bool {
+        if self.connections.get_mut(id).is_some() {
+            return true;
+        }
+        let Some(service) = self.target(id.tgid) else { return false };
+        self.replace_older(id, time);
+        let entered = self.connections.insert(id, Connection::new(id.generation, service, None));
+        if !entered {
+            self.observe(&Observation::Lost { at: LostWhere::Table, count: 1 });
+        }
+        entered
+    }
+
     fn data(&mut self, data: &Data<'_>) {
-        if self.connections.get_mut(data.id).is_none() {
-            // Its opening was lost, or happened before the process was followed.
-            let Some(service) = self.target(data.id.tgid) else { return };
-            self.replace_older(data.id, data.time);
-            if !self.connections.insert(data.id, Connection::new(data.id.generation, service, None)) {
-                self.observe(&Observation::Lost { at: LostWhere::Table, count: 1 });
-                return;
-            }
+        // Of a socket, its opening was lost, or happened before the process was followed.
+        if !self.enter(data.id, data.time) {
+            return;
         }
         if self.gap_before(data.id, data.lost) {
             self.feed(data.id, Step::Gap(data.time));
@@ -301,17 +311,19 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         self.feed(id, Step::End(time, end));
     }
 
+    /// Observes bytes of a socket. Plaintext is none of the network's: its socket counts what it becomes.
     fn bytes(&mut self, id: ConnId, direction: Direction, bytes: u64) {
+        let Handle::Socket(fd) = id.handle else { return };
         if bytes == 0 {
             return;
         }
-        let Some((service, peer)) = self.service_and_peer(id) else { return };
+        let Some((service, peer)) = self.service_and_peer(id, fd) else { return };
         let observation = Observation::Bytes { service, direction, peer: peer.class, transport: peer.transport, bytes };
         self.sink.observe(&observation, &self.names);
     }
 
-    /// Whose connection it is and who is at its other end, which is asked of the world when the call did not tell.
-    fn service_and_peer(&mut self, id: ConnId) -> Option<(ServiceId, Peer)> {
+    /// Whose socket it is and who is at its other end, which is asked of the world when the call did not tell.
+    fn service_and_peer(&mut self, id: ConnId, fd: i32) -> Option<(ServiceId, Peer)> {
         let connection = self.connections.get_mut(id)?;
         let service = connection.service;
         if let Some(peer) = connection.peer {
@@ -321,11 +333,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             }
         }
         let known = connection.peer;
-        let socket = match id.handle {
-            Handle::Socket(fd) => self.world.socket(id.tgid, fd),
-            Handle::Tls(_) => None,
-        };
-        let peer = match socket {
+        let peer = match self.world.socket(id.tgid, fd) {
             Some(socket) => self.connections.peer_of_socket(&socket),
             None => Peer { resolved: true, ..known.unwrap_or(self.connections.nobody()) },
         };
@@ -337,8 +345,8 @@ impl<S: Sink, W: World> Pipeline<S, W> {
     fn feed(&mut self, id: ConnId, step: Step<'_>) {
         let Self { connections, services, names, sink, .. } = self;
         let Some(connection) = connections.get_mut(id) else { return };
-        let service = connection.service;
-        let peer = connection.peer;
+        let Connection { service, peer, ref server_name, ref mut machine, .. } = *connection;
+        let link = Link { service, scheme: id.handle.scheme(), peer, server_name: server_name.as_deref() };
         let Some(kept) = services.get_mut(usize::from(service.0)) else { return };
         let mut tell = |event: Event<'_>| match event {
             Event::Began { side } => {
@@ -346,11 +354,10 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             }
             Event::Finished(finished) => {
                 sink.observe(&Observation::InFlight { service, side: finished.side, change: -1 }, names);
-                let exchange = kept.exchange(service, peer, &finished, names, sink);
-                if exchange.outcome == Outcome::Unknown {
+                if finished.outcome == Outcome::Unknown {
                     sink.observe(&Observation::Unmatched { protocol: HTTP1, reason: Unmatched::HalfSeen }, names);
                 }
-                sink.observe(&Observation::Exchange(exchange), names);
+                kept.finished(link, &finished, names, sink);
             }
             Event::Upgraded => {}
             Event::Unmatched(reason) => {
@@ -361,9 +368,9 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             }
         };
         match step {
-            Step::Segment(segment) => connection.machine.segment(&segment, &mut tell),
-            Step::Gap(time) => connection.machine.gap(time, &mut tell),
-            Step::End(time, end) => connection.machine.end(time, end, &mut tell),
+            Step::Segment(segment) => machine.segment(&segment, &mut tell),
+            Step::Gap(time) => machine.gap(time, &mut tell),
+            Step::End(time, end) => machine.end(time, end, &mut tell),
         }
     }
 }
@@ -374,46 +381,4 @@ enum Step<'a> {
     Segment(Segment<'a>),
     Gap(Nanos),
     End(Nanos, End),
-}
-
-impl Service {
-    /// Names what the state machine found.
-    fn exchange(
-        &mut self,
-        service: ServiceId,
-        peer: Option<Peer>,
-        finished: &Finished<'_>,
-        names: &mut Names,
-        sink: &mut impl Sink,
-    ) -> Exchange {
-        let (route, overflow) = self.routes.route(finished.path, finished.status, &mut names.symbols);
-        if overflow {
-            sink.observe(&Observation::LabelOverflow { label: "http_route" }, names);
-        }
-        let (server, port) = match finished.side {
-            Side::Server => (Symbol::EMPTY, 0),
-            Side::Client => {
-                let named = self.servers.name(finished.host, peer, &mut names.symbols);
-                if named.overflow {
-                    sink.observe(&Observation::LabelOverflow { label: "server_address" }, names);
-                }
-                (named.address, named.port)
-            }
-        };
-        Exchange {
-            service,
-            side: finished.side,
-            method: finished.method,
-            route,
-            server,
-            port,
-            status: finished.status,
-            start: finished.start,
-            first_byte: finished.first_byte.map(|first| first.since(finished.start)),
-            duration: finished.end.since(finished.start),
-            request_bytes: finished.request_bytes,
-            response_bytes: finished.response_bytes,
-            outcome: finished.outcome,
-        }
-    }
 }

@@ -1,16 +1,22 @@
+//! Records in, observations out.
+
+mod discord;
+mod secrets;
+mod tls;
+
 use miku_probe_abi::{
     ABI_VERSION, CloseRecord, DataRecord, OpenRecord, Origin, ProcessRecord, RecordHeader, RecordKind, TAIL, bytes_of,
 };
 
 use super::*;
-use crate::observations::{AbortReason, Method};
-use crate::units::Transport;
+use crate::observations::{AbortReason, Exchange, Method};
+use crate::units::{Scheme, Side, Symbol, Transport};
 
 const TGID: u32 = 42;
 const FD: i32 = 9;
 
 /// Keeps what it is told.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Kept(Vec<Observation>);
 
 impl Sink for Kept {
@@ -50,6 +56,7 @@ impl Kept {
 }
 
 /// A world that knows no sockets.
+#[derive(Debug)]
 struct Nowhere;
 
 impl World for Nowhere {
@@ -139,6 +146,7 @@ fn a_served_exchange_is_observed_once_with_its_times_and_bytes() {
     assert_eq!((exchange.duration, exchange.first_byte), (Nanos(1000), Some(Nanos(1000))));
     assert_eq!((exchange.request_bytes, exchange.response_bytes), (REQUEST.len() as u64, RESPONSE.len() as u64));
     assert_eq!((exchange.outcome, exchange.server), (Outcome::Complete, Symbol::EMPTY));
+    assert_eq!(exchange.scheme, Scheme::Http);
     assert!(!pipeline.names.symbols.text(exchange.route).contains("secret"), "a query is no part of a route");
     assert_eq!(kept.in_flight(), 0);
     let expected = [(Direction::In, REQUEST), (Direction::Out, RESPONSE)];

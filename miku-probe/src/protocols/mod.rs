@@ -1,4 +1,5 @@
 //! Pure state machines: bytes and times in, events out; no I/O, no clock, no globals.
 
+pub mod discord;
 pub mod http1;
 pub mod routes;

@@ -170,6 +170,21 @@ impl RouteTable {
         Ok(Self { patterns, expressions, templates: HashMap::new(), cap, other: None, scratch: String::new() })
     }
 
+    /// The route that somebody else made a template of, and whether it is [`OTHER`] because the cap is reached.
+    ///
+    /// `template` holds no value of the path's, and there is such a route, whatever the answer.
+    pub fn known(&mut self, template: &str, symbols: &mut Symbols) -> (Symbol, bool) {
+        if let Some(symbol) = self.templates.get(template) {
+            return (*symbol, false);
+        }
+        if self.templates.len() < self.cap {
+            let symbol = symbols.intern(template);
+            self.templates.insert(template.into(), symbol);
+            return (symbol, false);
+        }
+        (*self.other.get_or_insert_with(|| symbols.intern(OTHER)), true)
+    }
+
     /// The route of `path`, and whether it is [`OTHER`] because the cap is reached.
     ///
     /// `path` is without query and fragment. An empty one, as that of a `CONNECT` or of a request that was not seen, has
@@ -194,12 +209,12 @@ impl RouteTable {
         if let Some(symbol) = self.templates.get(self.scratch.as_str()) {
             return (*symbol, false);
         }
-        let exists = !matches!(status, None | Some(404 | 405));
-        if exists && self.templates.len() < self.cap {
-            let symbol = symbols.intern(&self.scratch);
-            self.templates.insert(self.scratch.as_str().into(), symbol);
-            return (symbol, false);
+        if matches!(status, None | Some(404 | 405)) {
+            return (*self.other.get_or_insert_with(|| symbols.intern(OTHER)), false);
         }
-        (*self.other.get_or_insert_with(|| symbols.intern(OTHER)), exists)
+        let template = std::mem::take(&mut self.scratch);
+        let route = self.known(&template, symbols);
+        self.scratch = template;
+        route
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::{Collector, Desc, Metric};
 use prometheus::proto::{MetricFamily, MetricType};
-use prometheus::{Counter, Histogram, HistogramOpts, IntCounter, IntGauge, Opts};
+use prometheus::{Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts};
 
 /// A kind of metric that a family can hold.
 pub(super) trait Series: Metric + 'static {
@@ -39,6 +39,14 @@ impl Series for IntCounter {
 
 impl Series for Counter {
     const TYPE: MetricType = MetricType::COUNTER;
+
+    fn build(opts: Opts, _: &[f64]) -> prometheus::Result<Self> {
+        Self::with_opts(opts)
+    }
+}
+
+impl Series for Gauge {
+    const TYPE: MetricType = MetricType::GAUGE;
 
     fn build(opts: Opts, _: &[f64]) -> prometheus::Result<Self> {
         Self::with_opts(opts)

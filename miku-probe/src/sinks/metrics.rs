@@ -6,6 +6,7 @@
 
 mod catalog;
 mod keys;
+mod limits;
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,6 +17,7 @@ use prometheus::{Counter, Histogram, IntCounter, IntGauge, Registry};
 pub use self::catalog::{FAST_BUCKETS, HTTP_BUCKETS};
 use self::catalog::{Families, register};
 use self::keys::{ExchangeKey, Failure, Text, TransferKey};
+use self::limits::RateLimits;
 use super::own_process::OwnProcess;
 use crate::observations::{Exchange, LostWhere, Names, Observation, Sink, Unmatched};
 use crate::units::{Direction, Nanos, ServiceId, Side, Symbol};
@@ -31,9 +33,6 @@ const EXCHANGE_RESERVE: usize = 500;
 
 /// How many different combinations of peer, direction and transport are told apart before peers become `other`.
 pub const PEER_LIMIT: usize = 1_000;
-
-/// All exchanges that are followed so far are plain HTTP.
-const URL_SCHEME: &str = "http";
 
 /// A map of the hot path. Its keys are small numbers and its size is capped, so that a quick hash is enough.
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -71,6 +70,8 @@ pub struct Metrics {
     exchange_limit: usize,
     exchanges: FastMap<ExchangeKey, ExchangeSeries>,
     transfers: FastMap<TransferKey, IntCounter>,
+    handshakes: FastMap<(ServiceId, Text), HandshakeSeries>,
+    rate_limits: RateLimits,
     in_flight: FastMap<(ServiceId, Side), IntGauge>,
     unmatched: FastMap<(&'static str, Unmatched), IntCounter>,
     overflows: FastMap<&'static str, IntCounter>,
@@ -101,6 +102,8 @@ impl Metrics {
             exchange_limit,
             exchanges: FastMap::default(),
             transfers: FastMap::default(),
+            handshakes: FastMap::default(),
+            rate_limits: RateLimits::default(),
             in_flight: FastMap::default(),
             unmatched: FastMap::default(),
             overflows: FastMap::default(),
@@ -216,6 +219,22 @@ impl Metrics {
             .inc_by(bytes);
     }
 
+    fn handshake(&mut self, service: ServiceId, peer: Symbol, duration: Option<Nanos>, names: &Names) {
+        let mut key = (service, Text::Symbol(peer));
+        if self.handshakes.len() >= PEER_LIMIT && !self.handshakes.contains_key(&key) {
+            self.overflow("peer");
+            key.1 = Text::Other;
+        }
+        let labels = [names.service(service), key.1.text(names)];
+        let HandshakeSeries { succeeded, failed } = self.handshakes.entry(key).or_default();
+        match duration {
+            Some(time) => {
+                succeeded.get_or_insert_with(|| self.families.handshake.get(labels)).observe(time.seconds());
+            }
+            None => failed.get_or_insert_with(|| self.families.handshake_failures.get(labels)).inc(),
+        }
+    }
+
     fn overflow(&mut self, label: &'static str) {
         self.overflows.entry(label).or_insert_with(|| self.families.label_overflow.get([label])).inc();
     }
@@ -232,6 +251,22 @@ impl Sink for Metrics {
                 .add(i64::from(change)),
             Observation::Bytes { service, direction, peer, transport, bytes } => {
                 self.transfer(TransferKey { service, direction, peer: Text::Symbol(peer), transport }, bytes, names);
+            }
+            Observation::Handshake { service, peer, duration } => self.handshake(service, peer, duration, names),
+            Observation::RateLimited { service, scope, route } => {
+                if self.rate_limits.refused(&self.families, (service, scope, route), names) {
+                    self.overflow("http_route");
+                }
+            }
+            Observation::RateLimitRemaining { service, route, ratio } => {
+                if self.rate_limits.remaining(&self.families, (service, route), ratio, names) {
+                    self.overflow("http_route");
+                }
+            }
+            Observation::RateLimitWait { service, route, wait } => {
+                if self.rate_limits.waited(&self.families, (service, route), wait, names) {
+                    self.overflow("http_route");
+                }
             }
             Observation::Unmatched { protocol, reason } => self
                 .unmatched
@@ -271,12 +306,13 @@ impl ExchangeSeries {
         let server = key.server.text(names);
         let port = if key.port == 0 { String::new() } else { key.port.to_string() };
         let status = key.status.label();
+        let scheme = key.scheme.as_str();
         let error = key.error_type();
         Self {
             duration: match key.side {
-                Side::Server => families.server_duration.get([service, method, route, &status, URL_SCHEME, &error]),
+                Side::Server => families.server_duration.get([service, method, route, &status, scheme, &error]),
                 Side::Client => {
-                    families.client_duration.get([service, method, route, &status, server, &port, URL_SCHEME, &error])
+                    families.client_duration.get([service, method, route, &status, server, &port, scheme, &error])
                 }
             },
             first_byte: None,
@@ -309,6 +345,13 @@ impl ExchangeSeries {
             aborted.inc();
         }
     }
+}
+
+/// The series of handshakes with one peer; none until there is something to tell.
+#[derive(Default)]
+struct HandshakeSeries {
+    succeeded: Option<Histogram>,
+    failed: Option<IntCounter>,
 }
 
 struct ProgramSeries {

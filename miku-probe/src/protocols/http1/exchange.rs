@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use zeroize::{Zeroize, Zeroizing};
 
-use super::Finished;
 use super::head::RequestHead;
+use super::{Finished, RateLimit};
 use crate::observations::{Method, Outcome};
 use crate::units::{Nanos, Side};
 
@@ -39,7 +39,9 @@ pub(super) struct Exchange {
     pub(super) asked: bool,
     /// The final answer was seen to its last byte.
     pub(super) answered: bool,
-    /// The path, then the host.
+    /// What the final answer said of rate limits.
+    pub(super) limits: RateLimit,
+    /// The path, then the host. They may hold secrets: `Zeroizing` wipes them, and shows none of them.
     text: Zeroizing<String>,
     path_length: u16,
 }
@@ -51,7 +53,8 @@ impl Exchange {
         self.start = start;
         let (path, authority) = split_target(head.method, head.target);
         let host = without_userinfo(authority.unwrap_or(head.host));
-        self.text.reserve_exact(path.len().min(PATH_MAX) + host.len().min(HOST_MAX));
+        // Room for all at once: a text that grew would leave its first bytes behind in freed memory.
+        self.text.reserve_exact(lossy_size(path, PATH_MAX) + lossy_size(host, HOST_MAX));
         push_lossy(&mut self.text, path, PATH_MAX);
         self.path_length = u16::try_from(self.text.len()).expect("a path is bounded");
         push_lossy(&mut self.text, host, HOST_MAX);
@@ -80,6 +83,7 @@ impl Exchange {
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
             outcome,
+            limits: self.limits,
         }
     }
 
@@ -117,6 +121,12 @@ fn split_target(method: Method, target: &[u8]) -> (&[u8], Option<&[u8]>) {
 fn without_userinfo(authority: &[u8]) -> &[u8] {
     let start = authority.iter().rposition(|byte| *byte == b'@').map_or(0, |at| at + 1);
     &authority[start..]
+}
+
+/// No fewer bytes than [`push_lossy`] appends.
+fn lossy_size(bytes: &[u8], most: usize) -> usize {
+    let size = if bytes.is_ascii() { bytes.len() } else { bytes.len() * char::REPLACEMENT_CHARACTER.len_utf8() };
+    size.min(most)
 }
 
 /// Appends at most `most` bytes of `bytes` to `text`, what is no UTF-8 replaced.
@@ -199,6 +209,27 @@ impl Queue {
         }
         if self.rest.is_empty() {
             self.rest = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_text_never_outgrows_the_room_that_was_made_for_it(
+            bytes in vec(prop_oneof![Just(b'a'), Just(0xff), any::<u8>()], 0..1500),
+            most in select(vec![0, 7, HOST_MAX, PATH_MAX]),
+        ) {
+            let mut text = String::new();
+            push_lossy(&mut text, &bytes, most);
+            prop_assert!(text.len() <= lossy_size(&bytes, most), "{} bytes", text.len());
         }
     }
 }

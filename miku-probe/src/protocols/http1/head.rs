@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use httparse::{Error, Header, ParserConfig, Status};
 use zeroize::Zeroizing;
 
+use super::RateLimit;
 use crate::observations::Method;
 use crate::units::Nanos;
 
@@ -165,6 +166,8 @@ pub(super) struct ResponseHead {
     /// Absent when too little of the head was seen.
     pub(super) status: Option<u16>,
     pub(super) declared: Declared,
+    /// Read only where it is asked for.
+    pub(super) limits: RateLimit,
 }
 
 /// What came of parsing a head.
@@ -210,15 +213,15 @@ fn parse_request_within<const HEADERS: usize>(bytes: &[u8]) -> Parsed<RequestHea
     }
 }
 
-/// Parses the response's head that `bytes` start with.
-pub(super) fn parse_response(bytes: &[u8]) -> Parsed<ResponseHead> {
-    match parse_response_within::<HEADERS_USUAL>(bytes) {
-        Parsed::TooMany => parse_response_within::<HEADERS_MAX>(bytes),
+/// Parses the response's head that `bytes` start with; what it says of rate limits only if `limits` are wanted.
+pub(super) fn parse_response(bytes: &[u8], limits: bool) -> Parsed<ResponseHead> {
+    match parse_response_within::<HEADERS_USUAL>(bytes, limits) {
+        Parsed::TooMany => parse_response_within::<HEADERS_MAX>(bytes, limits),
         parsed => parsed,
     }
 }
 
-fn parse_response_within<const HEADERS: usize>(bytes: &[u8]) -> Parsed<ResponseHead> {
+fn parse_response_within<const HEADERS: usize>(bytes: &[u8], limits: bool) -> Parsed<ResponseHead> {
     let mut headers = [MaybeUninit::<Header<'_>>::uninit(); HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let result = ParserConfig::default()
@@ -228,7 +231,8 @@ fn parse_response_within<const HEADERS: usize>(bytes: &[u8]) -> Parsed<ResponseH
     match result {
         Ok(Status::Complete(length)) => {
             let (_, declared) = fields(response.headers);
-            Parsed::Whole(ResponseHead { status: response.code, declared }, length)
+            let limits = if limits { RateLimit::of(response.headers) } else { RateLimit::default() };
+            Parsed::Whole(ResponseHead { status: response.code, declared, limits }, length)
         }
         Ok(Status::Partial) => Parsed::Partial,
         Err(Error::TooManyHeaders) => Parsed::TooMany,

@@ -349,7 +349,7 @@ impl Machine {
                 Parsed::TooMany => Parsed::TooMany,
                 Parsed::Invalid => Parsed::Invalid,
             },
-            Start::Message(Role::Response) => match parse_response(bytes) {
+            Start::Message(Role::Response) => match parse_response(bytes, at.direction == Direction::In) {
                 Parsed::Whole(head, length) => {
                     self.response(at, head, length, at.time, tell);
                     return length;
@@ -394,7 +394,7 @@ impl Machine {
                 Parsed::TooMany => self.truncated(at, head.bytes(), head.time, tell),
                 _ => self.reject(at, tell),
             },
-            Start::Message(Role::Response) => match parse_response(head.bytes()) {
+            Start::Message(Role::Response) => match parse_response(head.bytes(), at.direction == Direction::In) {
                 Parsed::Whole(response, end) if end == length => {
                     self.response(at, response, length, head.time, tell);
                 }

@@ -17,6 +17,7 @@
 mod body;
 mod exchange;
 mod head;
+mod limits;
 mod machine;
 #[cfg(test)]
 mod properties;
@@ -25,6 +26,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use limits::RateLimit;
 pub use machine::Machine;
 
 use crate::observations::{Method, Outcome, Unmatched};
@@ -103,4 +105,6 @@ pub struct Finished<'a> {
     pub response_bytes: u64,
     /// How it ended.
     pub outcome: Outcome,
+    /// What the answer said of rate limits; nothing when the watched process is the server.
+    pub limits: RateLimit,
 }

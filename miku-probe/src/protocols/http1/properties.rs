@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::testing::{Capture, Exchange, Told, Watched};
-use super::{Direction, End};
+use super::{Direction, End, RateLimit};
 use crate::observations::{Method, Outcome};
 use crate::units::Side;
 
@@ -234,6 +234,7 @@ fn check(side: Side, flights: &[Flight], cuts: &[Vec<usize>], truths: &[Truth], 
             request_bytes: truth.request_bytes,
             response_bytes: truth.response_bytes,
             outcome: Outcome::Complete,
+            limits: RateLimit::default(),
         })
         .collect();
     let told: Vec<Exchange> = watched.finished().into_iter().cloned().collect();

@@ -1,6 +1,6 @@
 //! What the tests share: a machine, what it told, and the kernel side's rules of capture.
 
-use super::{Direction, End, Event, Finished, Machine, Segment};
+use super::{Direction, End, Event, Finished, Machine, RateLimit, Segment};
 use crate::observations::{Method, Outcome, Unmatched};
 use crate::units::{Nanos, Side};
 use miku_probe_abi::{CAPTURE_LATER, CAPTURE_MAX, TAIL};
@@ -28,6 +28,7 @@ pub(super) struct Exchange {
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
     pub(super) outcome: Outcome,
+    pub(super) limits: RateLimit,
 }
 
 impl From<Finished<'_>> for Exchange {
@@ -44,6 +45,7 @@ impl From<Finished<'_>> for Exchange {
             request_bytes: finished.request_bytes,
             response_bytes: finished.response_bytes,
             outcome: finished.outcome,
+            limits: finished.limits,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Every rule by example.
 
 use super::testing::{Capture, Exchange, Told, Watched};
-use super::{Direction, End, Machine};
-use crate::observations::{AbortReason, Method, Outcome, Unmatched};
-use crate::units::Side;
+use super::{Direction, End, Machine, RateLimit};
+use crate::observations::{AbortReason, Method, Outcome, RateLimitScope, Unmatched};
+use crate::units::{Nanos, Side};
 
 const GET: &str = "GET /items/7?q=1 HTTP/1.1\r\nHost: bot.local:8000\r\nAuthorization: Bearer canary\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
@@ -42,6 +42,7 @@ fn a_server_exchange() {
         request_bytes: GET.len() as u64,
         response_bytes: OK.len() as u64,
         outcome: Outcome::Complete,
+        limits: RateLimit::default(),
     };
     assert_eq!(bot.told, [Told::Began, Told::Finished(expected)]);
     bot.ends(End::PeerFinished).ends(End::LocalClosed);
@@ -546,6 +547,22 @@ fn header_values_are_not_kept() {
     let (debug, bytes) = (format!("{bot:?}"), format!("{:?}", b"canary").replace(['[', ']'], ""));
     assert!(debug.contains("PartialHead { length: 36") && debug.contains("request_bytes: 81"), "{debug}");
     assert!(!debug.contains("canary") && !debug.contains(&bytes), "{debug}");
+}
+
+#[test]
+fn what_a_client_is_told_of_rate_limits_is_kept_until_its_exchange_ends() {
+    let head = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 2\r\nX-RateLimit-Scope: global\r\nX-RateLimit-Limit: 5\r\n\
+        X-RateLimit-Remaining: 0\r\nContent-Length: 5\r\n\r\n";
+    let mut client = watched();
+    client.sends(GET.repeat(2)).receives(&head[..40]).receives(&head[40..]).receives("hello").receives(OK);
+    let [refused, served] = client.finished()[..] else { panic!("not two: {:?}", client.told) };
+    assert_eq!(refused.limits.retry_after(), Some(Nanos(2_000_000_000)));
+    assert_eq!((refused.limits.scope, refused.limits.remaining), (Some(RateLimitScope::Global), Some(0)));
+    assert_eq!(served.limits, RateLimit::default());
+
+    let mut server = watched();
+    server.receives(GET).sends(head).sends("hello");
+    assert_eq!(only(&server).limits, RateLimit::default(), "what a server says is its own business");
 }
 
 #[test]

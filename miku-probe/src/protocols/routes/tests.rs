@@ -110,6 +110,16 @@ fn automatic_templates() {
         ("/commit/deadbee1", "/commit/{token}"),
         ("/t/aGVsbG8gd29ybGQx", "/t/{token}"),
         ("/t/ab12cd34", "/t/{token}"),
+        ("/t/QmFzZUhlbGxvV29ybGQ", "/t/{token}"),
+        ("/t/xkqjzvwpfhgbtmnd", "/t/{token}"),
+        ("/t/aSdFgHjKlQwErTyU", "/t/{token}"),
+        ("/t/wVqO-mcaT_kLdXz-GtaePsBn", "/t/{token}"),
+        ("/DeepSeek-R1-Distill-Qwen-32B-GGUF", "/DeepSeek-R1-Distill-Qwen-32B-GGUF"),
+        ("/models/Qwen2.5-Coder-32B-Instruct-GGUF", "/models/Qwen2.5-Coder-32B-Instruct-GGUF"),
+        ("/list_all_conversations_for_workspace", "/list_all_conversations_for_workspace"),
+        ("/createChatCompletionStream", "/createChatCompletionStream"),
+        ("/.well-known/openid-configuration", "/.well-known/openid-configuration"),
+        ("/internationalization", "/internationalization"),
         ("/posts/my-first-post-12345", "/posts/{token}"),
         ("/u/miku@example.org", "/u/{email}"),
         ("/q/a%20b", "/q/{token}"),
@@ -132,8 +142,8 @@ fn automatic_templates() {
     }
     let long = format!("/q/{}", "x".repeat(65));
     assert_eq!(automatic(&long), "/q/{token}");
-    let cut = format!("/{}/{}/end", "x".repeat(60), "y".repeat(60));
-    assert_eq!(automatic(&cut), format!("/{}/…", "x".repeat(60)));
+    let (one, other) = ("name-".repeat(12), "word-".repeat(12));
+    assert_eq!(automatic(&format!("/{one}/{other}/end")), format!("/{one}/…"));
 }
 
 #[test]
@@ -180,6 +190,25 @@ proptest! {
         let mut longer = String::from("before");
         super::template(&path, &mut longer);
         prop_assert_eq!(longer, format!("before{template}"));
+    }
+
+    #[test]
+    fn secrets_are_in_no_template(
+        // Tokens of Discord's webhooks, interactions, bots and OAuth; of Telegram's bots; API keys; Python's
+        // `secrets.token_urlsafe`, `token_hex` and UUIDs.
+        secret in "[A-Za-z0-9_-]{68}|[A-Za-z0-9_-]{150,230}|[MNO][A-Za-z]{3}[0-9][A-Za-z0-9]{19,23}\\.[A-Za-z0-9_-]{6}\\.[A-Za-z0-9_-]{27,38}|\
+            [1-9][0-9]{8,9}:[A-Za-z0-9_-]{35}|sk-[A-Za-z0-9]{48}|sk-proj-[A-Za-z0-9_-]{60,150}|[A-Za-z0-9_-]{48,64}|[0-9a-f]{32,64}|\
+            [0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
+        before in "(/[a-z]{1,10}){0,3}",
+        after in "(/[a-z]{1,10}){0,2}",
+    ) {
+        let template = automatic(&format!("{before}/{secret}{after}"));
+        prop_assert!(
+            secret.split(|character: char| !character.is_ascii_alphanumeric())
+                .all(|part| part.len() < 4 || !template.split('/').any(|segment| segment.contains(part))),
+            "{template}"
+        );
+        prop_assert!(template == format!("{before}/{{token}}{after}") || template == format!("{before}/{{uuid}}{after}"), "{template}");
     }
 
     #[test]

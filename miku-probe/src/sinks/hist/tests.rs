@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::observations::AbortReason;
+use crate::units::Scheme;
 
 const SECOND: Nanos = Nanos(1_000_000_000);
 
@@ -30,6 +31,7 @@ fn exchange(names: &mut Names, route: &str, duration: Nanos) -> Exchange {
     Exchange {
         service: ServiceId(0),
         side: Side::Server,
+        scheme: Scheme::Http,
         method: Method::Get,
         route: names.symbols.intern(route),
         server: Symbol::EMPTY,

@@ -1,7 +1,7 @@
 //! Names, labels, buckets and help texts: the contract with whoever reads the metrics.
 
 use prometheus::core::Collector;
-use prometheus::{Counter, Histogram, IntCounter, IntGauge, Registry};
+use prometheus::{Counter, Gauge, Histogram, IntCounter, IntGauge, Registry};
 
 use super::super::families::{Family, Series};
 
@@ -24,7 +24,12 @@ pub(super) struct Families {
     pub(super) request_bytes: Family<IntCounter, 3>,
     pub(super) response_bytes: Family<IntCounter, 3>,
     pub(super) aborted: Family<IntCounter, 4>,
+    pub(super) rate_limited: Family<IntCounter, 3>,
+    pub(super) rate_limit_remaining: Family<Gauge, 2>,
+    pub(super) rate_limit_wait: Family<Counter, 2>,
     pub(super) net_bytes: Family<IntCounter, 4>,
+    pub(super) handshake: Family<Histogram, 2>,
+    pub(super) handshake_failures: Family<IntCounter, 2>,
     pub(super) targets: Family<IntGauge, 2>,
     pub(super) sites: Family<IntGauge, 2>,
     pub(super) attach_failures: Family<IntCounter, 2>,
@@ -132,6 +137,42 @@ impl Families {
                 "miku_net_bytes_total",
                 "Bytes that the service received or transmitted over sockets, headers of lower layers not counted.",
                 ["service", "direction", "peer", "transport"],
+                &[],
+            ),
+            handshake: family(
+                registry,
+                "miku_net_tls_handshake_seconds",
+                "Duration of TLS handshakes that succeeded, by the name of the host that was asked for.",
+                ["service", "peer"],
+                FAST_BUCKETS,
+            ),
+            handshake_failures: family(
+                registry,
+                "miku_net_tls_handshake_failures_total",
+                "TLS handshakes that failed, by the name of the host that was asked for.",
+                ["service", "peer"],
+                &[],
+            ),
+            rate_limited: family(
+                registry,
+                "miku_discord_rate_limited_total",
+                "Requests that Discord refused by a rate limit (status 429), by whom the limit counts together.",
+                ["service", "scope", "http_route"],
+                &[],
+            ),
+            rate_limit_remaining: family(
+                registry,
+                "miku_discord_rate_limit_remaining_ratio",
+                "Share of the requests that Discord allows until the limit resets that is left, by the latest answer of \
+                 the route.",
+                ["service", "http_route"],
+                &[],
+            ),
+            rate_limit_wait: family(
+                registry,
+                "miku_discord_rate_limit_wait_seconds_total",
+                "Time from the end of a request that Discord refused by a rate limit to the start of its second try.",
+                ["service", "http_route"],
                 &[],
             ),
             targets: family(

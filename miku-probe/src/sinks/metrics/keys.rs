@@ -1,7 +1,7 @@
 //! What tells one series from another, as numbers that are cheap to compare.
 
 use crate::observations::{AbortReason, Exchange, Method, Names, Outcome};
-use crate::units::{Direction, ServiceId, Side, Symbol, Transport};
+use crate::units::{Direction, Scheme, ServiceId, Side, Symbol, Transport};
 
 /// The label value of what is over a cap, or of what is no value at all.
 const OTHER: &str = "other";
@@ -66,6 +66,7 @@ pub(super) enum Failure {
 pub(super) struct ExchangeKey {
     pub(super) service: ServiceId,
     pub(super) side: Side,
+    pub(super) scheme: Scheme,
     pub(super) method: Method,
     pub(super) route: Text,
     pub(super) server: Text,
@@ -92,6 +93,7 @@ impl ExchangeKey {
         Some(Self {
             service: exchange.service,
             side: exchange.side,
+            scheme: exchange.scheme,
             method: exchange.method,
             route: Text::Symbol(exchange.route),
             server: Text::Symbol(exchange.server),

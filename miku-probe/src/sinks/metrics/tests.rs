@@ -5,7 +5,7 @@ use prometheus::proto::MetricType;
 
 use super::*;
 use crate::observations::{AbortReason, Method, Outcome, TargetState};
-use crate::units::Transport;
+use crate::units::{Scheme, Transport};
 
 const BOT: ServiceId = ServiceId(0);
 const LLM: ServiceId = ServiceId(1);
@@ -23,6 +23,7 @@ fn served(route: Symbol) -> Exchange {
     Exchange {
         service: BOT,
         side: Side::Server,
+        scheme: Scheme::Http,
         method: Method::Get,
         route,
         server: Symbol::EMPTY,
@@ -69,8 +70,12 @@ fn before_anything_is_seen_only_what_is_measured_from_the_start_is_there() {
             "miku_probe_records_total{kind=\"exec\"} 0",
             "miku_probe_records_total{kind=\"exit\"} 0",
             "miku_probe_records_total{kind=\"fork\"} 0",
+            "miku_probe_records_total{kind=\"free\"} 0",
+            "miku_probe_records_total{kind=\"handshake\"} 0",
             "miku_probe_records_total{kind=\"listen\"} 0",
             "miku_probe_records_total{kind=\"open\"} 0",
+            "miku_probe_records_total{kind=\"plaintext\"} 0",
+            "miku_probe_records_total{kind=\"server_name\"} 0",
             "miku_up 1",
         ]
     );
@@ -90,12 +95,15 @@ fn buckets_are_those_of_the_contract() {
     metrics.observe(&Observation::Exchange(served(Symbol::EMPTY)), &names);
     metrics.observe(&Observation::Exchange(Exchange { side: Side::Client, ..served(Symbol::EMPTY) }), &names);
     metrics.observe(&Observation::Delivery(Nanos(1)), &names);
+    let handshake = Observation::Handshake { service: BOT, peer: Symbol::EMPTY, duration: Some(Nanos(1)) };
+    metrics.observe(&handshake, &names);
     let mut seen = Vec::new();
     for family in metrics.registry().gather() {
         if family.get_field_type() == MetricType::HISTOGRAM {
             let buckets = family.get_metric()[0].get_histogram().get_bucket();
             let bounds: Vec<f64> = buckets.iter().map(prometheus::proto::Bucket::upper_bound).collect();
-            let expected = if family.name() == "miku_probe_delivery_seconds" { &fast } else { &http };
+            let expected =
+                if family.name().contains("_http_") || family.name().starts_with("http_") { &http } else { &fast };
             assert_eq!(&bounds, expected, "of {}", family.name());
             seen.push(family.name().to_owned());
         }
@@ -106,6 +114,7 @@ fn buckets_are_those_of_the_contract() {
             "http_client_request_duration_seconds",
             "http_server_request_duration_seconds",
             "miku_http_time_to_first_byte_seconds",
+            "miku_net_tls_handshake_seconds",
             "miku_probe_delivery_seconds"
         ]
     );
@@ -120,8 +129,9 @@ fn an_exchange_of_each_side() {
     for _ in 0..2 {
         metrics.observe(&Observation::Exchange(served(route)), &names);
     }
-    let made = Exchange { service: LLM, side: Side::Client, server, port: 443, ..served(route) };
+    let made = Exchange { service: LLM, side: Side::Client, scheme: Scheme::Https, server, port: 443, ..served(route) };
     metrics.observe(&Observation::Exchange(made), &names);
+    metrics.observe(&Observation::Exchange(Exchange { scheme: Scheme::Https, ..served(Symbol::EMPTY) }), &names);
     let text = text(&metrics);
     let served =
         "http_request_method=\"GET\",http_response_status_code=\"200\",http_route=\"/chat/{id}\",service=\"bot\"";
@@ -140,11 +150,16 @@ fn an_exchange_of_each_side() {
         lines(&text, "http_client_request_duration_seconds_count"),
         ["http_client_request_duration_seconds_count{http_request_method=\"GET\",http_response_status_code=\"200\",\
           http_route=\"/chat/{id}\",server_address=\"discord.com\",server_port=\"443\",service=\"llm\",\
-          url_scheme=\"http\"} 1"]
+          url_scheme=\"https\"} 1"]
     );
+    assert!(text.contains(
+        "http_server_request_duration_seconds_count{http_request_method=\"GET\",http_response_status_code=\"200\",\
+         service=\"bot\",url_scheme=\"https\"} 1"
+    ));
     assert_eq!(
         lines(&text, "miku_http_time_to_first_byte_seconds_sum"),
         [
+            "miku_http_time_to_first_byte_seconds_sum{service=\"bot\",side=\"server\"} 0.02",
             "miku_http_time_to_first_byte_seconds_sum{http_route=\"/chat/{id}\",service=\"bot\",side=\"server\"} 0.04",
             "miku_http_time_to_first_byte_seconds_sum{http_route=\"/chat/{id}\",server_address=\"discord.com\",\
              service=\"llm\",side=\"client\"} 0.02",
@@ -153,14 +168,14 @@ fn an_exchange_of_each_side() {
     assert_eq!(
         lines(&text, "miku_http_request_bytes_total"),
         [
-            "miku_http_request_bytes_total{service=\"bot\",side=\"server\"} 200",
+            "miku_http_request_bytes_total{service=\"bot\",side=\"server\"} 300",
             "miku_http_request_bytes_total{server_address=\"discord.com\",service=\"llm\",side=\"client\"} 100",
         ]
     );
     assert_eq!(
         lines(&text, "miku_http_response_bytes_total"),
         [
-            "miku_http_response_bytes_total{service=\"bot\",side=\"server\"} 2000",
+            "miku_http_response_bytes_total{service=\"bot\",side=\"server\"} 3000",
             "miku_http_response_bytes_total{server_address=\"discord.com\",service=\"llm\",side=\"client\"} 1000",
         ]
     );
@@ -287,6 +302,35 @@ fn everything_else_ends_in_its_family() {
 }
 
 #[test]
+fn handshakes_are_told_by_peer_and_those_that_failed_apart() {
+    let mut names = names();
+    let mut metrics = Metrics::new(&build());
+    let discord = names.symbols.intern("discord.com");
+    for duration in [Some(Nanos(30_000_000)), None, Some(Nanos(50_000_000))] {
+        metrics.observe(&Observation::Handshake { service: BOT, peer: discord, duration }, &names);
+    }
+    let labels = "{peer=\"discord.com\",service=\"bot\"}";
+    let seen = text(&metrics);
+    for line in [
+        format!("miku_net_tls_handshake_seconds_sum{labels} 0.08"),
+        format!("miku_net_tls_handshake_seconds_count{labels} 2"),
+        format!("miku_net_tls_handshake_failures_total{labels} 1"),
+    ] {
+        assert!(seen.lines().any(|other| other == line), "{line} is missing in\n{seen}");
+    }
+    for number in 0..PEER_LIMIT + 5 {
+        let peer = names.symbols.intern(&format!("{number}.example"));
+        metrics.observe(&Observation::Handshake { service: BOT, peer, duration: None }, &names);
+    }
+    let seen = text(&metrics);
+    assert_eq!(lines(&seen, "miku_net_tls_handshake_failures_total").len(), PEER_LIMIT + 1);
+    assert_eq!(
+        lines(&seen, "miku_net_tls_handshake_failures_total{peer=\"other\""),
+        ["miku_net_tls_handshake_failures_total{peer=\"other\",service=\"bot\"} 6"]
+    );
+}
+
+#[test]
 fn totals_of_the_kernel_are_counted_by_their_growth() {
     let mut metrics = Metrics::new(&build());
     metrics.lost_total(LostWhere::Ring, 5);
@@ -372,6 +416,7 @@ fn no_flood_of_texts_and_statuses_grows_the_series_past_the_cap_or_loses_a_count
         let side = if number % 2 == 0 { Side::Server } else { Side::Client };
         let exchange = Exchange {
             side,
+            scheme: if number % 5 == 0 { Scheme::Https } else { Scheme::Http },
             server: text,
             port: number,
             status: Some(number % 1000),
@@ -389,8 +434,8 @@ fn no_flood_of_texts_and_statuses_grows_the_series_past_the_cap_or_loses_a_count
         metrics.observe(&transfer, &names);
         sent += 1;
     }
-    // Services, sides, outcomes, and whether the status is an error: what is left when all texts are `other`.
-    let last = 2 * 2 * 7;
+    // Services, sides, schemes, outcomes, and whether the status is an error: what is left when all texts are `other`.
+    let last = 2 * 2 * 2 * 7;
     let (counted, series) = durations(&metrics);
     assert_eq!(counted, sent);
     assert!(series <= 100 + EXCHANGE_RESERVE + last, "{series} series");

@@ -2,11 +2,11 @@
 
 use super::{At, Chunks, Machine, Phase, Tell, response_lane};
 use crate::observations::{Method, Outcome, Unmatched};
-use crate::protocols::http1::Event;
 use crate::protocols::http1::exchange::Exchange;
 use crate::protocols::http1::head::{
     Declared, RequestHead, ResponseHead, Role, Start, truncated_status, with_truncated_request,
 };
+use crate::protocols::http1::{Event, RateLimit};
 use crate::units::{Direction, Nanos, Side};
 
 /// What the head of an answer opened.
@@ -31,7 +31,8 @@ impl Machine {
                 *self.phase(at) = Phase::Endless;
             }
             Role::Response => {
-                let opened = self.open_response(at, truncated_status(head), head.len(), start, tell);
+                let (status, limits) = (truncated_status(head), RateLimit::default());
+                let opened = self.open_response(at, status, limits, head.len(), start, tell);
                 *self.phase(at) = match opened {
                     Opened::Final => Phase::Endless,
                     Opened::Interim | Opened::Upgrade => Phase::Unsynced,
@@ -67,7 +68,7 @@ impl Machine {
 
     /// Takes in the whole head of a response (RFC 9112, section 6.3).
     pub(super) fn response(&mut self, at: At, head: ResponseHead, length: usize, start: Nanos, tell: &mut impl Tell) {
-        match self.open_response(at, head.status, length, start, tell) {
+        match self.open_response(at, head.status, head.limits, length, start, tell) {
             Opened::Upgrade => return,
             Opened::Interim => return *self.phase(at) = Phase::Start,
             Opened::Final => {}
@@ -131,6 +132,7 @@ impl Machine {
         &mut self,
         at: At,
         status: Option<u16>,
+        limits: RateLimit,
         length: usize,
         start: Nanos,
         tell: &mut impl Tell,
@@ -155,6 +157,7 @@ impl Machine {
         match self.queue.oldest_mut() {
             Some(exchange) if self.response_followed => {
                 exchange.status = status;
+                exchange.limits = limits;
                 exchange.first_byte = Some(start);
                 upgrade |= exchange.is_connect() && status.is_some_and(|status| (200..300).contains(&status));
             }
