@@ -26,7 +26,15 @@ impl Python {
     /// When there is no Python with `venv`, or the packages cannot be had.
     pub fn with(name: &str, requirements: &[&str]) -> Result<Self> {
         let interpreter = std::env::var_os("MIKU_PROBE_PYTHON").unwrap_or_else(|| "python3".into());
-        let version = run(Command::new(&interpreter).arg("-VV")).context("no Python")?;
+        Self::of(Path::new(&interpreter), name, requirements)
+    }
+
+    /// [`Python::with`] for an interpreter of one's choice.
+    ///
+    /// # Errors
+    /// When it has no `venv`, or the packages cannot be had.
+    pub fn of(interpreter: &Path, name: &str, requirements: &[&str]) -> Result<Self> {
+        let version = run(Command::new(interpreter).arg("-VV")).context("no Python")?;
         let files: Vec<PathBuf> =
             requirements.iter().map(|file| Path::new(SUITE).join("requirements").join(file)).collect();
         let mut hasher = DefaultHasher::new();
@@ -47,7 +55,7 @@ impl Python {
             fs::remove_dir_all(&python.folder).with_context(|| format!("removing {}", python.folder.display()))?;
         }
         eprintln!("making a Python environment of {}", requirements.join(" and "));
-        run(Command::new(&interpreter).args(["-m", "venv"]).arg(&python.folder)).context("python3 -m venv")?;
+        run(Command::new(interpreter).args(["-m", "venv"]).arg(&python.folder)).context("python3 -m venv")?;
         let mut pip = Command::new(python.interpreter());
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]);
         for file in &files {
@@ -75,6 +83,32 @@ impl Python {
         command.arg(path).env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
+}
+
+/// An interpreter of CPython 3.`minor` that can make environments and speak TLS: of the search path, or one that pyenv
+/// has built.
+///
+/// # Errors
+/// When there is none.
+pub fn interpreter(minor: u8) -> Result<PathBuf> {
+    let home = std::env::var_os("PYENV_ROOT").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".pyenv")));
+    let built = home.and_then(|home| fs::read_dir(home.join("versions")).ok());
+    let start = format!("3.{minor}.");
+    let mut found: Vec<PathBuf> = built
+        .into_iter()
+        .flat_map(|entries| entries.flatten())
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&start))
+        .map(|entry| entry.path().join("bin/python3"))
+        .collect();
+    found.sort();
+    found.push(format!("python3.{minor}").into());
+    found.push("python3".into());
+    let program = format!("import ssl, venv, sys; sys.exit(sys.version_info[:2] != (3, {minor}))");
+    found
+        .into_iter()
+        .find(|interpreter| run(Command::new(interpreter).args(["-c", &program])).is_ok())
+        .with_context(|| format!("no CPython 3.{minor} with ssl and venv"))
 }
 
 /// Where a script of the suite's `services` folder is.
