@@ -108,6 +108,7 @@ class Bot:
             elif words[0] == "forbidden":
                 forbidden()
             say("done")
+        await self.close()
 
 
 def main():
