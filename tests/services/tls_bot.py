@@ -1,7 +1,7 @@
 """An HTTPS client of nothing but the standard library, which does as it is told. It knows nothing of being watched.
 
 It prints `ready` once its connections are open, then takes commands on standard input, one a line, and prints `done`
-after each:
+and its number after each, from 1 on:
 
     ask PATH COUNT   make so many requests, over all connections
     busy PATH        until the next command, go on making requests
@@ -90,7 +90,7 @@ class Bot:
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
         await self.open()
         say("ready")
-        busy, enough = None, asyncio.Event()
+        busy, enough, number = None, asyncio.Event(), 0
         async for line in commands:
             words = line.decode().split()
             if busy:
@@ -107,7 +107,8 @@ class Bot:
                 await self.open()
             elif words[0] == "forbidden":
                 forbidden()
-            say("done")
+            number += 1
+            say(f"done {number}")
         await self.close()
 
 

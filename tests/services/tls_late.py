@@ -1,6 +1,7 @@
 """An HTTPS client that loads the TLS library only when it is told to, and then blocks on one socket.
 
-It prints `ready` before that, then takes commands on standard input, one a line, and prints `done` after each:
+It prints `ready` before that, then takes commands on standard input, one a line, and prints `done` and its
+number after each, from 1 on:
 
     load             import `ssl`
     ask PATH COUNT   make so many requests; the first one connects
@@ -41,7 +42,7 @@ def main():
     options = parser.parse_args()
     connection = None
     print("ready", flush=True)
-    for line in sys.stdin:
+    for number, line in enumerate(sys.stdin, 1):
         words = line.split()
         if words[0] == "load":
             import ssl  # noqa: F401
@@ -49,7 +50,7 @@ def main():
             connection = connection or connect(options)
             for _ in range(int(words[2])):
                 exchange(options, connection, words[1])
-        print("done", flush=True)
+        print("done", number, flush=True)
 
 
 if __name__ == "__main__":
