@@ -1,7 +1,6 @@
 //! The memory of another process, as the kernel shows it to root.
 
 use std::fs::{self, File};
-use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
@@ -94,7 +93,7 @@ pub fn find(pid: u32, needles: &[(&str, Vec<u8>)]) -> Result<Vec<String>> {
                 Ok(length) => length,
                 // Pages of devices and of the kernel's own.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EIO | libc::EFAULT)) => break,
-                Err(error) => return Err(error).with_context(|| format!("reading {:x} of {pid}", at)),
+                Err(error) => return Err(error).with_context(|| format!("reading {at:x} of {pid}")),
             };
             if length == 0 {
                 break;
@@ -128,19 +127,6 @@ pub fn position(bytes: &[u8], needle: &[u8]) -> Option<usize> {
         from = at + 1;
     }
     None
-}
-
-/// Whether the process would leave its memory behind in a core dump.
-///
-/// # Errors
-/// When it is gone.
-pub fn dumps_core(pid: u32) -> io::Result<bool> {
-    let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size"));
-    let soft = line.and_then(|line| line.split_ascii_whitespace().next()).unwrap_or("unlimited");
-    // A kernel that pipes dumps to a program takes no heed of the limit, unless it is 1, but of what is dumpable:
-    // a process that is not belongs to root, whoever runs it.
-    Ok(soft != "0")
 }
 
 #[cfg(test)]

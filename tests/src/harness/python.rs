@@ -12,10 +12,10 @@ use super::target_folder;
 
 const SUITE: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A virtual environment.
+/// An interpreter, with the packages of a virtual environment or with none.
 #[derive(Clone, Debug)]
 pub struct Python {
-    folder: PathBuf,
+    interpreter: PathBuf,
 }
 
 impl Python {
@@ -44,19 +44,20 @@ impl Python {
         }
         let folder = target_folder().join("venvs");
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let python = Self { folder: folder.join(format!("{name}-{:016x}", hasher.finish())) };
-        let complete = python.folder.join("complete");
+        let environment = folder.join(format!("{name}-{:016x}", hasher.finish()));
+        let python = Self { interpreter: environment.join("bin/python") };
+        let complete = environment.join("complete");
         let _lock = lock(&folder.join("lock"))?;
         if complete.exists() {
             return Ok(python);
         }
         // What an earlier run left half done.
-        if python.folder.exists() {
-            fs::remove_dir_all(&python.folder).with_context(|| format!("removing {}", python.folder.display()))?;
+        if environment.exists() {
+            fs::remove_dir_all(&environment).with_context(|| format!("removing {}", environment.display()))?;
         }
         eprintln!("making a Python environment of {}", requirements.join(" and "));
-        run(Command::new(interpreter).args(["-m", "venv"]).arg(&python.folder)).context("python3 -m venv")?;
-        let mut pip = Command::new(python.interpreter());
+        run(Command::new(interpreter).args(["-m", "venv"]).arg(&environment)).context("python3 -m venv")?;
+        let mut pip = Command::new(&python.interpreter);
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]);
         for file in &files {
             pip.arg("-r").arg(file);
@@ -66,8 +67,21 @@ impl Python {
         Ok(python)
     }
 
-    fn interpreter(&self) -> PathBuf {
-        self.folder.join("bin/python")
+    /// The interpreter of [`Python::with`] without any packages: itself, and not what may stand for it on the search
+    /// path.
+    ///
+    /// # Errors
+    /// When there is none that speaks TLS.
+    pub fn plain() -> Result<Self> {
+        let interpreter = std::env::var_os("MIKU_PROBE_PYTHON").unwrap_or_else(|| "python3".into());
+        let path = run(Command::new(interpreter).args(["-c", "import ssl, sys; print(sys.executable)"]))?;
+        Ok(Self { interpreter: path.trim().into() })
+    }
+
+    /// Where the interpreter is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.interpreter
     }
 
     /// A command that runs a script of the suite's `services` folder.
@@ -79,7 +93,7 @@ impl Python {
     /// A command that runs any script.
     #[must_use]
     pub fn file(&self, path: &Path) -> Command {
-        let mut command = Command::new(self.interpreter());
+        let mut command = Command::new(&self.interpreter);
         command.arg(path).env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
@@ -97,7 +111,7 @@ pub fn interpreter(minor: u8) -> Result<PathBuf> {
     let start = format!("3.{minor}.");
     let mut found: Vec<PathBuf> = built
         .into_iter()
-        .flat_map(|entries| entries.flatten())
+        .flat_map(std::iter::Iterator::flatten)
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(&start))
         .map(|entry| entry.path().join("bin/python3"))
         .collect();

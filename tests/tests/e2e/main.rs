@@ -12,8 +12,15 @@ mod exchanges;
 mod hist;
 mod hostile;
 mod lifecycle;
+mod secrets;
 mod servers;
 mod stage;
+mod tls_attach;
+mod tls_clients;
+mod tls_discord;
+mod tls_hostile;
+mod tls_servers;
+mod tls_stage;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -28,6 +35,20 @@ enum Need {
     Python,
     /// The environment with aiohttp 3.8.
     OldPython,
+    /// The environments with HTTPS clients, by interpreter.
+    Python39,
+    Python310,
+    Python311,
+    Python312,
+    Python313,
+    /// The environment with discord.py.
+    Discord,
+    /// An interpreter that speaks TLS, without any packages.
+    PlainPython,
+    /// That interpreter with OpenSSL in a file of its own.
+    SharedLibrary,
+    /// Node.
+    Node,
     /// A folder of the control group tree in which groups can be made.
     ControlGroup,
     /// PID and mount namespaces.
@@ -40,6 +61,15 @@ impl Need {
         match self {
             Self::Python => stage::python().map(drop),
             Self::OldPython => stage::old_python().map(drop),
+            Self::Python39 => tls_stage::clients_on(9).map(drop),
+            Self::Python310 => tls_stage::clients_on(10).map(drop),
+            Self::Python311 => tls_stage::clients_on(11).map(drop),
+            Self::Python312 => tls_stage::clients_on(12).map(drop),
+            Self::Python313 => tls_stage::clients_on(13).map(drop),
+            Self::Discord => tls_stage::discord().map(drop),
+            Self::PlainPython => tls_stage::plain().map(drop),
+            Self::SharedLibrary => tls_stage::shared_library().map(drop),
+            Self::Node => tls_stage::node(),
             Self::ControlGroup => discovery::ControlGroup::new("miku-probe-check").map(drop),
             Self::Namespaces => discovery::namespaces(),
         }
@@ -76,6 +106,12 @@ fn main() -> ExitCode {
         ("commands", commands::cases()),
         ("bad_input", bad_input::cases()),
         ("hostile", hostile::cases()),
+        ("tls_clients", tls_clients::cases()),
+        ("tls_servers", tls_servers::cases()),
+        ("tls_attach", tls_attach::cases()),
+        ("tls_hostile", tls_hostile::cases()),
+        ("tls_discord", tls_discord::cases()),
+        ("secrets", secrets::cases()),
     ];
     let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");
     let everywhere = kernel::allows_bpf().and_then(|()| probe::binary().map(drop));

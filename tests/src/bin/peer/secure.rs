@@ -113,8 +113,8 @@ fn configure(options: &Options) -> Result<ServerConfig> {
     let chain = CertificateDer::pem_file_iter(&options.certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .with_context(|| format!("reading {}", options.certificate.display()))?;
-    let key = PrivateKeyDer::from_pem_file(&options.key)
-        .with_context(|| format!("reading {}", options.key.display()))?;
+    let key =
+        PrivateKeyDer::from_pem_file(&options.key).with_context(|| format!("reading {}", options.key.display()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     Ok(config.with_no_client_auth().with_single_cert(chain, key)?)
