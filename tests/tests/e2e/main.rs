@@ -120,15 +120,16 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for (topic, cases) in cases {
         for case in cases {
-            // Making an environment takes its time, so nobody does it who only lists the cases.
+            let name = format!("{topic}::{}", case.name);
+            // Making an environment takes its time, so nobody does it who only lists the cases or runs others.
+            let other = arguments.filter.as_ref().is_some_and(|filter| !name.contains(filter.as_str()));
             let missing = everywhere.clone().and_then(|()| {
-                if arguments.list {
+                if arguments.list || other {
                     return Ok(());
                 }
                 let mut all = case.needs.iter();
                 all.try_for_each(|need| needs.entry(*need).or_insert_with(|| need.missing()).clone())
             });
-            let name = format!("{topic}::{}", case.name);
             let (reason, run) = (missing.err(), case.run);
             if let Some(reason) = &reason {
                 *skipped.entry(reason.clone()).or_default() += 1;
