@@ -1,8 +1,8 @@
 //! Real clients over TLS: what the probe counts of them is what their server counted.
 
-use miku_probe_tests::harness::PATIENCE;
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::{Python, service};
+use miku_probe_tests::harness::{PATIENCE, eventually};
 use miku_probe_tests::truth::{Side, Truth};
 
 use crate::stage::{counted_by, old_python, python};
@@ -68,11 +68,17 @@ fn exact(python: &Python, stacks: &[(&str, &[&str])]) {
     assert_all_matched(&probe);
 
     // What went over the network is counted once, and it is what was encrypted.
-    let (scrape, served) = (probe.scrape(), server.served());
+    let served = server.served();
     for (direction, bytes) in [("transmit", served.received), ("receive", served.sent)] {
         let labels = [("direction", direction), ("transport", "tcp")];
-        assert_eq!(scrape.count("miku_net_bytes_total", &labels), bytes, "{direction}");
+        let mut seen = 0;
+        let agreed = eventually(PATIENCE, || {
+            seen = probe.scrape().count("miku_net_bytes_total", &labels);
+            (seen == bytes).then_some(())
+        });
+        assert!(agreed.is_some(), "{direction}: {bytes} bytes by the server, {seen} by the probe");
     }
+    let scrape = probe.scrape();
     let seen = scrape.count("miku_net_tls_handshake_seconds_count", &[]);
     assert_eq!(seen, served.handshakes, "handshakes");
     let took = scrape.sum("miku_net_tls_handshake_seconds_sum", &[]);
