@@ -71,6 +71,34 @@ def with_urllib3(options):
         wait_for_end()
 
 
+def with_pyopenssl(options):
+    """The OpenSSL that is inside the `cryptography` package."""
+    import urllib3.contrib.pyopenssl
+
+    urllib3.contrib.pyopenssl.inject_into_urllib3()
+    with_urllib3(options)
+
+
+def with_pycurl(options):
+    """The OpenSSL that comes in the package's own folder of libraries."""
+    import pycurl
+
+    curl = pycurl.Curl()
+    curl.setopt(pycurl.PROXY, "")
+    curl.setopt(pycurl.RESOLVE, [f"{options.host}:{options.port}:{loopback.LOOPBACK}"])
+    curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+    curl.setopt(pycurl.CAINFO, options.ca)
+    wait_for_go()
+    for method, path, body in plan(options):
+        curl.setopt(pycurl.URL, options.base + path)
+        curl.setopt(pycurl.CUSTOMREQUEST, method)
+        curl.setopt(pycurl.POSTFIELDS, body)
+        start = time.perf_counter()
+        curl.perform_rb()
+        tell(method, path, curl.getinfo(pycurl.RESPONSE_CODE), start)
+    wait_for_end()
+
+
 def with_requests(options):
     """In one thread, and in many: a session each, as the library asks for."""
     import requests
@@ -172,6 +200,8 @@ def with_uvloop(options):
 LIBRARIES = {
     "http.client": with_http_client,
     "urllib3": with_urllib3,
+    "pyopenssl": with_pyopenssl,
+    "pycurl": with_pycurl,
     "requests": with_requests,
     "httpx": with_httpx,
     "httpx-async": with_httpx_async,
