@@ -41,6 +41,7 @@ enum Need {
     Python311,
     Python312,
     Python313,
+    NewerPython,
     /// The environment with discord.py.
     Discord,
     /// An interpreter that speaks TLS, without any packages.
@@ -66,6 +67,9 @@ impl Need {
             Self::Python311 => tls_stage::clients_on(11).map(drop),
             Self::Python312 => tls_stage::clients_on(12).map(drop),
             Self::Python313 => tls_stage::clients_on(13).map(drop),
+            Self::NewerPython => {
+                tls_stage::newer_minor().ok_or("no newer Python".into()).and_then(tls_stage::clients_on).map(drop)
+            }
             Self::Discord => tls_stage::discord().map(drop),
             Self::PlainPython => tls_stage::plain().map(drop),
             Self::SharedLibrary => tls_stage::shared_library().map(drop),

@@ -8,11 +8,11 @@ use miku_probe_tests::harness::{PATIENCE, eventually};
 use miku_probe_tests::truth::{Side, Truth};
 
 use crate::stage::{counted_by, old_python, python};
-use crate::tls_stage::{SecureServer, assert_all_matched, assert_asked, attach, clients_on, host, sites};
+use crate::tls_stage::{SecureServer, assert_all_matched, assert_asked, attach, clients_on, host, newer_minor, sites};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![
+    let mut cases = vec![
         case!(cpython_3_9, Python39),
         case!(cpython_3_10, Python310),
         case!(cpython_3_11, Python311),
@@ -22,7 +22,12 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(fifty_names_aiohttp, Python),
         case!(fifty_names_requests, Python),
         case!(node, Node),
-    ]
+    ];
+    // Nobody is asked to have what came after those.
+    if newer_minor().is_some() {
+        cases.push(case!(cpython_newer, NewerPython));
+    }
+    cases
 }
 
 /// Every way that Python programs have to HTTPS, with what its client is told.
@@ -116,6 +121,10 @@ fn cpython_3_12() {
 
 fn cpython_3_13() {
     on(13);
+}
+
+fn cpython_newer() {
+    on(newer_minor().expect("the case needs it"));
 }
 
 fn aiohttp_3_8() {

@@ -29,6 +29,12 @@ pub(crate) fn clients_on(minor: u8) -> Result<Python, String> {
     make().map_err(|error| format!("{error:#}"))
 }
 
+/// The newest CPython here of those that came after 3.13.
+pub(crate) fn newer_minor() -> Option<u8> {
+    static NEWEST: OnceLock<Option<u8>> = OnceLock::new();
+    *NEWEST.get_or_init(|| (14..20).rev().find(|minor| python::interpreter(*minor).is_ok()))
+}
+
 /// The environment with discord.py.
 pub(crate) fn discord() -> Result<Python, String> {
     static PYTHON: OnceLock<Result<Python, String>> = OnceLock::new();
