@@ -3,12 +3,14 @@
 Both ends print `ready` and read one line of JSON on standard input: the secrets, by name. Nothing else holds them: no
 argument, no environment, no file.
 
-The server then prints `listening PORT`. The client makes one request after another, prints `done` with their number,
-and waits for the end of its input with its connection open.
+The server then prints `listening PORT`. The client makes one request after another, one of which it breaks off in the
+middle of a secret, prints `done` with the number of the others, and waits for the end of its input with its connection
+open.
 """
 
 import argparse
 import asyncio
+import functools
 import json
 import ssl
 import sys
@@ -47,6 +49,11 @@ def answer(secrets):
     return lines, json.dumps({"access_token": secrets["answer-body"]}).encode()
 
 
+def cut(secret):
+    """Its first half and what follows; a half is looked for as much as the whole."""
+    return secret[: len(secret) // 2], secret[len(secret) // 2 :]
+
+
 async def read_message(reader):
     head = await reader.readuntil(b"\r\n\r\n")
     for line in head.lower().split(b"\r\n"):
@@ -82,14 +89,30 @@ async def ask(options, secrets):
     tls = {}
     if options.ca:
         tls = {"ssl": ssl.create_default_context(cafile=options.ca), "server_hostname": "discord.com"}
-    reader, writer = await asyncio.open_connection("127.0.0.1", options.port, **tls)
+    connect = functools.partial(asyncio.open_connection, "127.0.0.1", options.port, **tls)
+    reader, writer = await connect()
     count = 0
     for method, target, lines, body in requests(secrets):
         head = [f"{method} {target} HTTP/1.1", "Host: discord.com", *lines, f"Content-Length: {len(body)}", "", ""]
         writer.write("\r\n".join(head).encode() + body)
         await read_message(reader)
         count += 1
-    print("done", count, flush=True)
+
+    front, _ = cut(secrets["broken-off"])
+    _, other = await connect()
+    other.write(f"GET /secrets/broken HTTP/1.1\r\nHost: discord.com\r\nAuthorization: Bot {front}".encode())
+    await other.drain()
+    other.close()
+
+    # In two pieces, of which the first ends within the secret.
+    front, back = cut(secrets["split-header"])
+    writer.write(f"GET /secrets/split HTTP/1.1\r\nHost: discord.com\r\nAuthorization: Bot {front}".encode())
+    await writer.drain()
+    await asyncio.sleep(0.1)
+    writer.write(f"{back}\r\n\r\n".encode())
+    await read_message(reader)
+
+    print("done", count + 1, flush=True)
     await asyncio.to_thread(sys.stdin.read)
 
 

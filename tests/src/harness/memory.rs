@@ -55,9 +55,10 @@ pub fn patched(pid: u32, library: &str) -> Result<usize> {
     }
     anyhow::ensure!(!code.is_empty(), "process {pid} has no {library} mapped");
     let mut different = 0;
-    for Mapping { range, offset, .. } in code {
+    for Mapping { range, offset, name, .. } in code {
         let path = format!("/proc/{pid}/map_files/{:x}-{:x}", range.start, range.end);
-        let file = File::open(&path).with_context(|| path.clone())?;
+        // Only root may follow that link; anybody else has the name.
+        let file = File::open(&path).or_else(|_| File::open(&name)).with_context(|| path.clone())?;
         let (mut told, mut held) = (Vec::new(), Vec::new());
         for (from, at, bytes) in [(&file, offset, &mut told), (&memory, range.start, &mut held)] {
             bytes.resize(usize::try_from(range.end - range.start)?, 0);
@@ -127,6 +128,8 @@ pub fn position(bytes: &[u8], needle: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     #[test]
@@ -147,5 +150,25 @@ mod tests {
         assert!(!hits.is_empty());
         assert_eq!(position(b"aab", b"ab"), Some(1));
         assert_eq!(position(b"aa", b"ab"), None);
+    }
+
+    #[test]
+    fn a_changed_byte_of_code_is_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("libchanged.so");
+        fs::write(&path, [0x90; 5000]).expect("the folder can be written to");
+        let file = File::open(&path).expect("the file is there");
+        let rights = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+        // SAFETY: the kernel chooses the place; the mapping is private, and as long as the file.
+        let memory = unsafe { libc::mmap(std::ptr::null_mut(), 5000, rights, libc::MAP_PRIVATE, file.as_raw_fd(), 0) };
+        assert_ne!(memory, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+        let pid = std::process::id();
+        assert_eq!(patched(pid, "libchanged").expect("it is mapped"), 0);
+        // SAFETY: the mapping is writable, longer than that, and nobody else knows of it.
+        unsafe { memory.cast::<u8>().add(4321).write_volatile(0xcc) };
+        assert_eq!(patched(pid, "libchanged").expect("it is mapped"), 1);
+        assert!(patched(pid, "libabsent").is_err());
+        // SAFETY: nothing points into the mapping any more.
+        unsafe { libc::munmap(memory, 5000) };
     }
 }

@@ -27,12 +27,14 @@ pub(crate) fn cases() -> Vec<Case> {
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// Secrets of letters and digits, as tokens are.
-const TOKENS: [&str; 15] = [
+const TOKENS: [&str; 17] = [
     "authorization",
     "basic",
     "cookie",
     "api-key",
     "late-header",
+    "split-header",
+    "broken-off",
     "query",
     "webhook",
     "webhook-message",
