@@ -50,6 +50,8 @@ enum Need {
     SharedLibrary,
     /// Node.
     Node,
+    /// That the kernel dumps the memory of what is aborted.
+    CoreDumps,
     /// A folder of the control group tree in which groups can be made.
     ControlGroup,
     /// PID and mount namespaces.
@@ -74,6 +76,7 @@ impl Need {
             Self::PlainPython => tls_stage::plain().map(drop),
             Self::SharedLibrary => tls_stage::shared_library().map(drop),
             Self::Node => tls_stage::node(),
+            Self::CoreDumps => secrets::core_dumps(),
             Self::ControlGroup => discovery::ControlGroup::new("miku-probe-check").map(drop),
             Self::Namespaces => discovery::namespaces(),
         }
