@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import ssl
 
 from aiohttp import web
 
@@ -47,10 +48,16 @@ async def sse(request):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--ssl-certfile")
+    parser.add_argument("--ssl-keyfile")
     options = parser.parse_args()
+    tls = None
+    if options.ssl_certfile:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(options.ssl_certfile, options.ssl_keyfile)
     app = web.Application()
     app.add_routes(routes)
-    web.run_app(app, host="127.0.0.1", port=options.port, access_log=None, print=None)
+    web.run_app(app, host="127.0.0.1", port=options.port, ssl_context=tls, access_log=None, print=None)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,8 @@ def main():
     parser.add_argument("--loop", default="asyncio")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--truth")
+    parser.add_argument("--ssl-certfile")
+    parser.add_argument("--ssl-keyfile")
     options = parser.parse_args()
     where = {"uds": options.uds} if options.uds else {"host": "127.0.0.1", "port": options.port}
     # Workers are processes of their own, which learn it from the environment.
@@ -109,6 +111,8 @@ def main():
         access_log=False,
         log_level="warning",
         backlog=4096,
+        ssl_certfile=options.ssl_certfile,
+        ssl_keyfile=options.ssl_keyfile,
         **where,
     )
 

@@ -1,10 +1,17 @@
-//! The suite's own server and load generator must agree with one another before anybody is measured against them.
+//! The suite's own servers and clients must agree with one another before anybody is measured against them.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
+use miku_probe_tests::harness::tls::{Authority, DOMAIN};
 use miku_probe_tests::truth::Truth;
-use miku_probe_tests::wire::{self, Address};
+use miku_probe_tests::wire::{self, Address, Kind};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde_json::Value;
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
 
@@ -123,4 +130,93 @@ fn the_server_survives_mischief() {
     assert!(status.expect("the peer was built with this test").success());
     let asked = server.load(&["-n", "50"]);
     assert_eq!(asked.total(), 50);
+}
+
+/// A socket that counts what came and went.
+struct Counted {
+    stream: TcpStream,
+    received: u64,
+    sent: u64,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.stream.read(buffer)?;
+        self.received += length as u64;
+        Ok(length)
+    }
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let length = self.stream.write(bytes)?;
+        self.sent += length as u64;
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// Under every name, its requests; on the wire, every byte.
+#[test]
+fn the_tls_server_counts_by_name() {
+    let authority = Authority::new().expect("certificates can be made");
+    let mut child = Command::new(PEER)
+        .arg("serve-tls")
+        .arg("--certificate")
+        .arg(authority.certificate())
+        .arg("--key")
+        .arg(authority.key())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the peer was built with this test");
+    let mut lines = BufReader::new(child.stdout.take().expect("standard output is a pipe")).lines();
+    let mut told = |prefix| {
+        let line = lines.next().expect("the server says where it listens").expect("in UTF-8");
+        line.strip_prefix(prefix).unwrap_or_else(|| panic!("the server said {line:?}")).to_owned()
+    };
+    let (telling, address) = (told("truth on "), told("listening on "));
+    // It ends with the test, however that ends.
+    let server = Server { child, address: telling.parse().expect("an address") };
+
+    let mut roots = RootCertStore::empty();
+    let root = CertificateDer::from_pem_file(authority.root()).expect("the authority's certificate");
+    roots.add(root).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = Arc::new(config.expect("versions").with_root_certificates(roots).with_no_client_auth());
+
+    let (mut received, mut sent) = (0, 0);
+    for (name, count) in [("one", 1), ("other", 3)] {
+        let stream = TcpStream::connect(&address).expect("the server listens");
+        let host = ServerName::try_from(format!("{name}.{DOMAIN}")).expect("a name");
+        let connection = ClientConnection::new(Arc::clone(&config), host).expect("a configuration");
+        let mut stream = StreamOwned::new(connection, Counted { stream, received: 0, sent: 0 });
+        for _ in 0..count {
+            let request = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+            stream.write_all(request).expect("the server reads");
+            let (mut buffer, mut block) = (Vec::new(), [0; 4096]);
+            let answer = loop {
+                let length = stream.read(&mut block).expect("the server answers");
+                buffer.extend_from_slice(&block[..length]);
+                if let Some(answer) = wire::take(&mut buffer, Kind::Answer, false).expect("HTTP") {
+                    break answer;
+                }
+            };
+            assert_eq!(answer.body, b"hello");
+        }
+        (received, sent) = (received + stream.sock.received, sent + stream.sock.sent);
+    }
+    let message = wire::get(&server.address, "/", "").expect("the server tells");
+    let value: Value = serde_json::from_slice(&message.body).expect("JSON");
+    for (name, count) in [("one", 1), ("other", 3)] {
+        let truth = Truth::from_json(&value["names"][format!("{name}.{DOMAIN}")]).expect("a truth");
+        let mut wanted = Truth::default();
+        wanted.add("POST", "/echo", 200, count);
+        assert_eq!(truth.requests, wanted.requests, "{name}");
+    }
+    let seen = |name: &str| value[name].as_u64();
+    assert_eq!((seen("handshakes"), seen("received"), seen("sent")), (Some(2), Some(sent), Some(received)));
 }

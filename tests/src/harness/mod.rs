@@ -1,9 +1,11 @@
 //! Starts probes and services, waits for them by what they do, and takes them down again whatever happens.
 
 pub mod kernel;
+pub mod memory;
 pub mod probe;
 pub mod process;
 pub mod python;
+pub mod tls;
 
 use std::path::{Path, PathBuf};
 use std::thread;

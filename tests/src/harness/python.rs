@@ -12,10 +12,10 @@ use super::target_folder;
 
 const SUITE: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A virtual environment.
+/// An interpreter, with the packages of a virtual environment or with none.
 #[derive(Clone, Debug)]
 pub struct Python {
-    folder: PathBuf,
+    interpreter: PathBuf,
 }
 
 impl Python {
@@ -26,7 +26,15 @@ impl Python {
     /// When there is no Python with `venv`, or the packages cannot be had.
     pub fn with(name: &str, requirements: &[&str]) -> Result<Self> {
         let interpreter = std::env::var_os("MIKU_PROBE_PYTHON").unwrap_or_else(|| "python3".into());
-        let version = run(Command::new(&interpreter).arg("-VV")).context("no Python")?;
+        Self::of(Path::new(&interpreter), name, requirements)
+    }
+
+    /// [`Python::with`] for an interpreter of one's choice.
+    ///
+    /// # Errors
+    /// When it has no `venv`, or the packages cannot be had.
+    pub fn of(interpreter: &Path, name: &str, requirements: &[&str]) -> Result<Self> {
+        let version = run(Command::new(interpreter).arg("-VV")).context("no Python")?;
         let files: Vec<PathBuf> =
             requirements.iter().map(|file| Path::new(SUITE).join("requirements").join(file)).collect();
         let mut hasher = DefaultHasher::new();
@@ -36,19 +44,20 @@ impl Python {
         }
         let folder = target_folder().join("venvs");
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let python = Self { folder: folder.join(format!("{name}-{:016x}", hasher.finish())) };
-        let complete = python.folder.join("complete");
+        let environment = folder.join(format!("{name}-{:016x}", hasher.finish()));
+        let python = Self { interpreter: environment.join("bin/python") };
+        let complete = environment.join("complete");
         let _lock = lock(&folder.join("lock"))?;
         if complete.exists() {
             return Ok(python);
         }
         // What an earlier run left half done.
-        if python.folder.exists() {
-            fs::remove_dir_all(&python.folder).with_context(|| format!("removing {}", python.folder.display()))?;
+        if environment.exists() {
+            fs::remove_dir_all(&environment).with_context(|| format!("removing {}", environment.display()))?;
         }
         eprintln!("making a Python environment of {}", requirements.join(" and "));
-        run(Command::new(&interpreter).args(["-m", "venv"]).arg(&python.folder)).context("python3 -m venv")?;
-        let mut pip = Command::new(python.interpreter());
+        run(Command::new(interpreter).args(["-m", "venv"]).arg(&environment)).context("python3 -m venv")?;
+        let mut pip = Command::new(&python.interpreter);
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]);
         for file in &files {
             pip.arg("-r").arg(file);
@@ -58,8 +67,21 @@ impl Python {
         Ok(python)
     }
 
-    fn interpreter(&self) -> PathBuf {
-        self.folder.join("bin/python")
+    /// The interpreter of [`Python::with`] without any packages: itself, and not what may stand for it on the search
+    /// path.
+    ///
+    /// # Errors
+    /// When there is none that speaks TLS.
+    pub fn plain() -> Result<Self> {
+        let interpreter = std::env::var_os("MIKU_PROBE_PYTHON").unwrap_or_else(|| "python3".into());
+        let path = run(Command::new(interpreter).args(["-c", "import ssl, sys; print(sys.executable)"]))?;
+        Ok(Self { interpreter: path.trim().into() })
+    }
+
+    /// Where the interpreter is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.interpreter
     }
 
     /// A command that runs a script of the suite's `services` folder.
@@ -71,10 +93,36 @@ impl Python {
     /// A command that runs any script.
     #[must_use]
     pub fn file(&self, path: &Path) -> Command {
-        let mut command = Command::new(self.interpreter());
+        let mut command = Command::new(&self.interpreter);
         command.arg(path).env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
+}
+
+/// An interpreter of CPython 3.`minor` that can make environments and speak TLS: of the search path, or one that pyenv
+/// has built.
+///
+/// # Errors
+/// When there is none.
+pub fn interpreter(minor: u8) -> Result<PathBuf> {
+    let home = std::env::var_os("PYENV_ROOT").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".pyenv")));
+    let built = home.and_then(|home| fs::read_dir(home.join("versions")).ok());
+    let start = format!("3.{minor}.");
+    let mut found: Vec<PathBuf> = built
+        .into_iter()
+        .flat_map(std::iter::Iterator::flatten)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&start))
+        .map(|entry| entry.path().join("bin/python3"))
+        .collect();
+    found.sort();
+    found.push(format!("python3.{minor}").into());
+    found.push("python3".into());
+    let program = format!("import ssl, venv, sys; sys.exit(sys.version_info[:2] != (3, {minor}))");
+    found
+        .into_iter()
+        .find(|interpreter| run(Command::new(interpreter).args(["-c", &program])).is_ok())
+        .with_context(|| format!("no CPython 3.{minor} with ssl and venv"))
 }
 
 /// Where a script of the suite's `services` folder is.

@@ -5,9 +5,8 @@ use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::Python;
 use miku_probe_tests::truth::{Side, Truth};
-use serde_json::Value;
 
-use crate::stage::{Server, old_python, python};
+use crate::stage::{Server, counted_by, old_python, python};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -32,17 +31,10 @@ fn exact(python: &Python, library: &str) {
     client.wait_said(PATIENCE, |line| (line == "ready").then_some(()));
     let probe = Probe::attach(&[&format!("bot=pid:{}", client.pid())]);
     client.tell("go");
-    client.wait_said(PATIENCE, |line| (line == "done").then_some(()));
+    let told = counted_by(&client);
 
     let answered = server.truth();
-    let mut truth =
-        Truth { request_bytes: answered.request_bytes, response_bytes: answered.response_bytes, ..Truth::default() };
-    for line in client.said().iter().filter(|line| line.starts_with('{')) {
-        let entry: Value = serde_json::from_str(line).expect("the client writes JSON");
-        let status = entry["status"].as_u64().and_then(|status| u16::try_from(status).ok()).expect("a status");
-        truth.add(entry["method"].as_str().expect("a method"), entry["route"].as_str().expect("a path"), status, 1);
-        truth.durations.push(entry["seconds"].as_f64().expect("a duration"));
-    }
+    let truth = Truth { request_bytes: answered.request_bytes, response_bytes: answered.response_bytes, ..told };
     assert_eq!(truth.requests, answered.requests, "client and server agree with one another");
     assert_eq!(truth.total(), 60);
     probe.assert_agrees(&truth, "bot", Side::Client);

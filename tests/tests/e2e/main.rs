@@ -12,8 +12,15 @@ mod exchanges;
 mod hist;
 mod hostile;
 mod lifecycle;
+mod secrets;
 mod servers;
 mod stage;
+mod tls_attach;
+mod tls_clients;
+mod tls_discord;
+mod tls_hostile;
+mod tls_servers;
+mod tls_stage;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -28,6 +35,23 @@ enum Need {
     Python,
     /// The environment with aiohttp 3.8.
     OldPython,
+    /// The environments with HTTPS clients, by interpreter.
+    Python39,
+    Python310,
+    Python311,
+    Python312,
+    Python313,
+    NewerPython,
+    /// The environment with discord.py.
+    Discord,
+    /// An interpreter that speaks TLS, without any packages.
+    PlainPython,
+    /// That interpreter with OpenSSL in a file of its own.
+    SharedLibrary,
+    /// Node.
+    Node,
+    /// That the kernel dumps the memory of what is aborted.
+    CoreDumps,
     /// A folder of the control group tree in which groups can be made.
     ControlGroup,
     /// PID and mount namespaces.
@@ -40,6 +64,19 @@ impl Need {
         match self {
             Self::Python => stage::python().map(drop),
             Self::OldPython => stage::old_python().map(drop),
+            Self::Python39 => tls_stage::clients_on(9).map(drop),
+            Self::Python310 => tls_stage::clients_on(10).map(drop),
+            Self::Python311 => tls_stage::clients_on(11).map(drop),
+            Self::Python312 => tls_stage::clients_on(12).map(drop),
+            Self::Python313 => tls_stage::clients_on(13).map(drop),
+            Self::NewerPython => {
+                tls_stage::newer_minor().ok_or("no newer Python".into()).and_then(tls_stage::clients_on).map(drop)
+            }
+            Self::Discord => tls_stage::discord().map(drop),
+            Self::PlainPython => tls_stage::plain().map(drop),
+            Self::SharedLibrary => tls_stage::shared_library().map(drop),
+            Self::Node => tls_stage::node(),
+            Self::CoreDumps => secrets::core_dumps(),
             Self::ControlGroup => discovery::ControlGroup::new("miku-probe-check").map(drop),
             Self::Namespaces => discovery::namespaces(),
         }
@@ -76,6 +113,12 @@ fn main() -> ExitCode {
         ("commands", commands::cases()),
         ("bad_input", bad_input::cases()),
         ("hostile", hostile::cases()),
+        ("tls_clients", tls_clients::cases()),
+        ("tls_servers", tls_servers::cases()),
+        ("tls_attach", tls_attach::cases()),
+        ("tls_hostile", tls_hostile::cases()),
+        ("tls_discord", tls_discord::cases()),
+        ("secrets", secrets::cases()),
     ];
     let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");
     let everywhere = kernel::allows_bpf().and_then(|()| probe::binary().map(drop));
@@ -84,15 +127,16 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for (topic, cases) in cases {
         for case in cases {
-            // Making an environment takes its time, so nobody does it who only lists the cases.
+            let name = format!("{topic}::{}", case.name);
+            // Making an environment takes its time, so nobody does it who only lists the cases or runs others.
+            let other = arguments.filter.as_ref().is_some_and(|filter| !name.contains(filter.as_str()));
             let missing = everywhere.clone().and_then(|()| {
-                if arguments.list {
+                if arguments.list || other {
                     return Ok(());
                 }
                 let mut all = case.needs.iter();
                 all.try_for_each(|need| needs.entry(*need).or_insert_with(|| need.missing()).clone())
             });
-            let name = format!("{topic}::{}", case.name);
             let (reason, run) = (missing.err(), case.run);
             if let Some(reason) = &reason {
                 *skipped.entry(reason.clone()).or_default() += 1;

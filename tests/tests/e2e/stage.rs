@@ -68,14 +68,23 @@ impl Server {
 
     /// The aiohttp server.
     pub(crate) fn aiohttp() -> Self {
-        Self::aiohttp_at(&service("aiohttp_app.py"))
+        Self::aiohttp_with(&[])
+    }
+
+    /// The aiohttp server, with these options.
+    pub(crate) fn aiohttp_with(options: &[&str]) -> Self {
+        Self::aiohttp_by(&service("aiohttp_app.py"), options)
     }
 
     /// A copy of the aiohttp server's script.
     pub(crate) fn aiohttp_at(script: &Path) -> Self {
+        Self::aiohttp_by(script, &[])
+    }
+
+    fn aiohttp_by(script: &Path, options: &[&str]) -> Self {
         let port = free_port();
         let mut command = python().expect("the case needs it").file(script);
-        let process = Process::start("aiohttp", command.args(["--port", &port.to_string()]));
+        let process = Process::start("aiohttp", command.args(["--port", &port.to_string()]).args(options));
         Self::answering(process, Address::Tcp(([127, 0, 0, 1], port).into()))
     }
 
@@ -158,6 +167,19 @@ impl Load {
         let value: Value = serde_json::from_str(&format!("{{{line}")).expect("the load generator writes JSON");
         Truth::from_json(&value).expect("a truth")
     }
+}
+
+/// What a run of `client.py` counted by itself, once it is done.
+pub(crate) fn counted_by(client: &Process) -> Truth {
+    client.wait_said(PATIENCE, |line| (line == "done").then_some(()));
+    let mut truth = Truth::default();
+    for line in client.said().iter().filter(|line| line.starts_with('{')) {
+        let entry: Value = serde_json::from_str(line).expect("the client writes JSON");
+        let status = entry["status"].as_u64().and_then(|status| u16::try_from(status).ok()).expect("a status");
+        truth.add(entry["method"].as_str().expect("a method"), entry["route"].as_str().expect("a path"), status, 1);
+        truth.durations.push(entry["seconds"].as_f64().expect("a duration"));
+    }
+    truth
 }
 
 /// A configuration file.

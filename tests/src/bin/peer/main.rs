@@ -4,9 +4,11 @@
 //! the truth which the probe's metrics are held against. It links statically with
 //! `RUSTFLAGS='-C target-feature=+crt-static'` and `--target`, so it runs from an initial RAM disk too.
 
+mod confine;
 mod hostile;
 mod load;
 mod routes;
+mod secure;
 mod serve;
 
 use std::fs;
@@ -30,6 +32,10 @@ struct Arguments {
 enum Verb {
     /// Serve HTTP until SIGTERM, then write the truth.
     Serve(serve::Options),
+    /// Serve HTTP over TLS until killed, and tell the truth on a second port.
+    ServeTls(secure::Options),
+    /// Run a program under a seccomp filter that kills it at any unusual system call.
+    Confine(confine::Options),
     /// Make requests and print the truth.
     Load(load::Options),
     /// Send what no decent client sends.
@@ -72,6 +78,8 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Serve(options) => serve::run(&options)?,
+        Verb::ServeTls(options) => secure::run(&options)?,
+        Verb::Confine(options) => confine::run(&options)?,
         Verb::Load(options) => load::run(&options)?,
         Verb::Hostile(options) => hostile::run(&options)?,
         Verb::Scrape { address, target } => print!("{}", scrape(&address, &target)?),

@@ -127,3 +127,8 @@ pub(crate) fn reply(method: &str, target: &str, request: &Message, steps: &mut V
     }
     Some(status)
 }
+
+/// Adds to a sum of bytes, as long as it is known.
+pub(crate) fn add(sum: &mut Option<u64>, bytes: usize) {
+    *sum = sum.map(|sum| sum + bytes as u64);
+}

@@ -274,8 +274,8 @@ impl Server {
             None => truth.failed += 1,
         }
         let written = steps[before..].iter().map(|step| if let Step::Write(bytes) = step { bytes.len() } else { 0 });
-        add(&mut truth.request_bytes, request.length);
-        add(&mut truth.response_bytes, written.sum());
+        routes::add(&mut truth.request_bytes, request.length);
+        routes::add(&mut truth.response_bytes, written.sum());
     }
 
     fn carry_out(&self, work: Work) {
@@ -305,10 +305,6 @@ impl Server {
         }
         self.wait_for_more(connection, libc::EPOLL_CTL_MOD);
     }
-}
-
-fn add(sum: &mut Option<u64>, bytes: usize) {
-    *sum = sum.map(|sum| sum + bytes as u64);
 }
 
 /// Sends small answers at once. On a Unix socket the kernel refuses, and has no such delay.
