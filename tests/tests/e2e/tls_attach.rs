@@ -69,7 +69,7 @@ fn late_library() {
     std::thread::sleep(NOTICED_WITHIN);
     bot.ask("/items/1", 100);
     assert_asked(&probe, "bot", &server.truth(&bot.name), &bot.name, &server.port());
-    assert!(sites(&probe, "bot") > 0.0);
+    wait_sites(&probe, "bot");
     assert_all_matched(&probe);
 }
 
