@@ -294,6 +294,35 @@ pub const CONNECTION_REPORTED: u16 = 1;
 /// Its opening has been told. A socket that is only made, or listens, is in the table untold.
 pub const CONNECTION_TOLD: u16 = 2;
 
+/// It carries TLS, so nothing on it is looked at: ciphertext may look like anything.
+pub const CONNECTION_TLS: u16 = 4;
+
+/// How many bytes tell what a segment may be.
+pub const LOOK: usize = 8;
+
+/// Whether a segment that begins so may be the start of an HTTP/1 message: three capital letters, as methods and `HTTP/`
+/// begin with, and no control character or other byte that no line of one begins with. `length` of the bytes are there.
+#[inline(always)]
+#[must_use]
+pub fn looks_like_start(first: &[u8; LOOK], length: usize) -> bool {
+    let mut place = 0;
+    while place < LOOK && place < length {
+        let byte = first[place];
+        if if place < 3 { !byte.is_ascii_uppercase() } else { !(b' '..=b'~').contains(&byte) } {
+            return false;
+        }
+        place += 1;
+    }
+    length != 0
+}
+
+/// Whether a segment that begins so is the start of a TLS record: its kind, and the version that all since SSL 3 claim.
+#[inline(always)]
+#[must_use]
+pub fn looks_like_tls(first: &[u8; LOOK], length: usize) -> bool {
+    length >= 3 && (0x14 <= first[0] && first[0] <= 0x17) && first[1] == 3 && first[2] <= 4
+}
+
 /// What the kernel side keeps of an open connection.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -310,7 +339,7 @@ pub struct Connection {
     pub budget: u32,
     /// Which way the last segment went: a [`Direction`], or [`Connection::NO_DIRECTION`].
     pub direction: u32,
-    /// [`CONNECTION_REPORTED`] and [`CONNECTION_TOLD`].
+    /// [`CONNECTION_REPORTED`], [`CONNECTION_TOLD`] and [`CONNECTION_TLS`].
     pub flags: u16,
     /// The socket's type, or 0 when it is not known.
     pub socket_type: u16,
@@ -612,3 +641,43 @@ plain!(
     TracepointOffsets,
     SocketOffsets
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(bytes: &[u8]) -> ([u8; LOOK], usize) {
+        let mut first = [0xff; LOOK];
+        let length = bytes.len().min(LOOK);
+        first[..length].copy_from_slice(&bytes[..length]);
+        (first, bytes.len())
+    }
+
+    #[test]
+    fn messages_start_in_capital_letters() {
+        let starts: [&[u8]; 6] = [b"GET / HTTP/1.1\r\n", b"HTTP/1.1 200 OK", b"G", b"GE", b"OPTIONS *", b"PROPFIND /x"];
+        for bytes in starts {
+            let (first, length) = look(bytes);
+            assert!(looks_like_start(&first, length), "{bytes:?}");
+        }
+        let others: [&[u8]; 6] = [b"", b"get /", b"{\"a\":1}", b"QX\x01", b"QXZ\x01\x02", b"\x17\x03\x03\x00\x20"];
+        for bytes in others {
+            let (first, length) = look(bytes);
+            assert!(!looks_like_start(&first, length), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn records_of_tls_are_known_by_kind_and_version() {
+        for bytes in
+            [b"\x16\x03\x01\x02\x00", b"\x17\x03\x03\x00\x20", b"\x15\x03\x03\x00\x02", b"\x14\x03\x03\x00\x01"]
+        {
+            let (first, length) = look(bytes);
+            assert!(looks_like_tls(&first, length), "{bytes:?}");
+        }
+        for bytes in [&b"\x16\x03"[..], b"GET /", b"\x17\x04\x03\x00", b"\x18\x03\x03\x00", b""] {
+            let (first, length) = look(bytes);
+            assert!(!looks_like_tls(&first, length), "{bytes:?}");
+        }
+    }
+}

@@ -11,8 +11,9 @@ mod by_socket;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use miku_probe_abi::{
-    ABI_VERSION, ADDRESS_MAX, CAPTURE_LATER, CAPTURE_MAX, CONNECTION_REPORTED, CONNECTION_TOLD, CloseRecord,
-    Connection, ConnectionKey, DataRecord, Direction, GATHER_MAX, OpenRecord, Origin, RecordHeader, RecordKind, TAIL,
+    ABI_VERSION, ADDRESS_MAX, CAPTURE_LATER, CAPTURE_MAX, CONNECTION_REPORTED, CONNECTION_TLS, CONNECTION_TOLD,
+    CloseRecord, Connection, ConnectionKey, DataRecord, Direction, GATHER_MAX, LOOK, OpenRecord, Origin, RecordHeader,
+    RecordKind, TAIL, looks_like_start, looks_like_tls,
 };
 
 use crate::maps::{
@@ -280,6 +281,9 @@ fn segment(connection: *mut Connection, scratch: &mut Scratch) -> Result<(), Ski
         connection.bytes_out += u64::from(piece.size);
     }
 
+    if connection.flags & CONNECTION_TLS != 0 {
+        return Ok(());
+    }
     let reported = connection.flags & CONNECTION_REPORTED != 0;
     let turned = piece.size != 0 && connection.direction != piece.direction;
     if turned {
@@ -289,8 +293,12 @@ fn segment(connection: *mut Connection, scratch: &mut Scratch) -> Result<(), Ski
     let all = reported && connection.budget > CAPTURE_LATER as u32;
     scratch.piece.wanted = if all { connection.budget } else { CAPTURE_LATER as u32 };
     capture(scratch);
-    let starts = looks_like_start(scratch);
+    let (first, length) = first(scratch);
+    let starts = looks_like_start(&first, length);
     if !reported {
+        if looks_like_tls(&first, length) {
+            connection.flags |= CONNECTION_TLS;
+        }
         if !starts {
             return Ok(());
         }
@@ -368,12 +376,10 @@ fn capture(scratch: &mut Scratch) {
     }
 }
 
-/// Whether what was copied may be the start of an HTTP/1 message: capital letters, as a method and `HTTP/` begin with.
+/// The first bytes of what was copied, and how many of them are there.
 #[inline(always)]
-fn looks_like_start(scratch: &Scratch) -> bool {
-    let (length, bytes) = (scratch.record.captured, &scratch.captured);
-    length != 0
-        && bytes[0].is_ascii_uppercase()
-        && (length < 2 || bytes[1].is_ascii_uppercase())
-        && (length < 3 || bytes[2].is_ascii_uppercase())
+fn first(scratch: &Scratch) -> ([u8; LOOK], usize) {
+    let mut first = [0; LOOK];
+    first.copy_from_slice(&scratch.captured[..LOOK]);
+    (first, scratch.record.captured as usize)
 }
