@@ -437,7 +437,7 @@ impl Stream {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct TlsCall {
-    /// The address of the stream's `SSL`.
+    /// The address of the stream's `SSL`; 0 when the call has ended.
     pub ssl: u64,
     /// Where the plaintext is, or is to be.
     pub base: u64,

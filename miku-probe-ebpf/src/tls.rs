@@ -20,12 +20,12 @@ use aya_ebpf::helpers::generated::{
     bpf_get_attach_cookie, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user_str,
 };
 use aya_ebpf::macros::{map, raw_tracepoint, uprobe};
-use aya_ebpf::maps::HashMap;
+use aya_ebpf::maps::{HashMap, LruHashMap};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use miku_probe_abi::{
-    CAPTURE_LATER, CAPTURE_MAX, CloseRecord, DataRecord, Direction, HandshakeRecord, NAME_MAX, ProcessRecord,
-    RecordKind, SCRUB_PIECE, SCRUB_PIECES, STREAM_ESTABLISHED, STREAM_REPORTED, ServerNameRecord, Stream, StreamKey,
-    TAIL, TlsCall, TlsExit, bytes_of,
+    ABI_VERSION, CAPTURE_LATER, CAPTURE_MAX, CloseRecord, DataRecord, Direction, HandshakeRecord, NAME_MAX,
+    ProcessRecord, RecordHeader, RecordKind, SCRUB_PIECE, SCRUB_PIECES, STREAM_ESTABLISHED, STREAM_REPORTED,
+    ServerNameRecord, Stream, StreamKey, TAIL, TlsCall, TlsExit, bytes_of,
 };
 
 use crate::maps::{RECORDS, Skip, Wake, add_one, add_record, current, header, wake_flags};
@@ -35,9 +35,10 @@ use crate::memory::{read_kernel, read_user, read_user_bytes};
 #[map]
 static STREAMS: HashMap<StreamKey, Stream> = HashMap::with_max_entries(32768, 0);
 
-/// Reads and writes that have begun, by thread.
+/// Reads and writes that have begun, by thread. An entry stays when the call has ended, with `ssl` 0, since to make and
+/// remove one costs much more than to find it; those of threads that are long gone make room for others.
 #[map]
-static TLS_CALLS: HashMap<u64, TlsCall> = HashMap::with_max_entries(8192, 0);
+static TLS_CALLS: LruHashMap<u64, TlsCall> = LruHashMap::with_max_entries(8192, 0);
 
 /// Handshakes that are being worked on, by thread: a call of its own, for a library may do it within a read.
 #[map]
@@ -133,7 +134,12 @@ fn begin(ctx: &ProbeContext, direction: Direction, out: u64) {
     // SAFETY: the kernel passes the registers, and the verifier holds the loads to their places.
     let (ssl, base, size) = unsafe { ((*ctx.regs).rdi, (*ctx.regs).rsi, (*ctx.regs).rdx) };
     let call = TlsCall { ssl, base, size, out, direction: direction as u32, padding: 0 };
-    if TLS_CALLS.insert(thread(), call, 0).is_err() {
+    let thread = thread();
+    if let Some(known) = TLS_CALLS.get_ptr_mut(thread) {
+        // SAFETY: the pointer is to a value of a preallocated map, which stays memory of that type, and which only this
+        // thread uses.
+        unsafe { *known = call };
+    } else if TLS_CALLS.insert(thread, call, 0).is_err() {
         table_full();
     }
 }
@@ -141,10 +147,14 @@ fn begin(ctx: &ProbeContext, direction: Direction, out: u64) {
 #[inline(always)]
 fn end(result: u64, form: Form) -> Result<(), Skip> {
     let thread = thread();
-    let call = TLS_CALLS.get_ptr(thread).ok_or(Skip)?;
-    // SAFETY: the pointer is to a live map value, which only this thread changes.
-    let call = unsafe { *call };
-    TLS_CALLS.remove(thread).map_err(|_| Skip)?;
+    let known = TLS_CALLS.get_ptr_mut(thread).ok_or(Skip)?;
+    // SAFETY: as in `begin`.
+    let call = unsafe { *known };
+    if call.ssl == 0 {
+        return Err(Skip);
+    }
+    // SAFETY: as in `begin`.
+    unsafe { (*known).ssl = 0 };
     let result = result as i32;
     let (size, room) = match form {
         Form::Plain if result > 0 => (result as u64, u64::from(call.size as u32)),
@@ -155,13 +165,13 @@ fn end(result: u64, form: Form) -> Result<(), Skip> {
     if size == 0 || size > room || size > u64::from(u32::MAX) {
         return Err(Skip);
     }
-    moved(&call, size as u32)
+    moved(thread, &call, size as u32)
 }
 
 /// Counts what a call moved, and tells it when the stream is one whose segments are told.
-#[inline(never)]
-fn moved(call: &TlsCall, size: u32) -> Result<(), Skip> {
-    let stream = stream(call.ssl)?;
+#[inline(always)]
+fn moved(thread: u64, call: &TlsCall, size: u32) -> Result<(), Skip> {
+    let stream = stream((thread >> 32) as u32, call.ssl)?;
     // SAFETY: the pointer is to a value of a preallocated map, which stays memory of that type. No library allows two
     // threads to use one stream at once.
     let stream = unsafe { &mut *stream };
@@ -173,19 +183,26 @@ fn moved(call: &TlsCall, size: u32) -> Result<(), Skip> {
         stream.bytes_out += u64::from(size);
     }
 
-    let starts = looks_like_start(call.base, size);
-    if stream.flags & STREAM_REPORTED == 0 && !starts {
-        return Ok(());
+    let reported = stream.flags & STREAM_REPORTED != 0;
+    let turned = stream.direction != call.direction;
+    // A message of a stream that is reported begins where the direction turns; elsewhere it must be looked for.
+    if !(reported && turned) {
+        let starts = looks_like_start(call.base, size);
+        if !reported && !starts {
+            return Ok(());
+        }
+        if starts {
+            stream.budget = CAPTURE_MAX as u32;
+        }
     }
     stream.flags |= STREAM_REPORTED;
-    let turned = stream.direction != call.direction;
     stream.direction = call.direction;
-    if starts || turned {
+    if turned {
         stream.budget = CAPTURE_MAX as u32;
     }
     let wanted = if stream.budget > CAPTURE_LATER as u32 { stream.budget } else { CAPTURE_LATER as u32 };
     let wanted = if size < wanted { size } else { wanted };
-    let segment = Segment { base: call.base, handle: call.ssl, size, wanted, direction: call.direction };
+    let segment = Segment { thread, base: call.base, handle: call.ssl, size, wanted, direction: call.direction };
     // As little of the ring as holds it; the sizes must be known to the verifier.
     let (fitted, captured) = match wanted {
         0..=32 => tell::<32>(stream, &segment),
@@ -209,6 +226,7 @@ fn moved(call: &TlsCall, size: u32) -> Result<(), Skip> {
 
 /// Plaintext that a call moved.
 struct Segment {
+    thread: u64,
     base: u64,
     handle: u64,
     size: u32,
@@ -256,7 +274,15 @@ fn tell<const ROOM: usize>(stream: &Stream, segment: &Segment) -> (bool, u32) {
         }
     }
     let record = DataRecord {
-        header: header(RecordKind::Plaintext, size_of::<DataRecord>() + captured as usize),
+        header: RecordHeader {
+            version: ABI_VERSION,
+            kind: RecordKind::Plaintext as u8,
+            padding: 0,
+            length: size_of::<DataRecord>() as u32 + captured,
+            time_ns: now(),
+            tgid: (segment.thread >> 32) as u32,
+            tid: segment.thread as u32,
+        },
         generation: stream.generation,
         handle: segment.handle,
         lost: stream.lost,
@@ -295,7 +321,7 @@ pub(crate) fn tls_handshake(ctx: ProbeContext) -> u32 {
 fn try_handshake(ctx: &ProbeContext) -> Result<(), Skip> {
     // SAFETY: as in `begin`.
     let ssl = unsafe { (*ctx.regs).rdi };
-    let stream = stream(ssl)?;
+    let stream = stream(current().0, ssl)?;
     // SAFETY: as in `moved`.
     let stream = unsafe { &mut *stream };
     if stream.flags & STREAM_ESTABLISHED != 0 {
@@ -332,7 +358,7 @@ fn end_handshake(result: u64) -> Result<(), Skip> {
     let ssl = unsafe { *ssl };
     TLS_HANDSHAKES.remove(thread).map_err(|_| Skip)?;
     let result = result as i32;
-    let stream = stream(ssl)?;
+    let stream = stream(current().0, ssl)?;
     // SAFETY: as in `moved`.
     let stream = unsafe { &mut *stream };
     stream.handshake_ended = now();
@@ -385,7 +411,7 @@ fn try_server_name(ctx: &ProbeContext, name: u64) -> Result<(), Skip> {
     }
     // SAFETY: as in `begin`.
     let ssl = unsafe { (*ctx.regs).rdi };
-    let stream = stream(ssl)?;
+    let stream = stream(current().0, ssl)?;
     // SAFETY: as in `moved`.
     let generation = unsafe { (*stream).generation };
     let Some(mut entry) = RECORDS.reserve::<ServerNameRecord>(0) else {
@@ -478,8 +504,8 @@ pub(crate) fn scrub(ctx: RawTracePointContext) -> i32 {
 
 /// The stream at this address in the running process; a new one when it was not known.
 #[inline(always)]
-fn stream(ssl: u64) -> Result<*mut Stream, Skip> {
-    let key = StreamKey::new(current().0, ssl);
+fn stream(tgid: u32, ssl: u64) -> Result<*mut Stream, Skip> {
+    let key = StreamKey::new(tgid, ssl);
     if let Some(stream) = STREAMS.get_ptr_mut(key) {
         return Ok(stream);
     }

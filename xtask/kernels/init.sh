@@ -16,10 +16,11 @@ ip link set lo up
 exec >/dev/ttyS1 2>&1
 
 SERVER=127.0.0.1:8080
+TLS_SERVER=127.0.0.1:8443
 METRICS=127.0.0.1:10039
 
 finish() {
-    for log in /tmp/server.log /tmp/probe.log; do
+    for log in /tmp/server.log /tmp/tls.log /tmp/openssl.log /tmp/probe.log; do
         echo "$log:"
         tail -n 30 $log
     done
@@ -66,7 +67,17 @@ listening() { netstat -ltn | grep -q "$SERVER "; }
 await $server 100 listening
 required server $?
 
-miku-probe run --service peer=port:8080 --web.listen-address $METRICS >/tmp/probe.log 2>&1 &
+# A TLS server of someone else's, which writes a line for each request.
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -config /dev/null \
+    -keyout /tmp/key.pem -out /tmp/certificate.pem >/tmp/openssl.log 2>&1
+echo hello >/tmp/page
+(cd /tmp && exec openssl s_server -accept $TLS_SERVER -key key.pem -cert certificate.pem -WWW >/tmp/tls.log 2>&1) &
+tls=$!
+tls_listening() { netstat -ltn | grep -q "$TLS_SERVER "; }
+await $tls 100 tls_listening
+required "TLS server" $?
+
+miku-probe run --service peer=port:8080 --service tls=pid:$tls --web.listen-address $METRICS >/tmp/probe.log 2>&1 &
 probe=$!
 await $probe 300 peer scrape $METRICS /readyz
 required attach $?
@@ -84,6 +95,23 @@ agree() { peer compare --truth /tmp/truth.json --metrics $METRICS --service peer
 await $probe 50 agree
 agree
 verdict counts $?
+
+for request in 1 2 3 4 5 6 7 8; do
+    printf 'GET /page HTTP/1.0\r\nHost: localhost\r\n\r\n' |
+        openssl s_client -connect $TLS_SERVER -servername localhost -quiet -ign_eof >>/tmp/openssl.log 2>&1
+done
+# The server's own count, and the probe's.
+tls_agree() {
+    served=$(grep -c '^FILE:' /tmp/tls.log)
+    counted=$(peer scrape $METRICS /metrics |
+        awk '/^http_server_request_duration_seconds_count.*service="tls"/ { sum += $NF } END { print sum + 0 }')
+    echo "over TLS: $served served, $counted counted"
+    [ "$served" -eq 8 ] && [ "$counted" -eq "$served" ]
+}
+await $probe 50 tls_agree
+tls_agree
+verdict TLS $?
+kill -TERM $tls
 
 kill -TERM $probe
 gone() { ! alive $probe; }

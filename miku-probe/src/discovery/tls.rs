@@ -2,8 +2,8 @@
 //!
 //! OpenSSL and its relatives hide anywhere: in `libssl.so.3`, in a `libssl-<hash>.so` that a wheel brings, linked into
 //! an extension module, `libpython` or the interpreter. So every file with executable mappings is asked whether it
-//! *defines* the functions ([`symbols`]), and where it does, the machine code of its own build decides where probes
-//! stand ([`placement`]): between two instructions of one function lies a factor of ten in what a hit costs the
+//! *defines* the functions (`symbols`), and where it does, the machine code of its own build decides where probes
+//! stand (`placement`): between two instructions of one function lies a factor of ten in what a hit costs the
 //! target.
 //!
 //! Nothing here attaches anything. A [`TlsFinder`] remembers what it found in a file, so the second process with the
@@ -13,6 +13,8 @@ mod flow;
 mod loader;
 mod mappings;
 mod placement;
+#[cfg(test)]
+mod placement_tests;
 mod registers;
 mod symbols;
 #[cfg(test)]

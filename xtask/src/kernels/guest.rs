@@ -1,6 +1,6 @@
 //! The machine that is booted: its initial RAM disk, and what it reports.
 //!
-//! The disk holds a static busybox, the release binary and the tests' own server and load generator, with the libraries
+//! The disk holds a static busybox, the release binary, the tests' own server and load generator, and openssl, with the libraries
 //! they are linked with here. `xtask/kernels/init.sh` is its first process. It reports on the second serial port, so
 //! that kernel messages on the first cannot get in between.
 
@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 
 use super::images::Image;
 use crate::build;
+use crate::setup;
 use crate::sh::{self, Sh, workspace};
 
 /// A guest that has not powered off by then hangs.
@@ -50,8 +51,14 @@ impl Disk {
         };
         put(&workspace().join("xtask/kernels/init.sh"), "init")?;
         put(Path::new("/bin/busybox"), "bin/busybox")?;
-        let binaries =
-            [(build::release_binary(), "bin/miku-probe"), (workspace().join("target/release/peer"), "bin/peer")];
+        let binaries = [
+            (build::release_binary(), "bin/miku-probe"),
+            (workspace().join("target/release/peer"), "bin/peer"),
+            (
+                setup::on_path("openssl").context("openssl is not installed: its server is measured over TLS")?,
+                "bin/openssl",
+            ),
+        ];
         for (from, to) in &binaries {
             put(from, to)?;
             for library in libraries(from)? {

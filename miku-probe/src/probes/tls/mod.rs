@@ -72,13 +72,12 @@ impl Returns {
     }
 
     /// From 6.11 on a function with a return probe returns through a system call, which a filter of the process's may
-    /// refuse with its death, and a process may set one any time. The kernel lets it pass from 6.14 on, and from 6.12.14 and
-    /// 6.13.3 (commit cf6cb56ef244, "seccomp: passthrough uretprobe systemcall without filtering").
+    /// refuse with its death, and a process may set one any time. 6.14 lets it pass ("seccomp: passthrough uretprobe
+    /// systemcall without filtering"), and so do the later ones of 6.12; 6.13 was given up before it mattered.
     fn of(kernel: KernelVersion) -> Self {
-        let since = |major, minor, patch| kernel >= KernelVersion::new(major, minor, patch);
-        let harmful =
-            since(6, 11, 0) && !since(6, 14, 0) && !(since(6, 12, 14) && !since(6, 13, 0)) && !since(6, 13, 3);
-        if harmful { Self::Exits } else { Self::Probed }
+        let harmful = KernelVersion::new(6, 11, 0)..KernelVersion::new(6, 14, 0);
+        let repaired = KernelVersion::new(6, 12, 30)..KernelVersion::new(6, 13, 0);
+        if harmful.contains(&kernel) && !repaired.contains(&kernel) { Self::Exits } else { Self::Probed }
     }
 }
 
@@ -245,9 +244,9 @@ mod tests {
             ((6, 10, 14), Returns::Probed),
             ((6, 11, 0), Returns::Exits),
             ((6, 12, 13), Returns::Exits),
-            ((6, 12, 14), Returns::Probed),
-            ((6, 13, 2), Returns::Exits),
-            ((6, 13, 3), Returns::Probed),
+            ((6, 12, 30), Returns::Probed),
+            ((6, 13, 0), Returns::Exits),
+            ((6, 13, 12), Returns::Exits),
             ((6, 14, 0), Returns::Probed),
             ((7, 2, 0), Returns::Probed),
         ] {

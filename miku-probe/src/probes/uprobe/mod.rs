@@ -92,7 +92,7 @@ impl Uprobes {
                 Ok(programs) => return Ok(Self(Way::Many(programs))),
                 // A kernel may be built without it; what is wrong with the programs themselves shows below.
                 Err(error) => {
-                    log::info!("uprobes are attached one by one, and detach slowly: {}", super::chain(&error))
+                    log::info!("uprobes are attached one by one, and detach slowly: {}", super::chain(&error));
                 }
             }
         }
