@@ -52,7 +52,8 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct Connections {
     cap: usize,
-    open: HashMap<(Tgid, Handle), Connection>,
+    /// Its keys are the kernel's numbers and it is looked up at every record, so that a quick hash is due.
+    open: HashMap<(Tgid, Handle), Connection, foldhash::fast::RandomState>,
     classes: Classes,
 }
 
@@ -66,7 +67,7 @@ struct Classes {
 impl Connections {
     pub(super) fn new(cap: usize, symbols: &mut Symbols) -> Self {
         let known = ["loopback", "lan", "internet"].map(|class| (class, symbols.intern(class))).into();
-        Self { cap, open: HashMap::new(), classes: Classes { known, unknown: symbols.intern("unknown") } }
+        Self { cap, open: HashMap::default(), classes: Classes { known, unknown: symbols.intern("unknown") } }
     }
 
     /// Enters a connection; false when there are too many.
