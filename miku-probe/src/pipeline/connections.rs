@@ -52,7 +52,8 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct Connections {
     cap: usize,
-    open: HashMap<(Tgid, Handle), Connection>,
+    /// Its keys are the kernel's numbers and it is looked up at every record, so that a quick hash is due.
+    open: HashMap<(Tgid, Handle), Connection, foldhash::fast::RandomState>,
     saw_unix: bool,
     classes: Classes,
 }
@@ -69,7 +70,7 @@ impl Connections {
         let known = ["loopback", "lan", "internet"].map(|class| (class, symbols.intern(class))).into();
         Self {
             cap,
-            open: HashMap::new(),
+            open: HashMap::default(),
             saw_unix: false,
             classes: Classes { known, unknown: symbols.intern("unknown") },
         }

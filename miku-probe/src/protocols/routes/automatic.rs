@@ -113,9 +113,15 @@ fn holds_value(text: &str, hash: usize) -> bool {
 /// The longest run of letters without a digit that may be a word.
 const WORD_MAX: usize = 32;
 
+/// The fewest neighbours within words by which chance is told from a name.
+const PAIRS_MIN: usize = 12;
+
 /// Whether `segment` looks drawn by lot rather than named by somebody: where upper case, lower case and digits change
 /// too often within its words, where a long one mixes them, and where a long word has no vowels for too long.
 fn looks_random(segment: &str) -> bool {
+    if segment.len() <= PAIRS_MIN {
+        return false;
+    }
     let (mut letters, mut pairs, mut changes) = (0, 0, 0);
     let (mut upper, mut lower, mut digit) = (false, false, false);
     for word in segment.as_bytes().split(|byte| !byte.is_ascii_alphanumeric()) {
@@ -134,7 +140,8 @@ fn looks_random(segment: &str) -> bool {
         }
     }
     // Random base64 changes at three pairs of five, a name in camel case at one of three or fewer.
-    (pairs >= 12 && changes * 5 >= pairs * 2) || (letters >= 32 && upper && lower && (digit || changes * 4 >= pairs))
+    (pairs >= PAIRS_MIN && changes * 5 >= pairs * 2)
+        || (letters >= 32 && upper && lower && (digit || changes * 4 >= pairs))
 }
 
 /// Whether it is a UUID in its usual form (RFC 9562, section 4).
