@@ -55,9 +55,9 @@ pub enum Report {
     },
 }
 
-/// The thread's other end. Dropping it detaches everything.
+/// The thread's other end. Dropping it detaches everything and waits until that is done.
 pub struct Attacher {
-    /// `None` only while it is dropped.
+    /// `None` once it is to detach everything.
     orders: Option<Sender<Order>>,
     reports: Receiver<Report>,
     thread: Option<JoinHandle<()>>,
@@ -123,8 +123,13 @@ impl Attacher {
         self.reports.try_iter()
     }
 
+    /// Begins to detach everything; whatever is asked for later is not done.
+    pub fn leave(&mut self) {
+        drop(self.orders.take());
+    }
+
     fn order(&self, order: Order) {
-        // It ends only when this is dropped, or by a panic that was told already.
+        // Else it ended by a panic, which was told already.
         if let Some(orders) = &self.orders {
             let _ended: Result<(), _> = orders.send(order);
         }
@@ -133,7 +138,7 @@ impl Attacher {
 
 impl Drop for Attacher {
     fn drop(&mut self) {
-        drop(self.orders.take());
+        self.leave();
         if let Some(thread) = self.thread.take() {
             let _panicked: Result<(), _> = thread.join();
         }
@@ -293,8 +298,9 @@ impl Worker {
     fn attach(&mut self, tgid: Tgid, library: &Library, watched: &mut Watched) {
         let shown = library.shown_path.display().to_string();
         let plan = Plan::new(&library.build, self.returns);
-        for function in &plan.endless {
-            log::warn!("cannot tell when {function} ends in {shown} of {tgid}");
+        if !plan.endless.is_empty() {
+            let functions: Vec<_> = plan.endless.iter().map(ToString::to_string).collect();
+            log::warn!("cannot tell when these end in {shown} of {tgid}: {}", functions.join(", "));
             self.report(Report::Failed { tgid, reason: "no_exits" });
         }
         let mut attached = 0;
