@@ -4,7 +4,9 @@
 //! meanwhile. The thread is told what happens to processes and tells what it did.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::io;
+use std::iter;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -304,22 +306,28 @@ impl Worker {
             self.report(Report::Failed { tgid, reason: "no_exits" });
         }
         let mut attached = 0;
+        let mut failed = None;
         for ((program, when), places) in &plan.places {
             match self.uprobes.attach(program, *when, &library.attach_path, places, tgid) {
                 Ok(links) => {
                     watched.links.append(links);
                     attached += places.len();
                 }
-                Err(error) => self.attach_failed(tgid, &shown, &error),
+                // They fail alike: the first is told.
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
         watched.places += attached;
         log::info!("attached to {shown} of {tgid}: {attached} of {} places", plan.len());
+        if let Some(error) = failed {
+            self.attach_failed(tgid, &shown, &error);
+        }
     }
 
     fn attach_failed(&self, tgid: Tgid, shown: &str, error: &UprobeError) {
-        // Its end is told, and nobody's fault.
-        if self.proc.process(tgid).is_some() {
+        // One that is about to end has no memory any more. Its end is told, and nobody's fault.
+        let alive = self.proc.process(tgid).is_some_and(|process| process.exe().is_some());
+        if alive && !is_no_process(error) {
             log::warn!("cannot attach to {shown} of {tgid}: {}", chain(error));
             self.report(Report::Failed { tgid, reason: reason(error) });
         }
@@ -329,4 +337,10 @@ impl Worker {
         // The other end goes away only when all is over.
         let _over: Result<(), _> = self.reports.send(report);
     }
+}
+
+/// Whether the kernel says that there is no such process.
+fn is_no_process(error: &UprobeError) -> bool {
+    let causes = iter::successors(Some(error as &dyn Error), |error| error.source());
+    causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| cause.raw_os_error() == Some(libc::ESRCH))
 }
