@@ -341,6 +341,7 @@ impl Worker {
 
 /// Whether the kernel says that there is no such process.
 fn is_no_process(error: &UprobeError) -> bool {
-    let causes = iter::successors(Some(error as &dyn Error), |error| error.source());
+    let first: &(dyn Error + 'static) = error;
+    let causes = iter::successors(Some(first), |error| error.source());
     causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| cause.raw_os_error() == Some(libc::ESRCH))
 }
