@@ -4,9 +4,7 @@
 //! meanwhile. The thread is told what happens to processes and tells what it did.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::io;
-use std::iter;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -15,7 +13,7 @@ use super::{KIND, LIBRARIES, Plan, Returns};
 use crate::discovery::process::{ProcFs, Process};
 use crate::discovery::tls::{Library, Seen, TlsFinder, loader_notice};
 use crate::probes::uprobe::{Links, Place, UprobeError, Uprobes, When};
-use crate::probes::{chain, reason};
+use crate::probes::{chain, io_causes, reason};
 use crate::units::Tgid;
 
 /// The least time between two looks at one process: a program that starts loads its libraries one after the other. With
@@ -327,7 +325,8 @@ impl Worker {
     fn attach_failed(&self, tgid: Tgid, shown: &str, error: &UprobeError) {
         // One that is about to end has no memory any more. Its end is told, and nobody's fault.
         let alive = self.proc.process(tgid).is_some_and(|process| process.exe().is_some());
-        if alive && !is_no_process(error) {
+        let no_process = io_causes(error).any(|cause| cause.raw_os_error() == Some(libc::ESRCH));
+        if alive && !no_process {
             log::warn!("cannot attach to {shown} of {tgid}: {}", chain(error));
             self.report(Report::Failed { tgid, reason: reason(error) });
         }
@@ -337,11 +336,4 @@ impl Worker {
         // The other end goes away only when all is over.
         let _over: Result<(), _> = self.reports.send(report);
     }
-}
-
-/// Whether the kernel says that there is no such process.
-fn is_no_process(error: &UprobeError) -> bool {
-    let first: &(dyn Error + 'static) = error;
-    let causes = iter::successors(Some(first), |error| error.source());
-    causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| cause.raw_os_error() == Some(libc::ESRCH))
 }
