@@ -298,6 +298,15 @@ impl<S: Sink> Watch<S> {
     }
 }
 
+impl<S> Drop for Core<S> {
+    fn drop(&mut self) {
+        // Detaching takes the kernel's time, not ours: it goes on while the other probes are detached.
+        if let Some(attacher) = &mut self.attacher {
+            attacher.leave();
+        }
+    }
+}
+
 impl<S: Sink> Core<S> {
     fn scan(&mut self) -> io::Result<()> {
         if let Some(attacher) = &self.attacher {

@@ -64,13 +64,15 @@ pub enum TlsFunction {
     Ctrl,
     /// `int SSL_set_tlsext_host_name(SSL *ssl, const char *name)`, a function in BoringSSL and a macro in OpenSSL
     SetHostName,
+    /// `int SSL_shutdown(SSL *ssl)`
+    Shutdown,
     /// `void SSL_free(SSL *ssl)`
     Free,
 }
 
 impl TlsFunction {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Read,
         Self::ReadEx,
         Self::Write,
@@ -80,6 +82,7 @@ impl TlsFunction {
         Self::Accept,
         Self::Ctrl,
         Self::SetHostName,
+        Self::Shutdown,
         Self::Free,
     ];
 
@@ -96,6 +99,7 @@ impl TlsFunction {
             Self::Accept => "SSL_accept",
             Self::Ctrl => "SSL_ctrl",
             Self::SetHostName => "SSL_set_tlsext_host_name",
+            Self::Shutdown => "SSL_shutdown",
             Self::Free => "SSL_free",
         }
     }

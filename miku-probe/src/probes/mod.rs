@@ -328,13 +328,18 @@ impl Kernel {
 
 /// What the system said, in a word that is fit for a label.
 fn reason(error: &(dyn std::error::Error + 'static)) -> &'static str {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    match causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind).next() {
+    match io_causes(error).map(std::io::Error::kind).next() {
         Some(std::io::ErrorKind::PermissionDenied) => "permission_denied",
         Some(std::io::ErrorKind::NotFound) => "not_found",
         Some(_) => "refused",
         None => "other",
     }
+}
+
+/// What the system said, among an error and all that caused it.
+fn io_causes<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'a std::io::Error> {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>())
 }
 
 /// An error and all that caused it, in one line.

@@ -91,7 +91,7 @@ pub(super) fn place(text: &dyn Text, functions: &Functions) -> Vec<Site> {
     sites.extend(placement.transfer(F::Write, F::WriteEx));
     sites.extend(placement.handshakes());
     let name = if functions.contains_key(&Name::Probed(F::SetHostName)) { F::SetHostName } else { F::Ctrl };
-    for function in [name, F::Free] {
+    for function in [name, F::Shutdown, F::Free] {
         sites.extend(placement.outer(vec![function], function));
     }
     sites
@@ -180,7 +180,8 @@ impl Placement<'_> {
     fn outer(&mut self, calls: Vec<TlsFunction>, function: TlsFunction) -> Option<Site> {
         let form = form(function);
         let (entry, ret) = self.entry(self.function(function)?, form)?;
-        let returns = !matches!(form, Form::Control | Form::HostName) && function != TlsFunction::Free;
+        let entry_alone = matches!(function, TlsFunction::Shutdown | TlsFunction::Free);
+        let returns = !matches!(form, Form::Control | Form::HostName) && !entry_alone;
         let exits = if returns { self.exits(&[function]) } else { Exits::NotNeeded };
         Some(Site { calls, form, inner: false, entry, ret: returns.then_some(ret), exits })
     }
@@ -361,7 +362,11 @@ fn form(function: TlsFunction) -> Form {
     match function {
         TlsFunction::Read | TlsFunction::Write => Form::Plain,
         TlsFunction::ReadEx | TlsFunction::WriteEx => Form::Ex { count: CountRegister::Rcx },
-        TlsFunction::DoHandshake | TlsFunction::Connect | TlsFunction::Accept | TlsFunction::Free => Form::Connection,
+        TlsFunction::DoHandshake
+        | TlsFunction::Connect
+        | TlsFunction::Accept
+        | TlsFunction::Shutdown
+        | TlsFunction::Free => Form::Connection,
         TlsFunction::Ctrl => Form::Control,
         TlsFunction::SetHostName => Form::HostName,
     }

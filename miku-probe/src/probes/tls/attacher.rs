@@ -13,7 +13,7 @@ use super::{KIND, LIBRARIES, Plan, Returns};
 use crate::discovery::process::{ProcFs, Process};
 use crate::discovery::tls::{Library, Seen, TlsFinder, loader_notice};
 use crate::probes::uprobe::{Links, Place, UprobeError, Uprobes, When};
-use crate::probes::{chain, reason};
+use crate::probes::{chain, io_causes, reason};
 use crate::units::Tgid;
 
 /// The least time between two looks at one process: a program that starts loads its libraries one after the other. With
@@ -55,9 +55,9 @@ pub enum Report {
     },
 }
 
-/// The thread's other end. Dropping it detaches everything.
+/// The thread's other end. Dropping it detaches everything and waits until that is done.
 pub struct Attacher {
-    /// `None` only while it is dropped.
+    /// `None` once it is to detach everything.
     orders: Option<Sender<Order>>,
     reports: Receiver<Report>,
     thread: Option<JoinHandle<()>>,
@@ -123,8 +123,13 @@ impl Attacher {
         self.reports.try_iter()
     }
 
+    /// Begins to detach everything; whatever is asked for later is not done.
+    pub fn leave(&mut self) {
+        drop(self.orders.take());
+    }
+
     fn order(&self, order: Order) {
-        // It ends only when this is dropped, or by a panic that was told already.
+        // Else it ended by a panic, which was told already.
         if let Some(orders) = &self.orders {
             let _ended: Result<(), _> = orders.send(order);
         }
@@ -133,7 +138,7 @@ impl Attacher {
 
 impl Drop for Attacher {
     fn drop(&mut self) {
-        drop(self.orders.take());
+        self.leave();
         if let Some(thread) = self.thread.take() {
             let _panicked: Result<(), _> = thread.join();
         }
@@ -293,27 +298,35 @@ impl Worker {
     fn attach(&mut self, tgid: Tgid, library: &Library, watched: &mut Watched) {
         let shown = library.shown_path.display().to_string();
         let plan = Plan::new(&library.build, self.returns);
-        for function in &plan.endless {
-            log::warn!("cannot tell when {function} ends in {shown} of {tgid}");
+        if !plan.endless.is_empty() {
+            let functions: Vec<_> = plan.endless.iter().map(ToString::to_string).collect();
+            log::warn!("cannot tell when these end in {shown} of {tgid}: {}", functions.join(", "));
             self.report(Report::Failed { tgid, reason: "no_exits" });
         }
         let mut attached = 0;
+        let mut failed = None;
         for ((program, when), places) in &plan.places {
             match self.uprobes.attach(program, *when, &library.attach_path, places, tgid) {
                 Ok(links) => {
                     watched.links.append(links);
                     attached += places.len();
                 }
-                Err(error) => self.attach_failed(tgid, &shown, &error),
+                // They fail alike: the first is told.
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
         watched.places += attached;
         log::info!("attached to {shown} of {tgid}: {attached} of {} places", plan.len());
+        if let Some(error) = failed {
+            self.attach_failed(tgid, &shown, &error);
+        }
     }
 
     fn attach_failed(&self, tgid: Tgid, shown: &str, error: &UprobeError) {
-        // Its end is told, and nobody's fault.
-        if self.proc.process(tgid).is_some() {
+        // One that is about to end has no memory any more. Its end is told, and nobody's fault.
+        let alive = self.proc.process(tgid).is_some_and(|process| process.exe().is_some());
+        let no_process = io_causes(error).any(|cause| cause.raw_os_error() == Some(libc::ESRCH));
+        if alive && !no_process {
             log::warn!("cannot attach to {shown} of {tgid}: {}", chain(error));
             self.report(Report::Failed { tgid, reason: reason(error) });
         }

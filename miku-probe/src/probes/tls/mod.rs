@@ -120,7 +120,10 @@ impl Plan {
             }
             TlsFunction::Ctrl => return self.put(CONTROL, When::Before, Place::at(site.entry.file_offset)),
             TlsFunction::SetHostName => return self.put(SERVER_NAME, When::Before, Place::at(site.entry.file_offset)),
-            TlsFunction::Free => return self.put(FREE, When::Before, Place::at(site.entry.file_offset)),
+            // What shuts a stream down is done with it, though it may keep it for long.
+            TlsFunction::Shutdown | TlsFunction::Free => {
+                return self.put(FREE, When::Before, Place::at(site.entry.file_offset));
+            }
         };
         match (returns, &site.exits, site.ret) {
             (Returns::Exits, Exits::Known(exits), _) => {
