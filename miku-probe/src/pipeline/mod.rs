@@ -253,7 +253,11 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             self.feed(close.id, Step::Gap(close.time));
         }
         self.moved(close.id, close.bytes_in, close.bytes_out);
-        self.end(close.id, close.time, End::LocalClosed);
+        let end = match close.id.handle {
+            Handle::Socket(_) => End::LocalClosed,
+            Handle::Tls(_) => End::Over,
+        };
+        self.end(close.id, close.time, end);
         self.connections.remove(close.id);
     }
 

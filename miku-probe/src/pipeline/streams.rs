@@ -48,7 +48,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
     pub(super) fn forget_streams(&mut self, tgid: Tgid, time: Nanos) {
         for id in self.connections.of(tgid) {
             if matches!(id.handle, Handle::Tls(_)) {
-                self.end(id, time, End::LocalClosed);
+                self.end(id, time, End::Over);
                 self.connections.remove(id);
             }
         }

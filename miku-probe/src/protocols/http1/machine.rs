@@ -140,12 +140,14 @@ impl Machine {
             End::LocalClosed => Outcome::Aborted(if self.peer_finished { peer } else { own }),
             End::Reset => Outcome::Aborted(AbortReason::Reset),
             End::Timeout => Outcome::Aborted(AbortReason::Timeout),
+            End::Over => Outcome::Aborted(AbortReason::Unknown),
             End::Detached => Outcome::Unknown,
         };
         self.count_partial_response(side, time);
         // The closing of the server's half is what ends a body without a declared length.
         let closed_by_server = match (side, end) {
-            (Side::Client, End::PeerFinished) => true,
+            // Whoever ends what lasts until its end ends it as it should.
+            (Side::Client, End::PeerFinished) | (_, End::Over) => true,
             (Side::Server, End::LocalClosed) => !self.peer_finished || self.moved_since,
             _ => false,
         };

@@ -58,6 +58,8 @@ pub enum End {
     Reset,
     /// The connection timed out.
     Timeout,
+    /// It is over, and nobody can say who ended it: all that is told of a TLS stream.
+    Over,
     /// The process is no longer watched, or ended with the connection open.
     Detached,
 }

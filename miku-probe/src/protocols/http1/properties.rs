@@ -306,7 +306,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
         30 => moved,
         1 => Just(Happening::Gap),
-        1 => select(vec![End::PeerFinished, End::LocalClosed, End::Reset, End::Timeout, End::Detached])
+        1 => select(vec![End::PeerFinished, End::LocalClosed, End::Reset, End::Timeout, End::Over, End::Detached])
             .prop_map(Happening::Ended),
     ]
 }

@@ -218,6 +218,10 @@ fn bodies_that_the_connection_ends() {
     assert_eq!((only(&client).outcome, only(&client).end), (Outcome::Complete, 3));
     assert_eq!(only(&client).response_bytes, response.len() as u64 + 4);
     client.ends(End::LocalClosed);
+
+    let mut stream = watched();
+    stream.sends("GET / HTTP/1.0\r\n\r\n").receives(response).receives("text").ends(End::Over);
+    assert_eq!(outcome(&stream), Outcome::Complete);
     assert_eq!(client.told.len(), 2);
 
     let mut server = watched();
@@ -239,14 +243,15 @@ fn bodies_that_the_connection_ends() {
 
 #[test]
 fn aborts() {
-    use End::{Detached, LocalClosed, PeerFinished, Reset, Timeout};
+    use End::{Detached, LocalClosed, Over, PeerFinished, Reset, Timeout};
     let half = &OK[..OK.len() - 2];
-    let cases: [(&[End], Outcome, Outcome); 6] = [
+    let cases: [(&[End], Outcome, Outcome); 7] = [
         (&[PeerFinished, LocalClosed], ABORTED_BY_CLIENT, ABORTED_BY_SERVER),
         (&[LocalClosed], ABORTED_BY_SERVER, ABORTED_BY_CLIENT),
         (&[Reset], Outcome::Aborted(AbortReason::Reset), Outcome::Aborted(AbortReason::Reset)),
         (&[PeerFinished, Reset], Outcome::Aborted(AbortReason::Reset), ABORTED_BY_SERVER),
         (&[Timeout], Outcome::Aborted(AbortReason::Timeout), Outcome::Aborted(AbortReason::Timeout)),
+        (&[Over], Outcome::Aborted(AbortReason::Unknown), Outcome::Aborted(AbortReason::Unknown)),
         (&[Detached], Outcome::Unknown, Outcome::Unknown),
     ];
     for (ends, server, client) in cases {
