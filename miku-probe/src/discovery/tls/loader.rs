@@ -47,3 +47,28 @@ fn file_offset(bytes: &[u8]) -> Option<u64> {
         Some(segment.file_range().0 + inside)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discovery::process::ProcFs;
+    use crate::units::Tgid;
+
+    #[test]
+    fn the_notice_is_where_the_loader_itself_says() {
+        // SAFETY: the name ends with a zero.
+        let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"_dl_debug_state".as_ptr()) } as u64;
+        assert_ne!(address, 0, "this test's own loader is glibc's or musl's");
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("a process may read its own mappings");
+        let hex = |text| u64::from_str_radix(text, 16).expect("addresses are hexadecimal");
+        let expected = maps.lines().find_map(|line| {
+            let mut fields = line.split_whitespace();
+            let (start, end) = fields.next()?.split_once('-')?;
+            let offset = hex(fields.nth(1)?);
+            (hex(start)..hex(end)).contains(&address).then(|| address - hex(start) + offset)
+        });
+        let process = ProcFs::default().process(Tgid(std::process::id())).expect("this process runs");
+        let notice = loader_notice(&process);
+        assert_eq!(notice.map(|notice| notice.file_offset), expected);
+    }
+}
