@@ -23,9 +23,9 @@ use aya_ebpf::macros::{map, raw_tracepoint, uprobe};
 use aya_ebpf::maps::{HashMap, LruHashMap};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use miku_probe_abi::{
-    ABI_VERSION, CAPTURE_LATER, CAPTURE_MAX, CloseRecord, DataRecord, Direction, HandshakeRecord, NAME_MAX,
+    ABI_VERSION, CAPTURE_LATER, CAPTURE_MAX, CloseRecord, DataRecord, Direction, HandshakeRecord, LOOK, NAME_MAX,
     ProcessRecord, RecordHeader, RecordKind, SCRUB_PIECE, SCRUB_PIECES, STREAM_ESTABLISHED, STREAM_REPORTED,
-    ServerNameRecord, Stream, StreamKey, TAIL, TlsCall, TlsExit, bytes_of,
+    ServerNameRecord, Stream, StreamKey, TAIL, TlsCall, TlsExit, bytes_of, looks_like_start,
 };
 
 use crate::maps::{RECORDS, Skip, Wake, add_one, add_record, current, header, wake_flags};
@@ -47,9 +47,6 @@ static TLS_HANDSHAKES: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
 /// `SSL_CTRL_SET_TLSEXT_HOSTNAME` and `TLSEXT_NAMETYPE_host_name` of `openssl/tls1.h`.
 const SET_HOST_NAME: u32 = 55;
 const HOST_NAME: u64 = 0;
-
-/// How many bytes tell whether a segment may be the start of a message.
-const LOOK: usize = 4;
 
 /// How a function says what it did.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -187,7 +184,7 @@ fn moved(thread: u64, call: &TlsCall, size: u32) -> Result<(), Skip> {
     let turned = stream.direction != call.direction;
     // A message of a stream that is reported begins where the direction turns; elsewhere it must be looked for.
     if !(reported && turned) {
-        let starts = looks_like_start(call.base, size);
+        let starts = starts(call.base, size);
         if !reported && !starts {
             return Ok(());
         }
@@ -300,15 +297,12 @@ fn tell<const ROOM: usize>(stream: &Stream, segment: &Segment) -> (bool, u32) {
     (true, captured)
 }
 
-/// Whether the bytes may be the start of an HTTP/1 message: capital letters, as a method and `HTTP/` begin with.
+/// Whether the bytes may be the start of an HTTP/1 message.
 #[inline(always)]
-fn looks_like_start(base: u64, size: u32) -> bool {
-    let mut bytes = [0_u8; LOOK];
+fn starts(base: u64, size: u32) -> bool {
+    let mut first = [0; LOOK];
     let length = if size < LOOK as u32 { size } else { LOOK as u32 };
-    read_user_bytes(bytes.as_mut_ptr(), length, base)
-        && bytes[0].is_ascii_uppercase()
-        && (length < 2 || bytes[1].is_ascii_uppercase())
-        && (length < 3 || bytes[2].is_ascii_uppercase())
+    read_user_bytes(first.as_mut_ptr(), length, base) && looks_like_start(&first, length as usize)
 }
 
 #[uprobe]
