@@ -10,8 +10,9 @@ use aya::programs::ProgramType;
 use aya::sys::{is_map_supported, is_program_supported};
 use serde::Serialize;
 
+use super::sites;
 use crate::config::CheckConfig;
-use crate::discovery::process::status_field;
+use crate::discovery::process::{ProcFs, status_field};
 use crate::mounts::{BPFFS, TRACEFS};
 
 /// The oldest kernel.
@@ -162,7 +163,9 @@ pub fn preflight(object: &[u8]) -> anyhow::Result<()> {
 /// # Errors
 /// When `output` cannot be written.
 pub fn run(config: CheckConfig, object: &[u8], output: &mut (impl Write + IsTerminal)) -> io::Result<bool> {
-    let checks = checks(object);
+    let mut checks = checks(object);
+    let outcome = sites::outcome(&ProcFs::default());
+    checks.push(Check { name: "TLS libraries", intent: Intent::Optional, outcome });
     let text = if config.json { json(&checks) } else { table(&checks, config.color && output.is_terminal()) };
     output.write_all(text.as_bytes())?;
     output.flush()?;

@@ -4,6 +4,7 @@ pub mod check;
 pub mod hist;
 pub mod ps;
 pub mod run;
+mod sites;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::sites::Tls;
 use crate::config::PsConfig;
-use crate::discovery::process::{ProcFs, Process};
+use crate::discovery::process::ProcFs;
 use crate::discovery::tcp::{Holdings, Tables};
-use crate::discovery::tls::{Library, Seen, TlsFinder};
+use crate::discovery::tls::TlsFinder;
 use crate::discovery::{Change, Discovery};
 use crate::units::{ServiceId, Tgid};
 
@@ -35,27 +36,6 @@ struct Row {
     attach: bool,
     /// Why, or why not.
     why: String,
-}
-
-/// What was found of TLS in a process.
-#[derive(Clone, Debug, Default, Serialize)]
-struct Tls {
-    libraries: Vec<TlsLibrary>,
-    /// Files that may be TLS libraries and in which nothing can be seen, with the reason.
-    faults: Vec<String>,
-}
-
-/// A TLS library in a process.
-#[derive(Clone, Debug, Serialize)]
-struct TlsLibrary {
-    path: String,
-    /// Whether it is gone from its folder, as after an upgrade.
-    deleted: bool,
-    flavour: &'static str,
-    /// What told where its functions are.
-    symbols: &'static str,
-    /// Places where calls of interest pass.
-    sites: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -109,7 +89,7 @@ fn report(proc: &ProcFs, config: &PsConfig) -> io::Result<Report> {
         .filter_map(|change| match change {
             Change::Found(target) => {
                 let mut row = row(proc, &tables, target.tgid, name(target.service), true, target.why);
-                row.tls = proc.process(target.tgid).and_then(|process| tls(&mut finder, &process));
+                row.tls = proc.process(target.tgid).and_then(|process| Tls::of(&mut finder, &process));
                 Some(row)
             }
             Change::Rejected { tgid, service, reason } => {
@@ -151,32 +131,6 @@ fn row(proc: &ProcFs, tables: &Tables, tgid: Tgid, service: Option<String>, atta
     }
 }
 
-/// What there is of TLS in a process; `None` when its mappings cannot be read.
-fn tls(finder: &mut TlsFinder, process: &Process) -> Option<Tls> {
-    let scan = finder.scan(process, &mut Seen::default()).ok()?;
-    let library = |library: Library| TlsLibrary {
-        path: library.shown_path.display().to_string(),
-        deleted: library.deleted,
-        flavour: library.build.flavour.as_str(),
-        symbols: library.build.symbols.as_str(),
-        sites: library.build.sites.len(),
-    };
-    Some(Tls {
-        libraries: scan.libraries.into_iter().map(library).collect(),
-        faults: scan.faults.iter().map(ToString::to_string).collect(),
-    })
-}
-
-/// Libraries and their sites in short: `2 (15)`; a `!` when there are some in which nothing can be seen.
-fn tls_cell(tls: &Tls) -> String {
-    let sites: usize = tls.libraries.iter().map(|library| library.sites).sum();
-    let fault = if tls.faults.is_empty() { "" } else { " !" };
-    match tls.libraries.len() {
-        0 => format!("0{fault}"),
-        libraries => format!("{libraries} ({sites}){fault}"),
-    }
-}
-
 fn table(rows: &[Row]) -> String {
     const UNKNOWN: &str = "-";
     let or_unknown = |text: Option<String>| text.unwrap_or_else(|| UNKNOWN.to_owned());
@@ -190,7 +144,7 @@ fn table(rows: &[Row]) -> String {
             or_unknown(row.uptime_seconds.map(|seconds| age(Duration::from_secs(seconds)))),
             or_unknown((!row.listens.is_empty()).then(|| row.listens.join(","))),
             row.connections.to_string(),
-            or_unknown(row.tls.as_ref().map(tls_cell)),
+            or_unknown(row.tls.as_ref().map(Tls::cell)),
             if row.attach { "yes" } else { "no" }.to_owned(),
             printable(&row.why),
         ]
@@ -232,6 +186,7 @@ fn age(age: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sites::TlsLibrary;
     use super::*;
     use crate::config::services::ServiceFlag;
     use crate::discovery::fixture::{Fixture, Sketch};
