@@ -174,13 +174,14 @@ impl Kernel {
         }
         lift_memory_lock();
         let offsets = offsets::read()?;
-        let btf = Btf::from_sys_fs().map_err(ProbeError::Types)?;
-        let wake = u64::from(sizes.ring_bytes) / 4;
         let way = if offsets::sockets_tell() { Way::Sockets } else { Way::Calls };
+        // Each reading of the kernel's types takes some MiB: this one is over before the next.
         let socket_offsets = match way {
             Way::Sockets => types::socket_offsets()?,
             Way::Calls => SocketOffsets::default(),
         };
+        let btf = Btf::from_sys_fs().map_err(ProbeError::Types)?;
+        let wake = u64::from(sizes.ring_bytes) / 4;
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
             .override_global("OFFSETS", &offsets, true)
