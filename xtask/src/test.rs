@@ -110,7 +110,11 @@ fn not_built() -> Outcome {
 }
 
 fn conclude(summary: &[(&str, Outcome)]) -> Result<()> {
-    let failed = summary.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Failed(_))).count();
+    let count = |is: fn(&Outcome) -> bool| summary.iter().filter(|(_, outcome)| is(outcome)).count();
+    let passed = count(|outcome| matches!(outcome, Outcome::Passed(_)));
+    let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
+    let skipped = count(|outcome| matches!(outcome, Outcome::Skipped(_)));
+    say(format_args!("parts: {passed} passed, {failed} failed, {skipped} skipped"));
     if failed > 0 {
         bail!("{failed} of {} parts failed", summary.len());
     }
