@@ -179,7 +179,7 @@ pub(super) fn measure(stage: &Stage, python: &Python, report: &mut Report) -> Re
         let mut round = Round([(0.0, 0.0); 3]);
         for way in ORDERS[number % ORDERS.len()] {
             // Which of the two comes first takes turns too, once all orders are through.
-            let alone_first = (number + number / ORDERS.len()) % 2 == 0;
+            let alone_first = (number + number / ORDERS.len()).is_multiple_of(2);
             let before = if alone_first { Some(target.alone()?) } else { None };
             let (with, bytes) = target.with(stage, way)?;
             let alone = before.map_or_else(|| target.alone(), Ok)?;
