@@ -21,6 +21,9 @@ use crate::sh::{Sh, workspace};
 /// How long the longest load takes at worst.
 const LOAD_LIMIT: Duration = Duration::from_secs(300);
 
+/// The metrics of programs are brought up to date once a second.
+pub(super) const REFRESH: Duration = Duration::from_millis(1_500);
+
 /// Everything that was built and installed.
 pub(super) struct Stage {
     pub(super) quick: bool,

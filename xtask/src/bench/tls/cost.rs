@@ -1,9 +1,12 @@
 //! What probes add to a target's calls into TLS, by the clock of a process that does nothing else.
 
+use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use miku_probe_tests::harness::memory::patched;
+use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::Python;
 use miku_probe_tests::harness::secure::{self, host};
@@ -13,7 +16,7 @@ use miku_probe_tests::noise::{ProcessorTime, STEAL_LIMIT, median, quartiles};
 use serde_json::json;
 
 use crate::bench::report::{Kind, Report, Table};
-use crate::bench::stage::{Stage, result};
+use crate::bench::stage::{REFRESH, Stage, result};
 
 /// How the file of the target's TLS library begins.
 const LIBRARY: &str = "libssl";
@@ -155,6 +158,42 @@ impl Target {
     }
 }
 
+/// The probe's own programs, by the kernel's statistics: what stands in the target's library, how often it runs for one
+/// exchange, and what a run takes.
+fn programs(target: &mut Target, report: &mut Report) {
+    let service = format!("loop=pid:{}", target.pid());
+    let probe = Probe::launch(&[&service], &["--bpf-stats"]);
+    probe.wait_ready();
+    secure::wait_sites(&probe, "loop");
+    target.run(target.count / 10);
+    let told = || {
+        thread::sleep(REFRESH);
+        let scrape = probe.scrape();
+        let of = |name: &str| {
+            let samples = scrape.matching(name, &[]).filter(|sample| sample.label("program").starts_with("tls_"));
+            samples.map(|sample| (sample.label("program").to_owned(), sample.value)).collect::<BTreeMap<_, _>>()
+        };
+        (of("miku_probe_bpf_runs_total"), of("miku_probe_bpf_run_seconds_total"))
+    };
+    let before = told();
+    target.run(target.count);
+    let after = told();
+    let head = ["program", "runs an exchange", "ns a run"];
+    let title = "The probe's programs, by the kernel's statistics (the statistics' clock counted in)";
+    let mut table = Table::new(title, &head);
+    for (program, runs) in &after.0 {
+        let since = |after: f64, before: &BTreeMap<String, f64>| after - before.get(program).copied().unwrap_or(0.0);
+        let runs = since(*runs, &before.0);
+        if runs > 0.0 {
+            let each = since(after.1.get(program).copied().unwrap_or(0.0), &before.1) * 1e9 / runs;
+            let often = runs / f64::from(target.count);
+            table.row(vec![program.clone(), format!("{often:.1}"), format!("{each:.0}")]);
+            report.number(program, json!({"runs": often, "ns": each}));
+        }
+    }
+    report.table(table);
+}
+
 /// One round: nanoseconds an exchange alone and with each way, next to one another.
 struct Round([(f64, f64); 3]);
 
@@ -196,7 +235,9 @@ pub(super) fn measure(stage: &Stage, python: &Python, report: &mut Report) -> Re
     let [empty, probe] = [Way::Empty, Way::Probe].map(|way| changed[way as usize]);
     let got = format!("{empty} bytes of code changed by them, {probe} by the probe");
     report.verdict(Kind::Exact, "empty programs stand where the probe's do", got, empty == probe);
-    tell(&rounds, hits, report)
+    tell(&rounds, hits, report)?;
+    programs(&mut target, report);
+    Ok(())
 }
 
 fn tell(rounds: &[Round], hits: [f64; 2], report: &mut Report) -> Result<()> {
