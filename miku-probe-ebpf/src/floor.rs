@@ -11,9 +11,9 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use aya_ebpf::macros::{btf_tracepoint, fentry, map, raw_tracepoint, tracepoint};
+use aya_ebpf::macros::{btf_tracepoint, fentry, map, raw_tracepoint, tracepoint, uprobe};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
-use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, RawTracePointContext, TracePointContext};
+use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext, TracePointContext};
 use miku_probe_abi::{ConnectionKey, FILTER_SLOTS};
 
 use crate::registers::{Registers, SavedRegisters};
@@ -107,6 +107,12 @@ pub(crate) fn empty_btf(_ctx: BtfTracePointContext) -> i32 {
 /// An empty program on a function's entry, which some kernels refuse.
 #[fentry(function = "do_epoll_wait")]
 pub(crate) fn empty_fentry(_ctx: FEntryContext) -> i32 {
+    0
+}
+
+/// An empty program on an instruction of a library, or on a function's return.
+#[uprobe]
+pub(crate) fn empty_uprobe(_ctx: ProbeContext) -> u32 {
     0
 }
 

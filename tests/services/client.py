@@ -4,6 +4,8 @@ It prints `ready` once its libraries are loaded, waits for a line on standard in
 prints one JSON line for each: method, route, status, and seconds by its own clock, body included. Then it prints
 `done` and waits for the end of its input, with its connections still open.
 
+With --clock it prints, before `done`, one more JSON line: the seconds of each exchange by a clock at its calls into TLS.
+
 With --ca it speaks TLS, and trusts that authority alone. Whatever name the host is given, it is the loopback.
 """
 
@@ -16,6 +18,7 @@ import threading
 import time
 
 import loopback
+import tls_clock
 
 
 def tell(method, path, status, start):
@@ -38,6 +41,9 @@ def wait_for_go():
 
 
 def wait_for_end():
+    times = tls_clock.seconds()
+    if times:
+        print(json.dumps({"tls_seconds": times}))
     print("done", flush=True)
     sys.stdin.read()
 
@@ -220,7 +226,10 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ms", type=int, default=30)
     parser.add_argument("--ca")
+    parser.add_argument("--clock", action="store_true")
     options = parser.parse_args()
+    if options.clock:
+        tls_clock.start()
     options.tls = ssl.create_default_context(cafile=options.ca) if options.ca else None
     options.base = f"{'https' if options.ca else 'http'}://{options.host}:{options.port}"
     if options.host != loopback.LOOPBACK:

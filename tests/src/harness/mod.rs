@@ -1,10 +1,12 @@
 //! Starts probes and services, waits for them by what they do, and takes them down again whatever happens.
 
+pub mod client;
 pub mod kernel;
 pub mod memory;
 pub mod probe;
 pub mod process;
 pub mod python;
+pub mod secure;
 pub mod tls;
 
 use std::path::{Path, PathBuf};

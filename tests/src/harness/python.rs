@@ -125,6 +125,12 @@ pub fn interpreter(minor: u8) -> Result<PathBuf> {
         .with_context(|| format!("no CPython 3.{minor} with ssl and venv"))
 }
 
+/// The versions 3.x of CPython for which there is an [`interpreter`], the oldest first: of those that the suite's
+/// packages are made for.
+pub fn minors() -> impl DoubleEndedIterator<Item = u8> {
+    (9..20).filter(|minor| interpreter(*minor).is_ok())
+}
+
 /// Where a script of the suite's `services` folder is.
 #[must_use]
 pub fn service(name: &str) -> PathBuf {

@@ -1,12 +1,13 @@
 //! Real clients: what the probe counts and times of them is what they counted and timed themselves.
 
 use miku_probe_tests::harness::PATIENCE;
+use miku_probe_tests::harness::client::counted_by;
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::Python;
 use miku_probe_tests::truth::{Side, Truth};
 
-use crate::stage::{Server, counted_by, old_python, python};
+use crate::stage::{Server, old_python, python};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -31,7 +32,7 @@ fn exact(python: &Python, library: &str) {
     client.wait_said(PATIENCE, |line| (line == "ready").then_some(()));
     let probe = Probe::attach(&[&format!("bot=pid:{}", client.pid())]);
     client.tell("go");
-    let told = counted_by(&client);
+    let told = counted_by(&client, PATIENCE);
 
     let answered = server.truth();
     let truth = Truth { request_bytes: answered.request_bytes, response_bytes: answered.response_bytes, ..told };

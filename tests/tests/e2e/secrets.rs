@@ -12,12 +12,13 @@ use miku_probe_tests::harness::memory::{find, position};
 use miku_probe_tests::harness::probe::{Probe, command};
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::service;
+use miku_probe_tests::harness::secure::wait_sites;
 use miku_probe_tests::harness::tls::Authority;
 use miku_probe_tests::harness::{PATIENCE, eventually};
 use serde_json::Value;
 
 use crate::stage::Server;
-use crate::tls_stage::{plain, wait_sites};
+use crate::tls_stage::plain;
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {

@@ -169,19 +169,6 @@ impl Load {
     }
 }
 
-/// What a run of `client.py` counted by itself, once it is done.
-pub(crate) fn counted_by(client: &Process) -> Truth {
-    client.wait_said(PATIENCE, |line| (line == "done").then_some(()));
-    let mut truth = Truth::default();
-    for line in client.said().iter().filter(|line| line.starts_with('{')) {
-        let entry: Value = serde_json::from_str(line).expect("the client writes JSON");
-        let status = entry["status"].as_u64().and_then(|status| u16::try_from(status).ok()).expect("a status");
-        truth.add(entry["method"].as_str().expect("a method"), entry["route"].as_str().expect("a path"), status, 1);
-        truth.durations.push(entry["seconds"].as_f64().expect("a duration"));
-    }
-    truth
-}
-
 /// A configuration file.
 pub(crate) struct Config {
     _folder: tempfile::TempDir,

@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 
 use miku_probe_tests::harness::memory::patched;
 use miku_probe_tests::harness::probe::Probe;
+use miku_probe_tests::harness::secure::{SecureServer, attach, sites, wait_sites};
 use miku_probe_tests::harness::{PATIENCE, eventually};
 use miku_probe_tests::truth::{Side, Truth, counted};
 
-use crate::tls_stage::{
-    Bot, LIBRARY, NOTICED_WITHIN, SecureServer, assert_all_matched, assert_asked, attach, sites, wait_sites,
-};
+use crate::tls_stage::{Bot, LIBRARY, NOTICED_WITHIN, assert_all_matched, assert_asked, serve};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -33,7 +32,7 @@ fn only(server: &SecureServer, bot: &Bot, route: &str) -> Truth {
 
 /// Connections that were busy when the probe came are exact from the next request on.
 fn in_mid_life() {
-    let server = SecureServer::start();
+    let server = serve();
     let mut bot = Bot::start(&server, "old", 4);
     bot.ask("/fast", 100);
     bot.tell("busy /fast");
@@ -61,7 +60,7 @@ fn in_mid_life() {
 
 /// A process that loads the library long after it was found is noticed in time.
 fn late_library() {
-    let server = SecureServer::start();
+    let server = serve();
     let mut bot = Bot::late(&server, "late");
     let probe = Probe::attach(&[&bot.service("bot")]);
     assert_eq!(sites(&probe, "bot"), 0.0, "it has not loaded the library yet");
@@ -79,7 +78,7 @@ fn breakpoints(bot: &Bot) -> usize {
 
 /// Another process with the same library has none of the probe's breakpoints, and none of its requests are counted.
 fn the_watched_and_no_other() {
-    let server = SecureServer::start();
+    let server = serve();
     let (mut watched, mut other) = (Bot::start(&server, "watched", 2), Bot::start(&server, "other", 2));
     assert_eq!((breakpoints(&watched), breakpoints(&other)), (0, 0), "before the probe came");
     let probe = attach(&[&watched.service("bot")]);
@@ -103,7 +102,7 @@ fn the_watched_and_no_other() {
 
 /// A probe that is killed leaves no breakpoint behind, and a busy bot goes on.
 fn killed() {
-    let server = SecureServer::start();
+    let server = serve();
     let mut bot = Bot::start(&server, "survivor", 2);
     let mut probe = attach(&[&bot.service("bot")]);
     bot.tell("busy /fast");
@@ -125,7 +124,7 @@ fn killed() {
 fn quick_to_come_and_go() {
     const ATTACHED_WITHIN: Duration = Duration::from_millis(500);
     const GONE_WITHIN: Duration = Duration::from_secs(2);
-    let server = SecureServer::start();
+    let server = serve();
     let mut bot = Bot::start(&server, "quick", 2);
     bot.tell("busy /slow?ms=2");
     for _ in 0..3 {

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use miku_probe_tests::harness::client::counted_by;
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::{Python, service};
+use miku_probe_tests::harness::secure::{attach, host};
 use miku_probe_tests::harness::{PATIENCE, eventually};
 use miku_probe_tests::truth::{Side, Truth};
 
-use crate::stage::{counted_by, old_python, python};
-use crate::tls_stage::{SecureServer, assert_all_matched, assert_asked, attach, clients_on, host, newer_minor};
+use crate::stage::{old_python, python};
+use crate::tls_stage::{assert_all_matched, assert_asked, clients_on, newer_minor, serve};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -53,7 +55,7 @@ fn plain_name(library: &str) -> String {
 
 /// All stacks at once, each a service of one probe and under a name of its own at one server.
 fn exact(python: &Python, stacks: &[(&str, &[&str])]) {
-    let server = SecureServer::start();
+    let server = serve();
     let requests = REQUESTS.to_string();
     let mut clients: Vec<(String, Process)> = Vec::new();
     for (library, options) in stacks {
@@ -70,7 +72,7 @@ fn exact(python: &Python, stacks: &[(&str, &[&str])]) {
         client.tell("go");
     }
     for (name, client) in &clients {
-        let (told, answered) = (counted_by(client), server.truth(&host(name)));
+        let (told, answered) = (counted_by(client, PATIENCE), server.truth(&host(name)));
         assert_eq!(told.requests, answered.requests, "{name} and the server agree with one another");
         assert_eq!(told.total(), REQUESTS, "{name}");
         assert_asked(&probe, name, &answered, &host(name), &server.port());
@@ -134,7 +136,7 @@ fn aiohttp_3_8() {
 /// Nothing that was asked of one name is told of another, however much goes on at the same time.
 fn fifty_names(library: &str) {
     const NAMES: u64 = 50;
-    let server = SecureServer::start();
+    let server = serve();
     let mut command = python().expect("the case needs it").script("tls_names.py");
     command.args([library, "--port", &server.port(), "--names", &NAMES.to_string()]);
     let mut client = Process::start(library, command.arg("--ca").arg(server.authority().root()));
@@ -172,7 +174,7 @@ fn fifty_names_requests() {
 
 /// The library is in the executable.
 fn node() {
-    let server = SecureServer::start();
+    let server = serve();
     let name = host("node");
     let mut command = std::process::Command::new("node");
     command.arg(service("tls_node.js")).args([&name, &server.port()]).arg(server.authority().root());

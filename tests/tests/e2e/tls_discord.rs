@@ -7,11 +7,12 @@ use std::path::Path;
 
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::{Process, free_port};
+use miku_probe_tests::harness::secure::attach;
 use miku_probe_tests::harness::tls::Authority;
 use miku_probe_tests::harness::{PATIENCE, eventually};
 use serde_json::Value;
 
-use crate::tls_stage::{assert_all_matched, attach, discord};
+use crate::tls_stage::{assert_all_matched, discord};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {

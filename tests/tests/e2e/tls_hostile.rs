@@ -9,12 +9,11 @@ use std::time::Duration;
 use miku_probe_tests::harness::memory::mappings;
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
+use miku_probe_tests::harness::secure::{SecureServer, attach, sites, wait_sites};
 use miku_probe_tests::harness::{PATIENCE, eventually};
 use tempfile::TempDir;
 
-use crate::tls_stage::{
-    Bot, SecureServer, assert_all_matched, assert_asked, attach, plain, shared_library, sites, wait_sites,
-};
+use crate::tls_stage::{Bot, assert_all_matched, assert_asked, plain, serve, shared_library};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -41,7 +40,7 @@ fn assert_filter_is_strict(server: &SecureServer) {
 }
 
 fn strict_filter() {
-    let server = SecureServer::start();
+    let server = serve();
     assert_filter_is_strict(&server);
     let mut bot = Bot::confined(&server, "confined");
     let probe = attach(&[&bot.service("bot")]);
@@ -58,7 +57,7 @@ fn strict_filter() {
 
 /// Coming and going are when a breakpoint stands only half.
 fn strict_filter_come_and_go() {
-    let server = SecureServer::start();
+    let server = serve();
     let mut bot = Bot::confined(&server, "confined");
     for time in 1..=5 {
         bot.tell("busy /fast");
@@ -99,7 +98,7 @@ fn assert_measured(server: &SecureServer, bot: &mut Bot) {
 
 /// As a package upgrade does it in its first step.
 fn library_deleted() {
-    let server = SecureServer::start();
+    let server = serve();
     let (_folder, library) = private_copy();
     let mut bot = Bot::with_library(&server, "deleted", &library);
     fs::remove_file(&library).expect("the folder is the case's own");
@@ -109,7 +108,7 @@ fn library_deleted() {
 
 /// As a package upgrade does it in the end: what stands under the name is another file.
 fn library_replaced() {
-    let server = SecureServer::start();
+    let server = serve();
     let (folder, library) = private_copy();
     let mut bot = Bot::with_library(&server, "replaced", &library);
     let newer = folder.path().join("newer");
@@ -125,7 +124,7 @@ fn library_replaced() {
 fn library_without_sections() {
     const SECTIONS_AT: usize = 0x28;
     const SECTION_COUNT: usize = 0x3c;
-    let server = SecureServer::start();
+    let server = serve();
     let (_folder, library) = private_copy();
     let mut bytes = fs::read(&library).expect("the copy is there");
     assert_eq!(&bytes[..5], b"\x7fELF\x02", "a library of 64 bits");
@@ -152,7 +151,7 @@ fn library_without_sections() {
 /// Targets that end while the probe is about to attach to them cost nobody else anything.
 fn targets_that_die_at_once() {
     const PROGRAM: &str = "import ssl, time, sys; time.sleep(float(sys.argv[2]))";
-    let server = SecureServer::start();
+    let server = serve();
     let mut bot = Bot::start(&server, "steady", 2);
     let mark = format!("short-lived-{}", std::process::id());
     let mut probe = Probe::launch(&[&bot.service("bot"), &format!("short=cmdline:{mark}")], &[]);

@@ -1,12 +1,14 @@
 //! Real servers over TLS: what the probe counts of them is what their clients counted.
 
 use miku_probe_tests::harness::PATIENCE;
+use miku_probe_tests::harness::client::counted_by;
 use miku_probe_tests::harness::process::Process;
+use miku_probe_tests::harness::secure::{attach, host};
 use miku_probe_tests::harness::tls::Authority;
 use miku_probe_tests::truth::{Side, Truth};
 
-use crate::stage::{Server, counted_by, python};
-use crate::tls_stage::{assert_all_matched, attach, host};
+use crate::stage::{Server, python};
+use crate::tls_stage::assert_all_matched;
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -30,7 +32,7 @@ fn exact(start: impl FnOnce(&[&str]) -> Server) {
         let mut client = Process::start(library, &mut command);
         client.wait_said(PATIENCE, |line| (line == "ready").then_some(()));
         client.tell("go");
-        truth.merge(&counted_by(&client));
+        truth.merge(&counted_by(&client, PATIENCE));
     }
     assert_eq!(truth.total(), 2 * REQUESTS);
     assert!(truth.requests.keys().all(|key| key.status == 200), "{:?}", truth.requests);

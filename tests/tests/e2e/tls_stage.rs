@@ -1,19 +1,16 @@
 //! The servers and clients of the cases in which all is encrypted, and what those count by themselves.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use miku_probe_tests::harness::PATIENCE;
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::{self, Python, service};
-use miku_probe_tests::harness::tls::{Authority, DOMAIN};
+use miku_probe_tests::harness::secure::{SecureServer, host};
+use miku_probe_tests::harness::{PATIENCE, client};
 use miku_probe_tests::truth::{Side, Truth};
-use miku_probe_tests::wire::{self, Address};
-use serde_json::Value;
 
 use crate::stage::PEER;
 
@@ -25,14 +22,13 @@ const WORK: Duration = Duration::from_secs(60);
 
 /// The environment with the HTTPS clients, on CPython 3.`minor`.
 pub(crate) fn clients_on(minor: u8) -> Result<Python, String> {
-    let make = || Python::of(&python::interpreter(minor)?, &format!("tls-clients-3.{minor}"), &["tls-clients.txt"]);
-    make().map_err(|error| format!("{error:#}"))
+    client::environment(minor).map_err(|error| format!("{error:#}"))
 }
 
 /// The newest CPython here of those that came after 3.13.
 pub(crate) fn newer_minor() -> Option<u8> {
     static NEWEST: OnceLock<Option<u8>> = OnceLock::new();
-    *NEWEST.get_or_init(|| (14..20).rev().find(|minor| python::interpreter(*minor).is_ok()))
+    *NEWEST.get_or_init(|| python::minors().next_back().filter(|minor| *minor > 13))
 }
 
 /// The environment with discord.py.
@@ -68,83 +64,9 @@ pub(crate) fn node() -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err("node does not start".into()) }
 }
 
-/// A name under which the suite's server has a certificate.
-pub(crate) fn host(name: &str) -> String {
-    format!("{name}.{DOMAIN}")
-}
-
 /// The suite's own server, behind TLS that is not OpenSSL's.
-pub(crate) struct SecureServer {
-    _process: Process,
-    address: Address,
-    telling: Address,
-    authority: Authority,
-}
-
-/// What the server counted of itself.
-pub(crate) struct Served {
-    /// By the name that the client asked for.
-    pub(crate) names: BTreeMap<String, Truth>,
-    /// How many clients came to an understanding with it.
-    pub(crate) handshakes: u64,
-    /// Encrypted bytes that it received, TLS's own included.
-    pub(crate) received: u64,
-    /// Encrypted bytes that it sent.
-    pub(crate) sent: u64,
-}
-
-impl SecureServer {
-    /// One that listens.
-    pub(crate) fn start() -> Self {
-        let authority = Authority::new().expect("certificates can be made");
-        let mut command = Command::new(PEER);
-        command.arg("serve-tls").arg("--certificate").arg(authority.certificate()).arg("--key").arg(authority.key());
-        let process = Process::start("the TLS server", &mut command);
-        let told = |prefix: &'static str| process.wait_said(PATIENCE, |line| line.strip_prefix(prefix)?.parse().ok());
-        let (telling, address) = (told("truth on "), told("listening on "));
-        Self { _process: process, address, telling, authority }
-    }
-
-    /// Its TCP port, as text.
-    pub(crate) fn port(&self) -> String {
-        match &self.address {
-            Address::Tcp(address) => address.port().to_string(),
-            Address::Unix(path) => panic!("{} has no port", path.display()),
-        }
-    }
-
-    /// Whom its clients are to trust.
-    pub(crate) fn authority(&self) -> &Authority {
-        &self.authority
-    }
-
-    /// What it has counted so far.
-    pub(crate) fn served(&self) -> Served {
-        let message = wire::get(&self.telling, "/", "").expect("the server tells");
-        let value: Value = serde_json::from_slice(&message.body).expect("the truth is JSON");
-        let number = |name: &str| value[name].as_u64().unwrap_or_else(|| panic!("no {name} in {value}"));
-        let names = value["names"].as_object().expect("names").iter();
-        let names = names.map(|(name, truth)| (name.clone(), Truth::from_json(truth).expect("a truth")));
-        Served {
-            names: names.collect(),
-            handshakes: number("handshakes"),
-            received: number("received"),
-            sent: number("sent"),
-        }
-    }
-
-    /// What it has counted so far under one name.
-    pub(crate) fn truth(&self, name: &str) -> Truth {
-        self.served().names.remove(name).unwrap_or_else(|| panic!("nobody asked for {name}"))
-    }
-
-    /// A command of the suite's client with this library and these options, under this name.
-    pub(crate) fn client(&self, python: &Python, library: &str, name: &str, options: &[&str]) -> Command {
-        let mut command = python.script("client.py");
-        command.args([library, "--host", name, "--port", &self.port()]).arg("--ca").arg(self.authority.root());
-        command.args(["--ms", "1"]).args(options);
-        command
-    }
+pub(crate) fn serve() -> SecureServer {
+    SecureServer::start(Path::new(PEER))
 }
 
 /// A client of the standard library alone, which does as it is told.
@@ -205,25 +127,6 @@ impl Bot {
     pub(crate) fn service(&self, name: &str) -> String {
         format!("{name}=pid:{}", self.process.pid())
     }
-}
-
-/// Starts a probe that watches these services, each of which has a TLS library mapped, and waits until it stands in it.
-pub(crate) fn attach(services: &[&str]) -> Probe {
-    let probe = Probe::attach(services);
-    for service in services {
-        wait_sites(&probe, service.split('=').next().unwrap_or(service));
-    }
-    probe
-}
-
-/// How many places of TLS libraries the probe stands in for a service.
-pub(crate) fn sites(probe: &Probe, service: &str) -> f64 {
-    probe.scrape().sum("miku_probe_sites", &[("service", service), ("kind", "tls")])
-}
-
-/// Waits until the probe stands in a TLS library of a service.
-pub(crate) fn wait_sites(probe: &Probe, service: &str) {
-    probe.wait_for(&format!("a TLS site of {service}"), |_| (sites(probe, service) > 0.0).then_some(()));
 }
 
 /// Asserts that all that `service` asked was asked of `name` at `port` by HTTPS, and agrees with what was counted of it.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use miku_probe_tests::exposition::Scrape;
@@ -12,13 +12,10 @@ use miku_probe_tests::noise::{ProcessorTime, STEAL_LIMIT, median, quartiles};
 use serde_json::json;
 
 use super::report::{Kind, Report, Table, percent};
-use super::stage::{Memory, Server, Stage, processor_seconds, result, scheduled_seconds};
+use super::stage::{Memory, REFRESH, Server, Stage, processor_seconds, result, scheduled_seconds};
 
 /// The probe beside empty programs instead of beside nothing.
 const AGAINST_FLOOR: &str = "probe_against_floor";
-
-/// The metrics of programs are brought up to date once a second.
-const REFRESH: Duration = Duration::from_millis(1_500);
 
 pub(super) fn measure(stage: &Stage) -> Result<Report> {
     let mut report = Report::new("light: what watching costs");

@@ -11,6 +11,7 @@ mod records;
 mod report;
 mod scale;
 mod stage;
+mod tls;
 mod truth;
 
 use std::fs;
@@ -44,6 +45,8 @@ enum Section {
     Light,
     /// 10,000 connections and 50,000 requests a second
     Scale,
+    /// Exchanges inside TLS: exact, true, and what watching them costs
+    Tls,
     /// What each way of hooking system calls costs
     Hooks,
     /// User-space processing on a replayed stream
@@ -53,7 +56,7 @@ enum Section {
 }
 
 impl Section {
-    const EACH: [Self; 6] = [Self::Exact, Self::True, Self::Light, Self::Scale, Self::Hooks, Self::Records];
+    const EACH: [Self; 7] = [Self::Exact, Self::True, Self::Light, Self::Scale, Self::Tls, Self::Hooks, Self::Records];
 
     fn name(self) -> &'static str {
         match self {
@@ -61,6 +64,7 @@ impl Section {
             Self::True => "true",
             Self::Light => "light",
             Self::Scale => "scale",
+            Self::Tls => "tls",
             Self::Hooks => "hooks",
             Self::Records => "records",
             Self::All => "all",
@@ -73,6 +77,7 @@ impl Section {
             Self::True => truth::measure(stage),
             Self::Light => light::measure(stage),
             Self::Scale => scale::measure(stage),
+            Self::Tls => tls::measure(stage),
             Self::Hooks => hooks::measure(stage),
             Self::Records => records::measure(stage),
             Self::All => bail!("all sections are no section"),

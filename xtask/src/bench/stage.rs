@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use miku_probe_tests::harness::process::{Process, free_port};
 use miku_probe_tests::harness::python::Python;
+use miku_probe_tests::harness::secure::SecureServer;
 use miku_probe_tests::harness::{PATIENCE, eventually, probe};
 use serde_json::Value;
 
@@ -19,6 +20,9 @@ use crate::sh::{Sh, workspace};
 
 /// How long the longest load takes at worst.
 const LOAD_LIMIT: Duration = Duration::from_secs(300);
+
+/// The metrics of programs are brought up to date once a second.
+pub(super) const REFRESH: Duration = Duration::from_millis(1_500);
 
 /// Everything that was built and installed.
 pub(super) struct Stage {
@@ -79,7 +83,12 @@ impl Stage {
         Command::new(helper("peer"))
     }
 
-    /// Attaches one of the ways of hooking system calls, until the process's input is closed.
+    /// Starts the suite's own server behind TLS.
+    pub(super) fn serve_tls(&self) -> SecureServer {
+        SecureServer::start(&helper("peer"))
+    }
+
+    /// Attaches one of the ways of hooking system calls or TLS libraries, until the process's input is closed.
     pub(super) fn hold(&self, variant: &str, options: &[&str]) -> Process {
         let mut command = self.hooks();
         let process = Process::start(variant, command.args(["hold", variant]).args(options));

@@ -1,5 +1,6 @@
 //! Latency as the probe sees it, held against clocks inside the server and the client for the same requests.
 
+use std::fmt::{self, Display, Formatter};
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -13,10 +14,25 @@ use super::stage::{Histogram, Server, Stage, result};
 use crate::sh::workspace;
 
 /// A difference below either is as good as none.
-const SECONDS_LIMIT: f64 = 100e-6;
-const SHARE_LIMIT: f64 = 0.02;
+#[derive(Clone, Copy)]
+pub(super) struct Limit {
+    pub(super) seconds: f64,
+    /// Of the duration itself.
+    pub(super) share: f64,
+}
 
-const HEAD: [&str; 8] = ["requests", "by", "count", "its p50", "probe − it", "", "its p99", "probe − it"];
+impl Limit {
+    const PLAIN: Self = Self { seconds: 100e-6, share: 0.02 };
+}
+
+impl Display for Limit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0} µs", self.seconds * 1e6)?;
+        if self.share > 0.0 { write!(f, " or {:.0} %", self.share * 100.0) } else { Ok(()) }
+    }
+}
+
+pub(super) const HEAD: [&str; 8] = ["requests", "by", "count", "its p50", "probe − it", "", "its p99", "probe − it"];
 
 pub(super) fn measure(stage: &Stage) -> Result<Report> {
     let mut report = Report::new("true: the probe's latency against clocks inside");
@@ -55,7 +71,7 @@ fn server_side(stage: &Stage, report: &mut Report) -> Result<()> {
         for place in ["middleware", "protocol"] {
             let durations = clocks[place].as_array().with_context(|| format!("no clock at the {place}"))?;
             let truth = Truth { durations: durations.iter().filter_map(Value::as_f64).collect(), ..Truth::default() };
-            let inside = Inside { name, by: place, strict: true };
+            let inside = Inside { name, by: place, limit: Some(Limit::PLAIN) };
             inside.compare(&truth, &frame, &mut table, report)?;
         }
         let outside = [load.p50, load.p99].map(seconds);
@@ -78,12 +94,12 @@ fn client_side(stage: &Stage, report: &mut Report) -> Result<()> {
     let server = stage.serve(&[]);
     for (name, ask, rate) in [("instant, 200/s", "/fast", "200"), ("5 ms, 200/s", "/slow?ms=5", "200")] {
         let truth = compiled_client(stage, &server, ask, rate)?;
-        let inside = Inside { name, by: "a compiled client", strict: true };
+        let inside = Inside { name, by: "a compiled client", limit: Some(Limit::PLAIN) };
         inside.compare(&truth.0, &truth.1, &mut table, report)?;
     }
     for library in ["aiohttp", "httpx", "requests"] {
         let (truth, frame) = python_client(stage, &server, library)?;
-        let inside = Inside { name: "mixed, one at a time", by: library, strict: false };
+        let inside = Inside { name: "mixed, one at a time", by: library, limit: None };
         inside.compare(&truth, &frame, &mut table, report)?;
     }
     report.table(table);
@@ -114,7 +130,7 @@ fn python_client(stage: &Stage, server: &Server, library: &str) -> Result<(Truth
 }
 
 /// Watches a client that says `ready`, from then until it is through, and returns what it and the histogram say.
-fn watched(client: &mut Process, count: u64, lingers: bool) -> Result<(Vec<Value>, Value)> {
+pub(super) fn watched(client: &mut Process, count: u64, lingers: bool) -> Result<(Vec<Value>, Value)> {
     client.wait_said(PATIENCE, |line| (line == "ready").then_some(()));
     let histogram = Histogram::attach(client.pid(), "client");
     client.tell("go");
@@ -130,16 +146,16 @@ fn watched(client: &mut Process, count: u64, lingers: bool) -> Result<(Vec<Value
 }
 
 /// A clock inside, and what it timed.
-struct Inside {
-    name: &'static str,
-    by: &'static str,
-    /// Whether the goal is meant for it.
-    strict: bool,
+pub(super) struct Inside {
+    pub(super) name: &'static str,
+    pub(super) by: &'static str,
+    /// The goal, where one is meant for it.
+    pub(super) limit: Option<Limit>,
 }
 
 impl Inside {
-    fn compare(&self, truth: &Truth, frame: &Value, table: &mut Table, report: &mut Report) -> Result<()> {
-        let Self { name, by, strict } = *self;
+    pub(super) fn compare(&self, truth: &Truth, frame: &Value, table: &mut Table, report: &mut Report) -> Result<()> {
+        let Self { name, by, limit } = *self;
         let total = &frame["total"];
         let count = total["count"].as_u64().context("the histogram counts nothing")?;
         let mut cells = vec![name.to_owned(), by.to_owned(), format!("{}/{count}", truth.durations.len())];
@@ -154,10 +170,10 @@ impl Inside {
             }
             cells.extend([seconds(theirs), format!("{} ({})", seconds(difference), percent(share))]);
             numbers[key] = json!({"theirs": theirs, "ours": ours});
-            if strict {
-                let met = difference.abs() <= SECONDS_LIMIT || share.abs() <= SHARE_LIMIT;
+            if let Some(limit) = limit {
+                let met = difference.abs() <= limit.seconds || share.abs() <= limit.share;
                 let got = format!("{} or {}", seconds(difference), percent(share));
-                report.verdict(Kind::Measure, format!("{name}, {by}: {key} within 100 µs or 2 %"), got, met);
+                report.verdict(Kind::Measure, format!("{name}, {by}: {key} within {limit}"), got, met);
             }
         }
         table.row(cells);

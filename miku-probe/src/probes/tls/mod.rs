@@ -81,6 +81,12 @@ impl Returns {
     }
 }
 
+/// Where this family stands in a library, for programs that are to stand in the same places and do something else.
+pub fn places(build: &Build, returns: Returns) -> impl Iterator<Item = (When, Place)> {
+    let plan = Plan::new(build, returns).places.into_iter();
+    plan.flat_map(|((_, when), places)| places.into_iter().map(move |place| (when, place)))
+}
+
 /// Where programs are to stand in a library, and what stays without.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {

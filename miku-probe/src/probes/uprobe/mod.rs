@@ -20,6 +20,7 @@ use aya::{Ebpf, EbpfError};
 pub use many::ManyError;
 use many::ManyPrograms;
 
+use super::statistics::{RunStatistics, run_statistics, statistics_of};
 use crate::units::Tgid;
 
 /// Why a program does not stand where it should.
@@ -81,7 +82,7 @@ impl Uprobes {
     ///
     /// # Errors
     /// When the kernel refuses one.
-    pub(super) fn load(
+    pub fn load(
         ebpf: &mut Ebpf,
         object: &[u8],
         programs: &[&'static str],
@@ -142,6 +143,17 @@ impl Uprobes {
             }
         }
         Ok(links)
+    }
+
+    /// What each program has cost, as the kernel counts it.
+    #[must_use]
+    pub fn run_statistics(&self, ebpf: &Ebpf) -> Vec<RunStatistics> {
+        match &self.0 {
+            Way::Many(programs) => {
+                programs.descriptors().iter().filter_map(|(name, program)| statistics_of(name, program)).collect()
+            }
+            Way::Each(_) => run_statistics(ebpf),
+        }
     }
 
     /// The programs' descriptors where aya does not know them, by name: what they cost is read from these.

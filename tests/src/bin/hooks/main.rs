@@ -3,6 +3,7 @@
 //! `measure` prints one JSON object with every way's cost by the clock of a process that does nothing but system calls,
 //! and by the kernel's own run statistics. `hold` attaches one way and stays, so that others can measure it.
 
+mod tls;
 mod variants;
 mod worker;
 

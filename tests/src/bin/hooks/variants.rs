@@ -1,4 +1,4 @@
-//! The ways of hooking system calls.
+//! The ways of hooking system calls, and those of hooking TLS libraries.
 
 use std::ops::Sub;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use miku_probe::probes::{Hook, Kernel, Maps, RunStatistics, Sizes, TargetTable, 
 use miku_probe::units::Tgid;
 use miku_probe_abi::FILTER_SLOTS;
 
+use crate::tls::{EmptyTls, Where};
 use crate::worker::Kind;
 
 /// A way of hooking system calls.
@@ -47,6 +48,10 @@ pub(crate) enum Variant {
     Probe,
     /// A count of calls, not a way of its own
     CountCalls,
+    /// Empty programs where the probe stands in TLS libraries
+    EmptyTls,
+    /// Empty programs on entry and return of the functions of TLS that move messages
+    NaiveTls,
 }
 
 /// System calls that a tracepoint each would be needed for.
@@ -72,6 +77,7 @@ const CALLS: [&str; 15] = [
 const SIZES: Sizes = Sizes { ring_bytes: 4 << 20, connections: 32768 };
 
 impl Variant {
+    /// All that hook system calls.
     pub(crate) const ALL: [Self; 12] = [
         Self::Empty,
         Self::EmptyRawExit,
@@ -130,19 +136,25 @@ pub(crate) struct Attached {
 
 enum Programs {
     Floor(Ebpf),
+    Tls(EmptyTls),
     Probe { kernel: Box<Kernel>, _targets: TargetTable, _drain: Drain },
 }
 
 impl Attached {
     pub(crate) fn new(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Self> {
-        let programs =
-            if variant == Variant::Probe { probe(watched)? } else { Programs::Floor(floor(variant, object, watched)?) };
+        let programs = match variant {
+            Variant::Probe => probe(watched)?,
+            Variant::EmptyTls => Programs::Tls(EmptyTls::attach(Where::Chosen, object, watched)?),
+            Variant::NaiveTls => Programs::Tls(EmptyTls::attach(Where::Starts, object, watched)?),
+            _ => Programs::Floor(floor(variant, object, watched)?),
+        };
         Ok(Self { variant, programs, way: way()? })
     }
 
     pub(crate) fn runs(&self) -> Runs {
         let statistics: Vec<RunStatistics> = match &self.programs {
             Programs::Floor(ebpf) => run_statistics(ebpf),
+            Programs::Tls(programs) => programs.run_statistics(),
             Programs::Probe { kernel, .. } => kernel.run_statistics(),
         };
         #[allow(clippy::cast_precision_loss, reason = "a benchmark's counts")]
@@ -164,7 +176,7 @@ impl Attached {
     /// How often programs run for one call of this kind, whether or not its process is watched.
     pub(crate) fn runs_per_call(&self, kind: Kind) -> u32 {
         match self.variant {
-            Variant::EmptyFentry => 0,
+            Variant::EmptyFentry | Variant::EmptyTls | Variant::NaiveTls => 0,
             Variant::Tracepoints if kind == Kind::Other => 0,
             Variant::Empty | Variant::Probe if kind == Kind::Other && self.way == Way::Sockets => 0,
             Variant::Tracepoints | Variant::EmptyRawPair | Variant::RawPair | Variant::RawExitCloseRaw => 2,
@@ -270,7 +282,7 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Ebpf> {
             attach_raw(&mut ebpf, "raw_exit", &["sys_exit"])?;
             attach_raw(&mut ebpf, "raw_close", &["sys_enter"])?;
         }
-        Variant::Probe => unreachable!("the probe's own programs are in another object"),
+        Variant::Probe | Variant::EmptyTls | Variant::NaiveTls => unreachable!("they are attached otherwise"),
     }
     Ok(ebpf)
 }
