@@ -357,8 +357,9 @@ fn end_handshake(result: u64) -> Result<(), Skip> {
     let stream = unsafe { &mut *stream };
     stream.handshake_ended = now();
     stream.handshake_result = result;
-    // Any other result may be one that is tried again: only that the stream is freed tells that it failed.
-    if result == 1 && stream.flags & STREAM_ESTABLISHED == 0 {
+    // Any other result without an error may be one that is tried again: then only that the stream is freed, which may be
+    // much later, tells that it failed.
+    if (result == 1 || stream.error != 0) && stream.flags & STREAM_ESTABLISHED == 0 {
         stream.flags |= STREAM_ESTABLISHED;
         handshake_ended(ssl, stream);
     }

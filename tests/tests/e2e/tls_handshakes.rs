@@ -6,11 +6,11 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::thread;
 
-use miku_probe_tests::harness::PATIENCE;
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::Python;
 use miku_probe_tests::harness::tls::Authority;
+use miku_probe_tests::harness::{PATIENCE, eventually};
 
 use crate::stage::{Server, python};
 use crate::tls_stage::{SecureServer, attach, clients_on, host, newer_minor, plain};
@@ -195,6 +195,7 @@ fn refused_by_the_client() {
         let _reset = stream.read_to_end(&mut Vec::new());
     }
     let expected = BTreeMap::from([("certificate", COUNT), ("version", COUNT)]);
-    probe.wait_for("all failures", |_| (failures(&probe, "unknown") == expected).then_some(()));
+    let agreed = eventually(PATIENCE, || (failures(&probe, "unknown") == expected).then_some(()));
+    assert!(agreed.is_some(), "{:?}\n{}", failures(&probe, "unknown"), probe.told());
     assert_eq!(probe.scrape().count("miku_net_tls_handshake_seconds_count", &[]), 0);
 }
