@@ -241,8 +241,8 @@ pub struct HandshakeRecord {
     pub duration_ns: u64,
     /// What the last call returned: 1 when it succeeded.
     pub result: i32,
-    /// Zero.
-    pub padding: u32,
+    /// The first error of TLS that the library raised in it: a [`TlsError`], or 0.
+    pub error: u32,
 }
 
 /// The name of the server that a TLS client wants (SNI).
@@ -409,8 +409,8 @@ pub struct Stream {
     pub direction: u32,
     /// [`STREAM_REPORTED`] and [`STREAM_ESTABLISHED`].
     pub flags: u32,
-    /// Zero.
-    pub padding: u32,
+    /// The first error of TLS that the library raised in its handshake: a [`TlsError`], or 0.
+    pub error: u32,
 }
 
 impl Stream {
@@ -428,8 +428,38 @@ impl Stream {
             budget: 0,
             direction: Connection::NO_DIRECTION,
             flags: 0,
-            padding: 0,
+            error: 0,
         }
+    }
+}
+
+/// An error that a library of OpenSSL's family raised, by its own numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsError(pub u32);
+
+impl TlsError {
+    /// `ERR_LIB_SSL` of OpenSSL's `openssl/err.h`.
+    pub const OPENSSL: u32 = 20;
+
+    /// The same of BoringSSL's, which is another part of OpenSSL.
+    pub const BORINGSSL: u32 = 16;
+
+    /// The error `reason` (`SSL_R_*`) of the part `library` (`ERR_LIB_*`).
+    #[must_use]
+    pub const fn new(library: u32, reason: u32) -> Self {
+        Self(library << 24 | reason & 0xff_ffff)
+    }
+
+    /// The part of the library that raised it.
+    #[must_use]
+    pub const fn library(self) -> u32 {
+        self.0 >> 24
+    }
+
+    /// What that part says.
+    #[must_use]
+    pub const fn reason(self) -> u32 {
+        self.0 & 0xff_ffff
     }
 }
 

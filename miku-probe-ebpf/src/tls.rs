@@ -25,7 +25,7 @@ use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use miku_probe_abi::{
     ABI_VERSION, CAPTURE_LATER, CAPTURE_MAX, CloseRecord, DataRecord, Direction, HandshakeRecord, LOOK, NAME_MAX,
     ProcessRecord, RecordHeader, RecordKind, SCRUB_PIECE, SCRUB_PIECES, STREAM_ESTABLISHED, STREAM_REPORTED,
-    ServerNameRecord, Stream, StreamKey, TAIL, TlsCall, TlsExit, bytes_of, looks_like_start,
+    ServerNameRecord, Stream, StreamKey, TAIL, TlsCall, TlsError, TlsExit, bytes_of, looks_like_start,
 };
 
 use crate::maps::{RECORDS, Skip, Wake, add_one, add_record, current, header, wake_flags};
@@ -357,8 +357,9 @@ fn end_handshake(result: u64) -> Result<(), Skip> {
     let stream = unsafe { &mut *stream };
     stream.handshake_ended = now();
     stream.handshake_result = result;
-    // Any other result may be one that is tried again: only that the stream is freed tells that it failed.
-    if result == 1 && stream.flags & STREAM_ESTABLISHED == 0 {
+    // Any other result without an error may be one that is tried again: then only that the stream is freed, which may be
+    // much later, tells that it failed.
+    if (result == 1 || stream.error != 0) && stream.flags & STREAM_ESTABLISHED == 0 {
         stream.flags |= STREAM_ESTABLISHED;
         handshake_ended(ssl, stream);
     }
@@ -373,9 +374,51 @@ fn handshake_ended(ssl: u64, stream: &Stream) {
         handle: ssl,
         duration_ns: stream.handshake_ended - stream.handshake_began,
         result: stream.handshake_result,
-        padding: 0,
+        error: stream.error,
     };
     put(RecordKind::Handshake, Wake::Late, bytes_of(&record));
+}
+
+/// `ERR_vset_error(lib, reason, fmt, args)` or `ERR_set_error(lib, reason, fmt, ...)`, of OpenSSL 3 and later.
+#[uprobe]
+pub(crate) fn tls_error(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    let (library, reason) = unsafe { ((*ctx.regs).rdi as u32, (*ctx.regs).rsi as u32) };
+    if library == TlsError::OPENSSL {
+        let _: Result<(), Skip> = raised(TlsError::new(library, reason));
+    }
+    0
+}
+
+/// `ERR_put_error(lib, func, reason, file, line)`, of OpenSSL until 1.1 and of BoringSSL.
+#[uprobe]
+pub(crate) fn tls_put_error(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `begin`.
+    let (library, reason) = unsafe { ((*ctx.regs).rdi as u32, (*ctx.regs).rdx as u32) };
+    if library == TlsError::OPENSSL || library == TlsError::BORINGSSL {
+        let _: Result<(), Skip> = raised(TlsError::new(library, reason));
+    }
+    0
+}
+
+/// Keeps the first error that is raised in a stream's handshake: those that follow tell only what became of it.
+#[inline(always)]
+fn raised(error: TlsError) -> Result<(), Skip> {
+    let thread = thread();
+    let ssl = if let Some(ssl) = TLS_HANDSHAKES.get_ptr(thread) {
+        // SAFETY: as in `end_handshake`.
+        unsafe { *ssl }
+    } else {
+        // SAFETY: as in `begin`.
+        unsafe { (*TLS_CALLS.get_ptr(thread).ok_or(Skip)?).ssl }
+    };
+    let stream = STREAMS.get_ptr_mut(StreamKey::new((thread >> 32) as u32, ssl)).ok_or(Skip)?;
+    // SAFETY: as in `moved`.
+    let stream = unsafe { &mut *stream };
+    if stream.flags & STREAM_ESTABLISHED == 0 && stream.error == 0 {
+        stream.error = error.0;
+    }
+    Ok(())
 }
 
 /// `SSL_ctrl(ssl, cmd, larg, parg)`, which the macro `SSL_set_tlsext_host_name` is.

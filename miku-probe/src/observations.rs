@@ -86,6 +86,41 @@ impl AbortReason {
     }
 }
 
+/// Why a TLS handshake failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HandshakeFailure {
+    /// One side did not accept the other's certificate, for whatever is wrong with it or its name, or got none.
+    Certificate,
+    /// They have no version of the protocol in common, or what the other side speaks is no TLS at all.
+    Version,
+    /// They have no cipher or other algorithm in common.
+    Cipher,
+    /// The other side refused with an alert that says something else.
+    Alert,
+    /// The library raised no error: the other side closed the connection, or the process gave up.
+    Closed,
+    /// Something else is wrong.
+    Other,
+}
+
+impl HandshakeFailure {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Certificate, Self::Version, Self::Cipher, Self::Alert, Self::Closed, Self::Other];
+
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Version => "version",
+            Self::Cipher => "cipher",
+            Self::Alert => "alert",
+            Self::Closed => "closed",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
@@ -276,8 +311,8 @@ pub enum Observation {
         service: ServiceId,
         /// The other side: the host's name that was asked for, or the class of one that is not known.
         peer: Symbol,
-        /// From the first call that worked on it to its end; absent when it failed.
-        duration: Option<Nanos>,
+        /// From the first call that worked on it to its end, or why it failed.
+        outcome: Result<Nanos, HandshakeFailure>,
     },
     /// Discord refused a request by its rate limit (status 429).
     RateLimited {

@@ -68,11 +68,18 @@ pub enum TlsFunction {
     Shutdown,
     /// `void SSL_free(SSL *ssl)`
     Free,
+    /// `void ERR_vset_error(int lib, int reason, const char *fmt, va_list args)`, since OpenSSL 3
+    VSetError,
+    /// `void ERR_set_error(int lib, int reason, const char *fmt, ...)`, since OpenSSL 3
+    SetError,
+    /// `void ERR_put_error(int lib, int func, int reason, const char *file, int line)`, until OpenSSL 1.1 and in
+    /// BoringSSL
+    PutError,
 }
 
 impl TlsFunction {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
+    /// Those that work on a stream.
+    pub const OF_STREAMS: [Self; 11] = [
         Self::Read,
         Self::ReadEx,
         Self::Write,
@@ -85,6 +92,9 @@ impl TlsFunction {
         Self::Shutdown,
         Self::Free,
     ];
+
+    /// Those by which the library says what went wrong. They may be in another file than those above.
+    pub const OF_ERRORS: [Self; 3] = [Self::VSetError, Self::SetError, Self::PutError];
 
     /// Its name in the library's symbol table.
     #[must_use]
@@ -101,6 +111,9 @@ impl TlsFunction {
             Self::SetHostName => "SSL_set_tlsext_host_name",
             Self::Shutdown => "SSL_shutdown",
             Self::Free => "SSL_free",
+            Self::VSetError => "ERR_vset_error",
+            Self::SetError => "ERR_set_error",
+            Self::PutError => "ERR_put_error",
         }
     }
 }
@@ -128,6 +141,10 @@ pub enum Form {
     Control,
     /// `ssl` in `rdi`, the name in `rsi`.
     HostName,
+    /// The part of the library in `edi`, what it says in `esi`.
+    Error,
+    /// The part of the library in `edi`, what it says in `edx`.
+    PutError,
 }
 
 /// An instruction that a probe can stand on.
@@ -183,6 +200,14 @@ pub struct Site {
     pub ret: Option<Spot>,
     /// Where calls end otherwise.
     pub exits: Exits,
+}
+
+impl Site {
+    /// Whether it is passed when the library says what went wrong, rather than by calls that work on a stream.
+    #[must_use]
+    pub fn is_of_errors(&self) -> bool {
+        matches!(self.form, Form::Error | Form::PutError)
+    }
 }
 
 /// The relatives of OpenSSL.
@@ -365,6 +390,8 @@ pub struct Seen(HashSet<mappings::Key>);
 pub struct Scan {
     /// The TLS libraries.
     pub libraries: Vec<Library>,
+    /// The files that have nothing but the functions by which a TLS library in another file says what went wrong.
+    pub errors: Vec<Library>,
     /// What is wrong with files that might be expected to be some.
     pub faults: Vec<Fault>,
     /// How many files were looked at: those with executable mappings that had not been seen before.
@@ -401,7 +428,9 @@ impl TlsFinder {
                 Ok(opened) => match self.look_into(&opened.file, &mapping, process) {
                     Ok((identity, Ok(Some(build)))) => {
                         seen.0.insert(mapping.key);
-                        scan.libraries.push(Library {
+                        let of_errors = build.sites.iter().all(Site::is_of_errors);
+                        let libraries = if of_errors { &mut scan.errors } else { &mut scan.libraries };
+                        libraries.push(Library {
                             identity,
                             attach_path: opened.path,
                             shown_path: mapping.path,
@@ -438,6 +467,8 @@ impl TlsFinder {
         }
         let debug_files = DebugFiles::of(process.file("root"), &mapping.path);
         let finding = placement::examine(file, &debug_files).and_then(|build| match build {
+            // Others are not searched for these names: it would take as long once more, and no file has only them.
+            None if mapping.sounds_like_crypto() => Ok(placement::examine_errors(file)?.map(Arc::new)),
             None if mapping.sounds_like_tls() && !symbols::imports_tls(file) => Err(Reason::Stripped),
             build => Ok(build.map(Arc::new)),
         });

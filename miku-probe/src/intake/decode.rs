@@ -2,9 +2,11 @@
 
 use miku_probe_abi::{
     ABI_VERSION, CloseRecord, DataRecord, HandshakeRecord, OpenRecord, Origin, Plain, ProcessRecord, RecordHeader,
-    RecordKind, ServerNameRecord,
+    RecordKind, ServerNameRecord, TlsError,
 };
 
+use super::tls_errors::failure;
+use crate::observations::HandshakeFailure;
 use crate::units::{ConnId, Direction, Handle, Nanos, Tgid};
 
 /// Why a record is not believed.
@@ -86,10 +88,8 @@ pub struct Handshake {
     pub id: ConnId,
     /// When it ended.
     pub time: Nanos,
-    /// From the first call that worked on it to its end.
-    pub duration: Nanos,
-    /// Whether it succeeded.
-    pub succeeded: bool,
+    /// From the first call that worked on it to its end, or why it failed.
+    pub outcome: Result<Nanos, HandshakeFailure>,
 }
 
 /// The name of the server that a TLS client wants.
@@ -212,9 +212,10 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         RecordKind::Close => Record::Close(close(bytes, tgid, time, socket)?),
         RecordKind::Free => Record::Close(close(bytes, tgid, time, Handle::Tls)?),
         RecordKind::Handshake => {
-            let HandshakeRecord { generation, handle, duration_ns, result, .. } = read(bytes)?;
+            let HandshakeRecord { generation, handle, duration_ns, result, error, .. } = read(bytes)?;
             let id = ConnId { tgid, handle: Handle::Tls(handle), generation: Nanos(generation) };
-            Record::Handshake(Handshake { id, time, duration: Nanos(duration_ns), succeeded: result == 1 })
+            let outcome = if result == 1 { Ok(Nanos(duration_ns)) } else { Err(failure(TlsError(error))) };
+            Record::Handshake(Handshake { id, time, outcome })
         }
         RecordKind::ServerName => Record::ServerName(server_name(bytes, tgid, time)?),
         RecordKind::Fork => process(Process::Fork { child: Tgid(read::<ProcessRecord>(bytes)?.child) }),
@@ -363,9 +364,12 @@ mod tests {
         assert!(matches!(decode(bytes_of(&lying)), Err(DecodeError::Short { .. })));
 
         let header = RecordHeader { kind: RecordKind::Handshake as u8, length: 56, ..header };
-        let record = HandshakeRecord { header, generation: 5, handle: 9, duration_ns: 77, result: 1, padding: 0 };
-        let Ok(Record::Handshake(handshake)) = decode(bytes_of(&record)) else { panic!("not a handshake") };
-        assert_eq!((handshake.id, handshake.duration, handshake.succeeded), (id, Nanos(77), true));
+        let error = TlsError::new(TlsError::OPENSSL, 134).0;
+        for (result, outcome) in [(1, Ok(Nanos(77))), (-1, Err(HandshakeFailure::Certificate))] {
+            let record = HandshakeRecord { header, generation: 5, handle: 9, duration_ns: 77, result, error };
+            let Ok(Record::Handshake(handshake)) = decode(bytes_of(&record)) else { panic!("not a handshake") };
+            assert_eq!((handshake.id, handshake.outcome), (id, outcome));
+        }
     }
 
     #[test]

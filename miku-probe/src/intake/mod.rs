@@ -2,6 +2,7 @@
 
 mod decode;
 mod ring;
+mod tls_errors;
 
 pub use decode::{Close, Data, DecodeError, Handshake, Open, Process, Record, ServerName, decode};
 pub use ring::Ring;

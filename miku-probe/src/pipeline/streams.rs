@@ -40,8 +40,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
                 peer
             }
         };
-        let duration = handshake.succeeded.then_some(handshake.duration);
-        sink.observe(&Observation::Handshake { service, peer, duration }, names);
+        sink.observe(&Observation::Handshake { service, peer, outcome: handshake.outcome }, names);
     }
 
     /// Ends the streams of a process that became another program: their memory is gone, and nobody tells.

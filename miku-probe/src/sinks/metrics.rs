@@ -19,7 +19,7 @@ use self::catalog::{Families, register};
 use self::keys::{ExchangeKey, Failure, Text, TransferKey};
 use self::limits::RateLimits;
 use super::own_process::OwnProcess;
-use crate::observations::{Exchange, LostWhere, Names, Observation, Sink, Unmatched};
+use crate::observations::{Exchange, HandshakeFailure, LostWhere, Names, Observation, Sink, Unmatched};
 use crate::units::{Direction, Nanos, ServiceId, Side, Symbol};
 
 /// How many different combinations of an exchange's labels are told apart before routes become `other`.
@@ -219,7 +219,7 @@ impl Metrics {
             .inc_by(bytes);
     }
 
-    fn handshake(&mut self, service: ServiceId, peer: Symbol, duration: Option<Nanos>, names: &Names) {
+    fn handshake(&mut self, service: ServiceId, peer: Symbol, outcome: Result<Nanos, HandshakeFailure>, names: &Names) {
         let mut key = (service, Text::Symbol(peer));
         if self.handshakes.len() >= PEER_LIMIT && !self.handshakes.contains_key(&key) {
             self.overflow("peer");
@@ -227,11 +227,15 @@ impl Metrics {
         }
         let labels = [names.service(service), key.1.text(names)];
         let HandshakeSeries { succeeded, failed } = self.handshakes.entry(key).or_default();
-        match duration {
-            Some(time) => {
+        match outcome {
+            Ok(time) => {
                 succeeded.get_or_insert_with(|| self.families.handshake.get(labels)).observe(time.seconds());
             }
-            None => failed.get_or_insert_with(|| self.families.handshake_failures.get(labels)).inc(),
+            Err(reason) => {
+                let [service, peer] = labels;
+                let series = || self.families.handshake_failures.get([service, peer, reason.as_str()]);
+                failed[reason as usize].get_or_insert_with(series).inc();
+            }
         }
     }
 
@@ -252,7 +256,7 @@ impl Sink for Metrics {
             Observation::Bytes { service, direction, peer, transport, bytes } => {
                 self.transfer(TransferKey { service, direction, peer: Text::Symbol(peer), transport }, bytes, names);
             }
-            Observation::Handshake { service, peer, duration } => self.handshake(service, peer, duration, names),
+            Observation::Handshake { service, peer, outcome } => self.handshake(service, peer, outcome, names),
             Observation::RateLimited { service, scope, route } => {
                 if self.rate_limits.refused(&self.families, (service, scope, route), names) {
                     self.overflow("http_route");
@@ -351,7 +355,7 @@ impl ExchangeSeries {
 #[derive(Default)]
 struct HandshakeSeries {
     succeeded: Option<Histogram>,
-    failed: Option<IntCounter>,
+    failed: [Option<IntCounter>; HandshakeFailure::ALL.len()],
 }
 
 struct ProgramSeries {

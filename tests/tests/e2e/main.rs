@@ -18,6 +18,7 @@ mod stage;
 mod tls_attach;
 mod tls_clients;
 mod tls_discord;
+mod tls_handshakes;
 mod tls_hostile;
 mod tls_servers;
 mod tls_stage;
@@ -117,6 +118,7 @@ fn main() -> ExitCode {
         ("tls_servers", tls_servers::cases()),
         ("tls_attach", tls_attach::cases()),
         ("tls_hostile", tls_hostile::cases()),
+        ("tls_handshakes", tls_handshakes::cases()),
         ("tls_discord", tls_discord::cases()),
         ("secrets", secrets::cases()),
     ];

@@ -146,6 +146,11 @@ impl Mapping {
             || (name == b"_rust.abi3.so" && cryptography(&self.path))
     }
 
+    /// Whether its name is that of the library below a TLS library: `libcrypto.so.3`, `libcrypto-3a0647ea.so.3`.
+    pub(super) fn sounds_like_crypto(&self) -> bool {
+        self.name().starts_with(b"libcrypto")
+    }
+
     /// Whether its name is that of a dynamic loader: `ld-linux-x86-64.so.2`, `ld-2.31.so`, `ld-musl-x86_64.so.1`.
     pub(super) fn sounds_like_loader(&self) -> bool {
         self.name().starts_with(b"ld-")

@@ -31,7 +31,7 @@ use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, Regis
 
 use super::flow::{End, Flow, Text, resolve};
 use super::registers::{CountRegister, Registers, ResultRegister, Value, is_preserved, writes};
-use super::symbols::{DebugFiles, Functions, Library, Name, Stranger};
+use super::symbols::{DebugFiles, Functions, Library, Name, Stranger, SymbolSource};
 use super::{Build, Exit, Exits, Flavour, Form, Reason, Site, Spot, TlsFunction};
 
 /// How many instructions of a wrapper are looked at for the call of an inner function.
@@ -82,6 +82,19 @@ pub(super) fn examine(file: &File, debug_files: &DebugFiles) -> Result<Option<Bu
     Ok(Some(Build { flavour, symbols, sites }))
 }
 
+/// Looks into `file` for nothing but the functions by which a TLS library in another file says what went wrong.
+///
+/// # Errors
+/// As [`examine`].
+pub(super) fn examine_errors(file: &File) -> Result<Option<Build>, Reason> {
+    let mut library = Library::read(file)?;
+    let functions = library.errors()?;
+    let sites = place(&library, &functions);
+    // BoringSSL's is told from the other by its functions for streams, which are elsewhere.
+    let build = Build { flavour: Flavour::OpenSsl, symbols: SymbolSource::Dynsym, sites };
+    Ok((!build.sites.is_empty()).then_some(build))
+}
+
 /// The sites of a library.
 pub(super) fn place(text: &dyn Text, functions: &Functions) -> Vec<Site> {
     use TlsFunction as F;
@@ -89,11 +102,14 @@ pub(super) fn place(text: &dyn Text, functions: &Functions) -> Vec<Site> {
     let mut sites = Vec::new();
     sites.extend(placement.transfer(F::Read, F::ReadEx));
     sites.extend(placement.transfer(F::Write, F::WriteEx));
-    sites.extend(placement.handshakes());
+    // `SSL_connect` and `SSL_accept` mostly are `SSL_do_handshake` after a little preparation.
+    sites.extend(placement.through(F::DoHandshake, [F::Connect, F::Accept]));
     let name = if functions.contains_key(&Name::Probed(F::SetHostName)) { F::SetHostName } else { F::Ctrl };
     for function in [name, F::Shutdown, F::Free] {
         sites.extend(placement.outer(vec![function], function));
     }
+    sites.extend(placement.through(F::VSetError, [F::SetError]));
+    sites.extend(placement.outer(vec![F::PutError], F::PutError));
     sites
 }
 
@@ -159,19 +175,17 @@ impl Placement<'_> {
         [plain, ex].into_iter().filter_map(|function| self.outer(vec![function], function)).collect()
     }
 
-    /// The sites of handshakes: `SSL_connect` and `SSL_accept` mostly are `SSL_do_handshake` after a little
-    /// preparation.
-    fn handshakes(&mut self) -> Vec<Site> {
-        use TlsFunction::{Accept, Connect, DoHandshake};
-        let whole = self.function(DoHandshake);
-        let mut calls = vec![DoHandshake];
+    /// The sites of `inner` and of those of `wrappers` that do not call it.
+    fn through<const N: usize>(&mut self, inner: TlsFunction, wrappers: [TlsFunction; N]) -> Vec<Site> {
+        let whole = self.function(inner);
+        let mut calls = vec![inner];
         let mut alone = Vec::new();
-        for function in [Connect, Accept] {
+        for function in wrappers {
             let Some(range) = self.function(function) else { continue };
             let through = whole.as_ref().is_some_and(|whole| Flow::of(self.text, range).calls.contains(&whole.start));
             if through { calls.push(function) } else { alone.push(function) }
         }
-        let mut sites: Vec<Site> = self.outer(calls, DoHandshake).into_iter().collect();
+        let mut sites: Vec<Site> = self.outer(calls, inner).into_iter().collect();
         sites.extend(alone.into_iter().filter_map(|function| self.outer(vec![function], function)));
         sites
     }
@@ -181,7 +195,7 @@ impl Placement<'_> {
         let form = form(function);
         let (entry, ret) = self.entry(self.function(function)?, form)?;
         let entry_alone = matches!(function, TlsFunction::Shutdown | TlsFunction::Free);
-        let returns = !matches!(form, Form::Control | Form::HostName) && !entry_alone;
+        let returns = matches!(form, Form::Plain | Form::Ex { .. } | Form::Connection) && !entry_alone;
         let exits = if returns { self.exits(&[function]) } else { Exits::NotNeeded };
         Some(Site { calls, form, inner: false, entry, ret: returns.then_some(ret), exits })
     }
@@ -369,6 +383,8 @@ fn form(function: TlsFunction) -> Form {
         | TlsFunction::Free => Form::Connection,
         TlsFunction::Ctrl => Form::Control,
         TlsFunction::SetHostName => Form::HostName,
+        TlsFunction::VSetError | TlsFunction::SetError => Form::Error,
+        TlsFunction::PutError => Form::PutError,
     }
 }
 
@@ -380,6 +396,8 @@ fn has_arguments(registers: &Registers, form: Form) -> bool {
         Form::Connection => registers.hold(0),
         Form::Control => registers.hold(0) && registers.hold_int(1) && registers.hold(3),
         Form::HostName => registers.hold(0) && registers.hold(1),
+        Form::Error => registers.hold_int(0) && registers.hold_int(1),
+        Form::PutError => registers.hold_int(0) && registers.hold_int(2),
     }
 }
 

@@ -91,28 +91,52 @@ impl Name {
         (Self::Stranger(Stranger::SendFile), "SSL_sendfile"),
     ];
 
-    /// What all of them begin with.
-    const PREFIX: &'static [u8] = b"SSL_";
-
-    fn all() -> impl Iterator<Item = (Self, &'static str)> {
-        TlsFunction::ALL.into_iter().map(|function| (Self::Probed(function), function.symbol())).chain(Self::OTHERS)
-    }
-
-    /// The name that `bytes` begin with, closed by a zero.
-    fn at(bytes: &[u8]) -> Option<Self> {
-        Self::all().find_map(|(name, text)| {
+    /// The name of those of `topic` that `bytes` begin with, closed by a zero.
+    fn at(bytes: &[u8], topic: Topic) -> Option<Self> {
+        topic.names().find_map(|(name, text)| {
             (bytes.starts_with(text.as_bytes()) && bytes.get(text.len()) == Some(&0)).then_some(name)
         })
     }
+}
+
+/// Names that are looked for at once.
+#[derive(Clone, Copy, Debug)]
+enum Topic {
+    /// What works on a stream.
+    Streams,
+    /// What says what went wrong.
+    Errors,
+}
+
+impl Topic {
+    /// What all of them begin with.
+    const fn prefix(self) -> &'static [u8] {
+        match self {
+            Self::Streams => b"SSL_",
+            Self::Errors => b"ERR_",
+        }
+    }
+
+    fn names(self) -> impl Iterator<Item = (Name, &'static str)> {
+        let (functions, others): (&[TlsFunction], &[_]) = match self {
+            Self::Streams => (&TlsFunction::OF_STREAMS, &Name::OTHERS),
+            Self::Errors => (&TlsFunction::OF_ERRORS, &[]),
+        };
+        let functions = functions.iter().map(|function| (Name::Probed(*function), function.symbol()));
+        functions.chain(others.iter().copied())
+    }
 
     /// The length of the longest, with its zero.
-    fn longest() -> usize {
-        Self::all().map(|(_, text)| text.len() + 1).max().unwrap_or(0)
+    fn longest(self) -> usize {
+        self.names().map(|(_, text)| text.len() + 1).max().unwrap_or(0)
     }
 }
 
 /// The functions that were found: from where to where each is; empty when its size is not told.
 pub(super) type Functions = HashMap<Name, Range<u64>>;
+
+/// The same with the numbers of their symbols.
+type Defined = (Functions, HashMap<u32, Name>);
 
 /// Where debug files for a library are looked for.
 #[derive(Clone, Debug)]
@@ -267,15 +291,14 @@ impl<'f> Library<'f> {
     pub(super) fn functions(&mut self, debug_files: &DebugFiles) -> Result<Option<(Functions, SymbolSource)>, Reason> {
         let unreadable = |_: io::Error| Reason::Unreadable;
         if let Some(table) = self.dynsym.clone() {
-            let (functions, numbers) = self.defined(&table).map_err(unreadable)?;
-            if is_tls(&functions) {
+            if let Some((functions, numbers)) = self.tls(&table).map_err(unreadable)? {
                 self.slots = self.slots_of(&functions, &numbers).map_err(unreadable)?;
                 return Ok(Some((functions, SymbolSource::Dynsym)));
             }
         }
         if let Some(table) = &self.symtab {
-            let (functions, _) = self.defined(table).map_err(unreadable)?;
-            return Ok(is_tls(&functions).then_some((functions, SymbolSource::Symtab)));
+            let found = self.tls(table).map_err(unreadable)?;
+            return Ok(found.map(|(functions, _)| (functions, SymbolSource::Symtab)));
         }
         let link = self.debug_link.as_deref().map(OsStr::from_bytes);
         for path in debug_files.candidates(self.build_id.as_deref(), link) {
@@ -285,16 +308,37 @@ impl<'f> Library<'f> {
                 continue;
             };
             if let Some(table) = self.build_id.as_ref().and(debug.symtab.as_ref()) {
-                let (functions, _) = debug.defined(table).map_err(unreadable)?;
-                return Ok(is_tls(&functions).then_some((functions, SymbolSource::DebugFile)));
+                let found = debug.tls(table).map_err(unreadable)?;
+                return Ok(found.map(|(functions, _)| (functions, SymbolSource::DebugFile)));
             }
         }
         Ok(None)
     }
 
-    /// The functions that `table` defines, and the numbers of their symbols.
-    fn defined(&self, table: &Table) -> io::Result<(Functions, HashMap<u32, Name>)> {
-        let names = self.names(&table.names)?;
+    /// The functions by which a TLS library in another file says what went wrong, which must be exported to it.
+    pub(super) fn errors(&mut self) -> Result<Functions, Reason> {
+        let unreadable = |_: io::Error| Reason::Unreadable;
+        let Some(table) = self.dynsym.clone() else { return Ok(Functions::new()) };
+        let (functions, numbers) = self.defined(&table, Topic::Errors).map_err(unreadable)?;
+        self.slots = self.slots_of(&functions, &numbers).map_err(unreadable)?;
+        Ok(functions)
+    }
+
+    /// The functions of both topics that `table` defines, when those are there that data goes through.
+    fn tls(&self, table: &Table) -> io::Result<Option<Defined>> {
+        let (mut functions, mut numbers) = self.defined(table, Topic::Streams)?;
+        if !is_tls(&functions) {
+            return Ok(None);
+        }
+        let errors = self.defined(table, Topic::Errors)?;
+        functions.extend(errors.0);
+        numbers.extend(errors.1);
+        Ok(Some((functions, numbers)))
+    }
+
+    /// The functions of `topic` that `table` defines.
+    fn defined(&self, table: &Table, topic: Topic) -> io::Result<Defined> {
+        let names = self.names(&table.names, topic)?;
         let (mut functions, mut numbers) = (Functions::new(), HashMap::new());
         if names.is_empty() {
             return Ok((functions, numbers));
@@ -312,9 +356,9 @@ impl<'f> Library<'f> {
     }
 
     /// Where in a table of names those looked for stand. Where one name ends as another, they may share a place.
-    fn names(&self, part: &Part) -> io::Result<HashMap<u64, Name>> {
-        let finder = memmem::Finder::new(Name::PREFIX);
-        let overlap = Name::longest();
+    fn names(&self, part: &Part, topic: Topic) -> io::Result<HashMap<u64, Name>> {
+        let finder = memmem::Finder::new(topic.prefix());
+        let overlap = topic.longest();
         let mut found = HashMap::new();
         let mut piece = vec![0; PIECE];
         let mut at = part.start;
@@ -323,7 +367,7 @@ impl<'f> Library<'f> {
             let wanted = usize::try_from(end - at).map_or(PIECE, |left| left.min(PIECE));
             let read = self.file.read_at(&mut piece[..wanted], at)?;
             for place in finder.find_iter(&piece[..read]) {
-                if let Some(name) = Name::at(&piece[place..read]) {
+                if let Some(name) = Name::at(&piece[place..read], topic) {
                     found.insert(at - part.start + place as u64, name);
                 }
             }
@@ -414,6 +458,6 @@ fn is_tls(functions: &Functions) -> bool {
 
 /// Whether `file` has the functions of TLS from another one.
 pub(super) fn imports_tls(file: &File) -> bool {
-    let names = |library: Library<'_>| library.names(&library.dynsym.as_ref()?.names).ok();
+    let names = |library: Library<'_>| library.names(&library.dynsym.as_ref()?.names, Topic::Streams).ok();
     Library::read(file).ok().and_then(names).is_some_and(|names| !names.is_empty())
 }

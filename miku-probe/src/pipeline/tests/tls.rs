@@ -1,11 +1,12 @@
 //! TLS streams: what they tell, under which names, and what they are kept apart from.
 
-use miku_probe_abi::{HandshakeRecord, NAME_MAX, ServerNameRecord};
+use miku_probe_abi::{HandshakeRecord, NAME_MAX, ServerNameRecord, TlsError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
+use crate::observations::HandshakeFailure;
 
 /// The address of an `SSL`.
 pub(super) const SSL: u64 = 0x7f00_dead_b000;
@@ -37,7 +38,15 @@ pub(super) fn server_name(time: u64, ssl: u64, text: &[u8]) -> Vec<u8> {
 
 fn handshake(time: u64, ssl: u64, result: i32) -> Vec<u8> {
     let header = header(RecordKind::Handshake, time, size_of::<HandshakeRecord>());
-    let record = HandshakeRecord { header, generation: 100, handle: ssl, duration_ns: 30, result, padding: 0 };
+    let record = HandshakeRecord { header, generation: 100, handle: ssl, duration_ns: 30, result, error: 0 };
+    bytes_of(&record).to_vec()
+}
+
+/// One that failed with an error of OpenSSL's.
+fn failed(time: u64, ssl: u64, reason: u32) -> Vec<u8> {
+    let header = header(RecordKind::Handshake, time, size_of::<HandshakeRecord>());
+    let error = TlsError::new(TlsError::OPENSSL, reason).0;
+    let record = HandshakeRecord { header, generation: 100, handle: ssl, duration_ns: 30, result: -1, error };
     bytes_of(&record).to_vec()
 }
 
@@ -53,10 +62,10 @@ fn servers(pipeline: &Pipeline<Kept, Nowhere>) -> Vec<(String, u16)> {
     pipeline.sink.exchanges().iter().map(|exchange| (text(exchange.server), exchange.port)).collect()
 }
 
-fn handshakes(pipeline: &Pipeline<Kept, Nowhere>) -> Vec<(String, Option<u64>)> {
+fn handshakes(pipeline: &Pipeline<Kept, Nowhere>) -> Vec<(String, Result<u64, HandshakeFailure>)> {
     let seen = pipeline.sink.0.iter().filter_map(|seen| match seen {
-        Observation::Handshake { peer, duration, .. } => {
-            Some((pipeline.names.symbols.text(*peer).to_owned(), duration.map(|duration| duration.0)))
+        Observation::Handshake { peer, outcome, .. } => {
+            Some((pipeline.names.symbols.text(*peer).to_owned(), outcome.map(|duration| duration.0)))
         }
         _ => None,
     });
@@ -86,7 +95,7 @@ fn a_stream_is_a_connection_of_its_own_whose_bytes_are_none_of_the_networks() {
     assert_eq!((exchange.duration, exchange.outcome), (Nanos(700), Outcome::Complete));
     assert_eq!((exchange.request_bytes, exchange.response_bytes), (GET.len() as u64, RESPONSE.len() as u64));
     assert_eq!(servers(&pipeline), [("api.example".to_owned(), 443)]);
-    assert_eq!(handshakes(&pipeline), [("api.example".to_owned(), Some(30))]);
+    assert_eq!(handshakes(&pipeline), [("api.example".to_owned(), Ok(30))]);
     let encrypted = [(Direction::In, Transport::Tcp, 4000), (Direction::Out, Transport::Tcp, 900)];
     assert_eq!(pipeline.sink.bytes(), encrypted, "encrypted bytes count once, plaintext never");
     assert_eq!((pipeline.sink.in_flight(), pipeline.connection_count()), (0, 0));
@@ -101,7 +110,7 @@ fn a_server_within_tls_is_one() {
     );
     let [exchange] = pipeline.sink.exchanges()[..] else { panic!("not one exchange") };
     assert_eq!((exchange.side, exchange.scheme, exchange.server), (Side::Server, Scheme::Https, Symbol::EMPTY));
-    assert_eq!(handshakes(&pipeline), [("unknown".to_owned(), Some(30))], "nobody asked for a name");
+    assert_eq!(handshakes(&pipeline), [("unknown".to_owned(), Ok(30))], "nobody asked for a name");
 }
 
 #[test]
@@ -172,10 +181,12 @@ fn an_address_that_is_used_again_is_another_stream() {
 }
 
 #[test]
-fn a_handshake_that_failed_has_no_duration() {
+fn a_handshake_that_failed_says_why() {
     let mut pipeline = pipeline();
-    tell(&mut pipeline, &[server_name(110, SSL, b"bad.example"), handshake(150, SSL, -1), handshake(160, SSL + 8, 0)]);
-    assert_eq!(handshakes(&pipeline), [("bad.example".to_owned(), None), ("unknown".to_owned(), None)]);
+    // SSL_R_CERTIFICATE_VERIFY_FAILED; and one that nothing was said of.
+    tell(&mut pipeline, &[server_name(110, SSL, b"bad.example"), failed(150, SSL, 134), handshake(160, SSL + 8, 0)]);
+    let expected = [("bad.example", HandshakeFailure::Certificate), ("unknown", HandshakeFailure::Closed)];
+    assert_eq!(handshakes(&pipeline), expected.map(|(peer, failure)| (peer.to_owned(), Err(failure))));
 }
 
 #[test]

@@ -151,6 +151,8 @@ struct Watched {
     seen: Seen,
     links: Links,
     places: usize,
+    /// Libraries that are of use only beside a TLS library that is attached to.
+    errors: Vec<Library>,
     /// Whether the loader gives notice of new libraries.
     noticed: bool,
     /// When it was last looked at.
@@ -292,6 +294,12 @@ impl Worker {
         }
         for library in &scan.libraries {
             self.attach(tgid, library, watched);
+        }
+        watched.errors.extend(scan.errors);
+        if watched.places > 0 {
+            for library in std::mem::take(&mut watched.errors) {
+                self.attach(tgid, &library, watched);
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! What watched processes read from and write to their TLS streams: the twin of `tls.rs` on the kernel side.
 //!
 //! Hooks: uprobes where [`crate::discovery::tls`] found sites, and on the loader's notice of new libraries, in each watched
-//! process apart ([`Attacher`]). Metrics: HTTP and Discord over TLS, `miku_tls_handshake_duration_seconds`,
+//! process apart ([`Attacher`]). Metrics: HTTP and Discord over TLS, `miku_net_tls_handshake_*`,
 //! `miku_probe_sites`.
 
 mod attacher;
@@ -34,6 +34,8 @@ pub(super) const PROGRAMS: &[&str] = &[
     CONTROL,
     SERVER_NAME,
     FREE,
+    ERROR,
+    PUT_ERROR,
     LIBRARIES,
 ];
 
@@ -53,6 +55,8 @@ const HANDSHAKE_EXIT: &str = "tls_handshake_exit";
 const CONTROL: &str = "tls_control";
 const SERVER_NAME: &str = "tls_server_name";
 const FREE: &str = "tls_free";
+const ERROR: &str = "tls_error";
+const PUT_ERROR: &str = "tls_put_error";
 const LIBRARIES: &str = "libraries";
 
 /// How the ends of calls are seen.
@@ -130,6 +134,10 @@ impl Plan {
             TlsFunction::Shutdown | TlsFunction::Free => {
                 return self.put(FREE, When::Before, Place::at(site.entry.file_offset));
             }
+            TlsFunction::VSetError | TlsFunction::SetError => {
+                return self.put(ERROR, When::Before, Place::at(site.entry.file_offset));
+            }
+            TlsFunction::PutError => return self.put(PUT_ERROR, When::Before, Place::at(site.entry.file_offset)),
         };
         match (returns, &site.exits, site.ret) {
             (Returns::Exits, Exits::Known(exits), _) => {

@@ -29,7 +29,7 @@ pub(super) struct Families {
     pub(super) rate_limit_wait: Family<Counter, 2>,
     pub(super) net_bytes: Family<IntCounter, 4>,
     pub(super) handshake: Family<Histogram, 2>,
-    pub(super) handshake_failures: Family<IntCounter, 2>,
+    pub(super) handshake_failures: Family<IntCounter, 3>,
     pub(super) targets: Family<IntGauge, 2>,
     pub(super) sites: Family<IntGauge, 2>,
     pub(super) attach_failures: Family<IntCounter, 2>,
@@ -150,7 +150,7 @@ impl Families {
                 registry,
                 "miku_net_tls_handshake_failures_total",
                 "TLS handshakes that failed, by the name of the host that was asked for.",
-                ["service", "peer"],
+                ["service", "peer", "reason"],
                 &[],
             ),
             rate_limited: family(

@@ -96,7 +96,7 @@ fn buckets_are_those_of_the_contract() {
     metrics.observe(&Observation::Exchange(served(Symbol::EMPTY)), &names);
     metrics.observe(&Observation::Exchange(Exchange { side: Side::Client, ..served(Symbol::EMPTY) }), &names);
     metrics.observe(&Observation::Delivery(Nanos(1)), &names);
-    let handshake = Observation::Handshake { service: BOT, peer: Symbol::EMPTY, duration: Some(Nanos(1)) };
+    let handshake = Observation::Handshake { service: BOT, peer: Symbol::EMPTY, outcome: Ok(Nanos(1)) };
     metrics.observe(&handshake, &names);
     let mut seen = Vec::new();
     for family in metrics.registry().gather() {
@@ -307,27 +307,33 @@ fn handshakes_are_told_by_peer_and_those_that_failed_apart() {
     let mut names = names();
     let mut metrics = Metrics::new(&build());
     let discord = names.symbols.intern("discord.com");
-    for duration in [Some(Nanos(30_000_000)), None, Some(Nanos(50_000_000))] {
-        metrics.observe(&Observation::Handshake { service: BOT, peer: discord, duration }, &names);
+    let failed = [HandshakeFailure::Certificate, HandshakeFailure::Closed, HandshakeFailure::Certificate].map(Err);
+    for outcome in [Ok(Nanos(30_000_000)), Ok(Nanos(50_000_000))].into_iter().chain(failed) {
+        metrics.observe(&Observation::Handshake { service: BOT, peer: discord, outcome }, &names);
     }
     let labels = "{peer=\"discord.com\",service=\"bot\"}";
     let seen = text(&metrics);
     for line in [
         format!("miku_net_tls_handshake_seconds_sum{labels} 0.08"),
         format!("miku_net_tls_handshake_seconds_count{labels} 2"),
-        format!("miku_net_tls_handshake_failures_total{labels} 1"),
     ] {
         assert!(seen.lines().any(|other| other == line), "{line} is missing in\n{seen}");
     }
+    assert_eq!(
+        lines(&seen, "miku_net_tls_handshake_failures_total"),
+        [("certificate", 2), ("closed", 1)].map(|(reason, count)| format!(
+            "miku_net_tls_handshake_failures_total{{peer=\"discord.com\",reason=\"{reason}\",service=\"bot\"}} {count}"
+        ))
+    );
     for number in 0..PEER_LIMIT + 5 {
         let peer = names.symbols.intern(&format!("{number}.example"));
-        metrics.observe(&Observation::Handshake { service: BOT, peer, duration: None }, &names);
+        metrics.observe(&Observation::Handshake { service: BOT, peer, outcome: Err(HandshakeFailure::Cipher) }, &names);
     }
     let seen = text(&metrics);
-    assert_eq!(lines(&seen, "miku_net_tls_handshake_failures_total").len(), PEER_LIMIT + 1);
+    assert_eq!(lines(&seen, "miku_net_tls_handshake_failures_total").len(), PEER_LIMIT + 2);
     assert_eq!(
         lines(&seen, "miku_net_tls_handshake_failures_total{peer=\"other\""),
-        ["miku_net_tls_handshake_failures_total{peer=\"other\",service=\"bot\"} 6"]
+        ["miku_net_tls_handshake_failures_total{peer=\"other\",reason=\"cipher\",service=\"bot\"} 6"]
     );
 }
 
