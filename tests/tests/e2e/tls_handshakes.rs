@@ -9,11 +9,12 @@ use std::thread;
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::Python;
+use miku_probe_tests::harness::secure::{SecureServer, attach, host};
 use miku_probe_tests::harness::tls::Authority;
 use miku_probe_tests::harness::{PATIENCE, eventually};
 
 use crate::stage::{Server, python};
-use crate::tls_stage::{SecureServer, attach, clients_on, host, newer_minor, plain};
+use crate::tls_stage::{clients_on, newer_minor, plain, serve};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -123,7 +124,7 @@ struct Failure {
 }
 
 fn reasons(python: &Python) {
-    let (server, stranger) = (SecureServer::start(), SecureServer::start());
+    let (server, stranger) = (serve(), serve());
     let failure = |name, port: String, said, reason| Failure { name, port, patience: PATIENT, said, reason };
     let says = |bytes| unwilling(Manner::Says(bytes)).to_string();
     let verify = Some("CERTIFICATE_VERIFY_FAILED");
