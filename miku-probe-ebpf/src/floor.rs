@@ -151,15 +151,12 @@ fn try_btf_exit(ctx: &BtfTracePointContext) -> Option<()> {
     if result <= 0 {
         return None;
     }
-    let registers: *const SavedRegisters = ctx.arg(0);
-    // SAFETY: the kernel passes a pointer to the registers, and the verifier holds the loads to that type.
-    let number = unsafe { (&raw const (*registers).call.orig_ax).read_volatile() };
-    if !moves(number) {
+    // SAFETY: the kernel passes the task's saved registers, and the verifier holds the loads to that type.
+    let registers = unsafe { SavedRegisters::load(ctx.arg(0)) };
+    if !moves(registers.orig_ax) {
         return None;
     }
-    // SAFETY: as above.
-    let fd = unsafe { (&raw const (*registers).call.di).read_volatile() };
-    add(both, fd as i32, result)
+    add(both, registers.di as i32, result)
 }
 
 /// The job with a pair of raw tracepoints: this one keeps the descriptor for the other.

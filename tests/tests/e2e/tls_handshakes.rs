@@ -9,7 +9,7 @@ use std::thread;
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::Python;
-use miku_probe_tests::harness::secure::{SecureServer, attach, host};
+use miku_probe_tests::harness::secure::{attach, host};
 use miku_probe_tests::harness::tls::Authority;
 use miku_probe_tests::harness::{PATIENCE, eventually};
 
