@@ -207,6 +207,14 @@ mod tests {
     }
 
     #[test]
+    fn names_of_libraries_below_tls_are_known() {
+        let sounds =
+            |path: &str| parse(format!("1-2 r-xp 0 fd:01 42 {path}").as_bytes()).expect("is").sounds_like_crypto();
+        assert!(sounds("/l/libcrypto.so.3") && sounds("/l/x.libs/libcrypto-3a0647ea.so.3"));
+        assert!(!sounds("/l/libssl.so.3") && !sounds("/libcrypto/libz.so.1"));
+    }
+
+    #[test]
     fn names_of_tls_libraries_are_known() {
         let sounds =
             |path: &str| parse(format!("1-2 r-xp 0 fd:01 42 {path}").as_bytes()).expect("is").sounds_like_tls();

@@ -232,6 +232,28 @@ fn handshakes_are_counted_once() {
     assert_eq!(calls, [vec![TlsFunction::DoHandshake, TlsFunction::Connect], vec![TlsFunction::Accept]]);
 }
 
+#[test]
+fn errors_are_seen_once_where_their_numbers_stand() {
+    use TlsFunction::{PutError, SetError, VSetError};
+    // sub $0xd8,%rsp; test %al,%al; je 0; call; ret: as functions with any number of arguments begin
+    let mut wrapper = vec![0x48, 0x81, 0xec, 0xd8, 0, 0, 0, 0x84, 0xc0, 0x74, 0];
+    wrapper.extend(direct(0xe8, PLAIN + 11, INNER));
+    wrapper.push(0xc3);
+    let both = Code::default().function(probed(VSetError), INNER, &INNER_CODE);
+    let [site] = &both.function(probed(SetError), PLAIN, &wrapper).place()[..] else { panic!("one calls the other") };
+    assert_eq!((&site.calls[..], site.form, site.entry), (&[VSetError, SetError][..], Form::Error, emulated(INNER)));
+    assert_eq!((site.ret, &site.exits), (None, &Exits::NotNeeded));
+    assert!(site.is_of_errors());
+
+    let alone = Code::default().function(probed(SetError), PLAIN, &wrapper).site(SetError);
+    assert_eq!((alone.form, alone.entry), (Form::Error, emulated(PLAIN + 9)));
+    // mov %rsi,%rbx; xor %esi,%esi; push %rbx: what is in the second register is not asked for, but the third's is
+    let old = |bytes: &[u8]| Code::default().function(probed(PutError), PLAIN, bytes).site(PutError);
+    let site = old(&[0x48, 0x89, 0xf3, 0x31, 0xf6, 0x53, 0x5b, 0xc3]);
+    assert_eq!((site.form, site.entry), (Form::PutError, emulated(PLAIN + 5)));
+    assert_eq!(old(&[0x31, 0xd2, 0x53, 0x5b, 0xc3]).entry, stepped(PLAIN)); // xor %edx,%edx; push %rbx
+}
+
 /// What is found for a function of one argument.
 fn handshake(bytes: &[u8]) -> Site {
     Code::default().function(probed(TlsFunction::DoHandshake), INNER, bytes).site(TlsFunction::DoHandshake)

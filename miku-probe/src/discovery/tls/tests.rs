@@ -98,6 +98,36 @@ fn a_library_that_only_calls_the_functions_is_none() {
 }
 
 #[test]
+fn functions_for_errors_are_found_beside_the_others_or_alone_below_them() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let root = folder.path();
+    let source = "int kept[2]; void ERR_put_error(int lib, int func, int reason, const char *file, int line) \
+                  { kept[0] = lib + func; kept[1] = reason + line; }";
+    fs::write(root.join("error.c"), source).expect("the folder is ours");
+    for name in ["libcrypto-0123.so.9", "libother.so.9"] {
+        tool("cc", &["-O2", "-shared", "-fPIC", "-o", name, "error.c"], root);
+    }
+    let paths = ["libcrypto-0123.so.9", "libother.so.9"].map(|name| root.join(name).canonicalize().expect("is made"));
+    let loaded = paths.each_ref().map(|path| Loaded::new(path).expect("it can be loaded"));
+    let scan = TlsFinder::new().scan(&myself(), &mut Seen::default()).expect("this test may read itself");
+    let ours = |library: &&Library| paths.contains(&library.shown_path);
+    assert_eq!(scan.libraries.iter().filter(ours).count(), 0, "nothing goes through it");
+    let [library] = scan.errors.iter().filter(ours).collect::<Vec<_>>()[..] else { panic!("{scan:?}") };
+    assert_eq!(library.shown_path, paths[0], "only that name is asked");
+    let [site] = &library.build.sites[..] else { panic!("{library:?}") };
+    assert_eq!((&site.calls[..], site.form), (&[TlsFunction::PutError][..], Form::PutError));
+    let offset = loaded[0].offset_of("ERR_put_error");
+    assert!((offset..offset + 32).contains(&site.entry.file_offset), "{site:?} from {offset:#x}");
+
+    fs::write(root.join("ssl.c"), format!("{SOURCE}{source}")).expect("the folder is ours");
+    let hidden = ["-O2", "-fvisibility=hidden", "-DVISIBILITY=\"hidden\"", "-shared", "-fPIC", "-o", "one.so", "ssl.c"];
+    tool("cc", &hidden, root);
+    let found = examine(&root.join("one.so"), &DebugFiles::none()).expect("it is whole").expect("it has them");
+    let calls: Vec<_> = found.sites.iter().flat_map(|site| site.calls.clone()).collect();
+    assert!(calls.contains(&TlsFunction::PutError) && calls.contains(&TlsFunction::Read), "{calls:?}");
+}
+
+#[test]
 fn what_is_no_library_for_us_is_told_apart() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let path = folder.path().join("file");
@@ -324,4 +354,9 @@ fn the_machines_own_libssl_is_placed_in() {
         let site = build.sites.iter().find(|site| site.calls.contains(&function)).expect("all are there");
         assert!(site.entry.emulated && matches!(site.exits, Exits::Known(_)), "{site:?}");
     }
+    // It says what went wrong by functions of the library below it, which it brings along.
+    let below = scan.errors.iter().find(|library| library.shown_path.to_string_lossy().contains("/libcrypto.so."));
+    let below = below.expect("it is loaded");
+    let [site] = &below.build.sites[..] else { panic!("{below:?}") };
+    assert!(site.entry.emulated && site.is_of_errors(), "{site:?}");
 }

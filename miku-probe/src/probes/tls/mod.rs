@@ -246,6 +246,24 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_taken_by_where_their_numbers_stand() {
+        let site = |function, form, at| Site {
+            calls: vec![function],
+            form,
+            inner: false,
+            entry: spot(at),
+            ret: None,
+            exits: Exits::NotNeeded,
+        };
+        let mut build = build(CountRegister::Rcx);
+        build.sites =
+            vec![site(TlsFunction::VSetError, Form::Error, 1), site(TlsFunction::PutError, Form::PutError, 2)];
+        let plan = Plan::new(&build, Returns::Probed);
+        assert_eq!(places(&plan), [(ERROR, When::Before, 1, 0), (PUT_ERROR, When::Before, 2, 0)]);
+        assert!(plan.endless.is_empty());
+    }
+
+    #[test]
     fn where_no_end_is_seen_nothing_is_probed() {
         let mut build = build(CountRegister::Rcx);
         build.sites[0].exits = Exits::NotNeeded;
