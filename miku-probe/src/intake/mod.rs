@@ -3,5 +3,5 @@
 mod decode;
 mod ring;
 
-pub use decode::{Close, Data, DecodeError, Handshake, Open, Process, Record, ServerName, decode};
+pub use decode::{Bind, Close, Data, DecodeError, Handshake, Open, Process, Record, ServerName, decode};
 pub use ring::Ring;
