@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::{Python, service};
 use miku_probe_tests::harness::{PATIENCE, eventually};
 use miku_probe_tests::truth::{Side, Truth};
 
 use crate::stage::{counted_by, old_python, python};
-use crate::tls_stage::{SecureServer, assert_all_matched, assert_asked, attach, clients_on, host, newer_minor};
+use crate::tls_stage::{SecureServer, Served, assert_all_matched, assert_asked, attach, clients_on, host, newer_minor};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -160,6 +161,32 @@ fn fifty_names(library: &str) {
     }
     assert_eq!(scrape.count(name, &[]), all.total(), "and of no other\n{}", probe.told());
     assert_all_matched(&probe);
+    assert_named(&probe, &served);
+}
+
+/// Asserts that all encrypted bytes count once: under the name of the server that they were for, or under no name.
+fn assert_named(probe: &Probe, served: &Served) {
+    const METRIC: &str = "miku_net_bytes_total";
+    for (at, direction, all) in [(0, "transmit", served.received), (1, "receive", served.sent)] {
+        let labels = [("direction", direction), ("transport", "tcp")];
+        let agreed = eventually(PATIENCE, || (probe.scrape().count(METRIC, &labels) == all).then_some(()));
+        let scrape = probe.scrape();
+        assert!(agreed.is_some(), "{direction}: {all} by the server, {} seen", scrape.count(METRIC, &labels));
+        let mut whole = 0;
+        for sample in scrape.matching(METRIC, &labels) {
+            let (peer, seen) = (sample.label("peer"), sample.value);
+            if peer == "loopback" {
+                continue;
+            }
+            let [received, sent] = served.encrypted.get(peer).unwrap_or_else(|| panic!("nobody asked for {peer}"));
+            let bytes = [received, sent][at];
+            assert!(seen <= *bytes as f64, "{direction} {peer}: {bytes} bytes by the server, {seen} seen");
+            whole += u64::from(seen == *bytes as f64);
+        }
+        println!("{direction}: {whole} names whole");
+        // Each but the first is asked more than once.
+        assert!(whole >= 40, "{direction}: only {whole} of {} names are whole", served.encrypted.len());
+    }
 }
 
 fn fifty_names_aiohttp() {

@@ -91,6 +91,8 @@ pub(crate) struct Served {
     pub(crate) received: u64,
     /// Encrypted bytes that it sent.
     pub(crate) sent: u64,
+    /// By the name that the client asked for: encrypted bytes received and sent on connections whose handshake succeeded.
+    pub(crate) encrypted: BTreeMap<String, [u64; 2]>,
 }
 
 impl SecureServer {
@@ -130,6 +132,7 @@ impl SecureServer {
             handshakes: number("handshakes"),
             received: number("received"),
             sent: number("sent"),
+            encrypted: serde_json::from_value(value["encrypted"].clone()).expect("bytes by name"),
         }
     }
 
