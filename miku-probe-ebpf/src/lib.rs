@@ -8,7 +8,7 @@
 use core::mem::{offset_of, size_of};
 
 /// The version of the layouts below; it rises whenever one of them changes.
-pub const ABI_VERSION: u8 = 3;
+pub const ABI_VERSION: u8 = 4;
 
 /// The most bytes that are copied of the start of one message, and so of one segment.
 pub const CAPTURE_MAX: usize = 4096;
@@ -67,6 +67,8 @@ pub enum RecordKind {
     ServerName = 12,
     /// A watched process loaded a library, or is about to: [`ProcessRecord`].
     Libraries = 13,
+    /// Which socket carries a TLS stream became known, or is so no more: [`BindRecord`].
+    Bind = 14,
 }
 
 /// How many kinds of records there are.
@@ -74,7 +76,7 @@ pub const KINDS: usize = RecordKind::ALL.len();
 
 impl RecordKind {
     /// All kinds, in the order of their numbers, which start at 1.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Data,
         Self::Open,
         Self::Close,
@@ -88,6 +90,7 @@ impl RecordKind {
         Self::Handshake,
         Self::ServerName,
         Self::Libraries,
+        Self::Bind,
     ];
 
     /// The kind with this number.
@@ -263,6 +266,24 @@ pub struct ServerNameRecord {
     pub name: [u8; NAME_MAX],
 }
 
+/// The socket that carries a TLS stream.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct BindRecord {
+    /// Kind [`RecordKind::Bind`].
+    pub header: RecordHeader,
+    /// The stream's generation.
+    pub generation: u64,
+    /// The address of the stream's `SSL` in the process.
+    pub handle: u64,
+    /// The socket's generation.
+    pub socket_generation: u64,
+    /// The socket's file descriptor.
+    pub fd: i32,
+    /// 1 when it became known, 0 when it was found not to be so.
+    pub bound: u32,
+}
+
 /// Something in the life of a process.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -385,6 +406,12 @@ pub const STREAM_REPORTED: u32 = 1;
 /// Its handshake has ended well, or nothing is to be told of it any more.
 pub const STREAM_ESTABLISHED: u32 = 2;
 
+/// The last read found it empty: what the next one finds has come since.
+pub const STREAM_DRAINED: u32 = 4;
+
+/// How many times in a row a stream and a socket must be seen together, before they are taken to be bound.
+pub const PAIRS: u32 = 2;
+
 /// What the kernel side keeps of a TLS stream.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -407,10 +434,16 @@ pub struct Stream {
     pub budget: u32,
     /// Which way the last segment went: a [`Direction`], or [`Connection::NO_DIRECTION`].
     pub direction: u32,
-    /// [`STREAM_REPORTED`] and [`STREAM_ESTABLISHED`].
+    /// [`STREAM_REPORTED`], [`STREAM_ESTABLISHED`] and [`STREAM_DRAINED`].
     pub flags: u32,
     /// The first error of TLS that the library raised in its handshake: a [`TlsError`], or 0.
     pub error: u32,
+    /// How many times in a row it was seen together with the socket below, up to [`PAIRS`], from which on it is bound.
+    pub pairs: u32,
+    /// The file descriptor of that socket.
+    pub fd: i32,
+    /// The generation of that socket; 0 while there is none.
+    pub socket_generation: u64,
 }
 
 impl Stream {
@@ -429,9 +462,18 @@ impl Stream {
             direction: Connection::NO_DIRECTION,
             flags: 0,
             error: 0,
+            pairs: 0,
+            fd: 0,
+            socket_generation: 0,
         }
     }
 }
+
+/// The bytes were received within the read itself.
+pub const RECEIVED_WITHIN: u32 = 1;
+
+/// Bytes of another socket had not been read when they were received.
+pub const RECEIVED_MIXED: u32 = 2;
 
 /// An error that a library of OpenSSL's family raised, by its own numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -463,7 +505,8 @@ impl TlsError {
     }
 }
 
-/// A call into a TLS library that has begun, by its thread.
+/// A call into a TLS library that has begun, by its thread, and what the thread last received from a socket that carries
+/// TLS.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct TlsCall {
@@ -477,8 +520,16 @@ pub struct TlsCall {
     pub out: u64,
     /// A [`Direction`].
     pub direction: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Bytes received that no stream has yet been seen to take; 0 when there are none.
+    pub received: u32,
+    /// The generation of the socket that they came from.
+    pub socket_generation: u64,
+    /// Until when nothing is concluded from what this thread receives.
+    pub mixed_until: u64,
+    /// The file descriptor of the socket that they came from.
+    pub fd: i32,
+    /// [`RECEIVED_WITHIN`] and [`RECEIVED_MIXED`].
+    pub received_flags: u32,
 }
 
 /// What a probe on an instruction on a way out of a function must know, passed to it as its cookie.
@@ -613,15 +664,18 @@ const _: () = {
     assert!(size_of::<ServerNameRecord>() == 48 + NAME_MAX);
     assert!(offset_of!(ServerNameRecord, length) == 40);
     assert!(offset_of!(ServerNameRecord, name) == 48);
+    assert!(size_of::<BindRecord>() == 56);
+    assert!(offset_of!(BindRecord, socket_generation) == 40);
+    assert!(offset_of!(BindRecord, bound) == 52);
     assert!(size_of::<ProcessRecord>() == 32);
     assert!(offset_of!(ProcessRecord, child) == 24);
     assert!(offset_of!(ProcessRecord, port) == 28);
     assert!(size_of::<ConnectionKey>() == 8);
     assert!(size_of::<Connection>() == 48);
     assert!(size_of::<StreamKey>() == 16);
-    assert!(size_of::<Stream>() == 64);
-    assert!(size_of::<TlsCall>() == 40);
-    assert!(size_of::<Counters>() == 248);
+    assert!(size_of::<Stream>() == 80);
+    assert!(size_of::<TlsCall>() == 64);
+    assert!(size_of::<Counters>() == 264);
     assert!(size_of::<TracepointOffsets>() == 32);
     assert!(offset_of!(LengthEvent, sk) == 8);
     assert!(offset_of!(LengthEvent, family) == 16);
@@ -661,6 +715,7 @@ plain!(
     CloseRecord,
     HandshakeRecord,
     ServerNameRecord,
+    BindRecord,
     ProcessRecord,
     ConnectionKey,
     Connection,

@@ -282,6 +282,9 @@ fn segment(connection: *mut Connection, scratch: &mut Scratch) -> Result<(), Ski
     }
 
     if connection.flags & CONNECTION_TLS != 0 {
+        if piece.direction == Direction::In as u32 {
+            crate::tls::received(piece.key, piece.tid, connection.generation, piece.size);
+        }
         return Ok(());
     }
     let reported = connection.flags & CONNECTION_REPORTED != 0;

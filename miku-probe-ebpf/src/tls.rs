@@ -11,6 +11,8 @@
 //! Bounds: one call of a kind a thread (a read that is made by another one's callback hides the outer one),
 //! [`CAPTURE_MAX`] bytes of a message's start, [`CAPTURE_LATER`] bytes of each later segment.
 
+mod binding;
+
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
@@ -24,10 +26,11 @@ use aya_ebpf::maps::{HashMap, LruHashMap};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use miku_probe_abi::{
     ABI_VERSION, CAPTURE_LATER, CAPTURE_MAX, CloseRecord, DataRecord, Direction, HandshakeRecord, LOOK, NAME_MAX,
-    ProcessRecord, RecordHeader, RecordKind, SCRUB_PIECE, SCRUB_PIECES, STREAM_ESTABLISHED, STREAM_REPORTED,
-    ServerNameRecord, Stream, StreamKey, TAIL, TlsCall, TlsError, TlsExit, bytes_of, looks_like_start,
+    ProcessRecord, RECEIVED_WITHIN, RecordHeader, RecordKind, SCRUB_PIECE, SCRUB_PIECES, STREAM_ESTABLISHED,
+    STREAM_REPORTED, ServerNameRecord, Stream, StreamKey, TAIL, TlsCall, TlsError, TlsExit, bytes_of, looks_like_start,
 };
 
+pub(crate) use self::binding::received;
 use crate::maps::{RECORDS, Skip, Wake, add_one, add_record, current, header, wake_flags};
 use crate::memory::{read_kernel, read_user, read_user_bytes};
 
@@ -130,13 +133,19 @@ fn result(ctx: &ProbeContext, exit: TlsExit) -> Result<u64, Skip> {
 fn begin(ctx: &ProbeContext, direction: Direction, out: u64) {
     // SAFETY: the kernel passes the registers, and the verifier holds the loads to their places.
     let (ssl, base, size) = unsafe { ((*ctx.regs).rdi, (*ctx.regs).rsi, (*ctx.regs).rdx) };
-    let call = TlsCall { ssl, base, size, out, direction: direction as u32, padding: 0 };
     let thread = thread();
     if let Some(known) = TLS_CALLS.get_ptr_mut(thread) {
         // SAFETY: the pointer is to a value of a preallocated map, which stays memory of that type, and which only this
         // thread uses.
-        unsafe { *known = call };
-    } else if TLS_CALLS.insert(thread, call, 0).is_err() {
+        let known = unsafe { &mut *known };
+        (known.ssl, known.base, known.size, known.out) = (ssl, base, size, out);
+        known.direction = direction as u32;
+        // What was received before is not received within this call.
+        known.received_flags &= !RECEIVED_WITHIN;
+        return;
+    }
+    let call = TlsCall { ssl, base, size, out, direction: direction as u32, ..binding::NOTHING };
+    if TLS_CALLS.insert(thread, call, 0).is_err() {
         table_full();
     }
 }
@@ -146,29 +155,30 @@ fn end(result: u64, form: Form) -> Result<(), Skip> {
     let thread = thread();
     let known = TLS_CALLS.get_ptr_mut(thread).ok_or(Skip)?;
     // SAFETY: as in `begin`.
-    let call = unsafe { *known };
+    let call = unsafe { &mut *known };
     if call.ssl == 0 {
         return Err(Skip);
     }
-    // SAFETY: as in `begin`.
-    unsafe { (*known).ssl = 0 };
+    let ssl = call.ssl;
+    call.ssl = 0;
     let result = result as i32;
     let (size, room) = match form {
         Form::Plain if result > 0 => (result as u64, u64::from(call.size as u32)),
         Form::Ex if result == 1 => (read_user::<u64>(call.out)?, call.size),
+        _ if call.direction == Direction::In as u32 => return binding::found_nothing(thread, ssl, call),
         _ => return Err(Skip),
     };
     // More than there was room for is no number of bytes.
     if size == 0 || size > room || size > u64::from(u32::MAX) {
         return Err(Skip);
     }
-    moved(thread, &call, size as u32)
+    moved(thread, ssl, call, size as u32)
 }
 
 /// Counts what a call moved, and tells it when the stream is one whose segments are told.
 #[inline(always)]
-fn moved(thread: u64, call: &TlsCall, size: u32) -> Result<(), Skip> {
-    let stream = stream((thread >> 32) as u32, call.ssl)?;
+fn moved(thread: u64, ssl: u64, call: &mut TlsCall, size: u32) -> Result<(), Skip> {
+    let stream = stream((thread >> 32) as u32, ssl)?;
     // SAFETY: the pointer is to a value of a preallocated map, which stays memory of that type. No library allows two
     // threads to use one stream at once.
     let stream = unsafe { &mut *stream };
@@ -176,6 +186,7 @@ fn moved(thread: u64, call: &TlsCall, size: u32) -> Result<(), Skip> {
     stream.flags |= STREAM_ESTABLISHED;
     if call.direction == Direction::In as u32 {
         stream.bytes_in += u64::from(size);
+        binding::found(ssl, stream, call, size);
     } else {
         stream.bytes_out += u64::from(size);
     }
@@ -199,7 +210,7 @@ fn moved(thread: u64, call: &TlsCall, size: u32) -> Result<(), Skip> {
     }
     let wanted = if stream.budget > CAPTURE_LATER as u32 { stream.budget } else { CAPTURE_LATER as u32 };
     let wanted = if size < wanted { size } else { wanted };
-    let segment = Segment { thread, base: call.base, handle: call.ssl, size, wanted, direction: call.direction };
+    let segment = Segment { thread, base: call.base, handle: ssl, size, wanted, direction: call.direction };
     // As little of the ring as holds it; the sizes must be known to the verifier.
     let (fitted, captured) = match wanted {
         0..=32 => tell::<32>(stream, &segment),
@@ -355,6 +366,7 @@ fn end_handshake(result: u64) -> Result<(), Skip> {
     let stream = stream(current().0, ssl)?;
     // SAFETY: as in `moved`.
     let stream = unsafe { &mut *stream };
+    binding::shook_hands(thread, ssl, stream, result);
     stream.handshake_ended = now();
     stream.handshake_result = result;
     // Any other result without an error may be one that is tried again: then only that the stream is freed, which may be
@@ -572,7 +584,8 @@ fn table_full() {
 
 /// As [`crate::maps::put_bytes`], in programs that another may interrupt.
 #[inline(always)]
-fn put(kind: RecordKind, wake: Wake, bytes: &[u8]) {
+fn put(kind: RecordKind, wake: Wake, bytes: &[u8]) -> bool {
     let fitted = RECORDS.output::<[u8]>(bytes, wake_flags(wake)).is_ok();
     add_record(kind, fitted);
+    fitted
 }

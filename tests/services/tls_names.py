@@ -6,6 +6,9 @@ second twice and so on, a connection each, prints `done` and waits for the end o
 
 import argparse
 import asyncio
+import random
+import select
+import socket
 import ssl
 import sys
 import threading
@@ -69,7 +72,79 @@ def with_requests(options):
     say_and_wait("done")
 
 
-LIBRARIES = {"aiohttp": with_aiohttp, "requests": with_requests}
+def with_httpx(options):
+    """Decrypts not where it receives, but a turn of the event loop later."""
+    import httpx
+
+    loopback.resolve_everything()
+
+    async def main():
+        async with httpx.AsyncClient(trust_env=False, verify=ssl.create_default_context(cafile=options.ca)) as client:
+
+            async def ask(number):
+                for _ in range(number):
+                    url = f"https://{name(number)}:{options.port}/items/{number}"
+                    async with client.stream("GET", url) as response:
+                        async for _chunk in response.aiter_raw(16):
+                            await asyncio.sleep(0)
+
+            await asyncio.to_thread(say_and_wait, "ready")
+            await asyncio.gather(*(ask(number) for number in range(1, options.names + 1)))
+            await asyncio.to_thread(say_and_wait, "done")
+
+    asyncio.run(main())
+
+
+class Stream:
+    """A connection that is received from and decrypted apart."""
+
+    def __init__(self, number, options, context):
+        self.number, self.left, self.answer, self.asking = number, number, b"", False
+        self.socket = socket.create_connection((loopback.LOOPBACK, options.port))
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name(number))
+        self.ready, self.request = False, f"GET /items/{number} HTTP/1.1\r\nHost: {name(number)}:{options.port}\r\n\r\n"
+
+    def work(self):
+        try:
+            if not self.ready:
+                self.tls.do_handshake()
+                self.ready = True
+            if self.left and not self.asking:
+                self.tls.write(self.request.encode())
+                self.asking = True
+            while True:
+                self.answer += self.tls.read(7)
+                head, ended, body = self.answer.partition(b"\r\n\r\n")
+                length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+                if ended and len(body) >= int(length[0].split(b":")[1]):
+                    self.answer, self.asking, self.left = b"", False, self.left - 1
+                    if self.left:
+                        self.tls.write(self.request.encode())
+                        self.asking = True
+        except ssl.SSLWantReadError:
+            pass
+        self.socket.sendall(self.outgoing.read())
+
+
+def batched(options):
+    """Receives from all connections before it decrypts of any, in no fixed order."""
+    context, chance = ssl.create_default_context(cafile=options.ca), random.Random(1)
+    say_and_wait("ready")
+    streams = [Stream(number, options, context) for number in range(1, options.names + 1)]
+    for stream in streams:
+        stream.work()
+    while any(stream.left for stream in streams):
+        ready, _, _ = select.select([stream.socket for stream in streams if stream.left], [], [])
+        received = [(stream, stream.socket.recv(1 << 16)) for stream in streams if stream.socket in ready]
+        chance.shuffle(received)
+        for stream, data in received:
+            stream.incoming.write(data)
+            stream.work()
+    say_and_wait("done")
+
+
+LIBRARIES = {"aiohttp": with_aiohttp, "requests": with_requests, "httpx": with_httpx, "batched": batched}
 
 
 def main():

@@ -1,8 +1,8 @@
 //! From the bytes of a record to its meaning.
 
 use miku_probe_abi::{
-    ABI_VERSION, CloseRecord, DataRecord, HandshakeRecord, OpenRecord, Origin, Plain, ProcessRecord, RecordHeader,
-    RecordKind, ServerNameRecord, TlsError,
+    ABI_VERSION, BindRecord, CloseRecord, DataRecord, HandshakeRecord, OpenRecord, Origin, Plain, ProcessRecord,
+    RecordHeader, RecordKind, ServerNameRecord, TlsError,
 };
 
 use super::tls_errors::failure;
@@ -103,6 +103,19 @@ pub struct ServerName<'a> {
     pub name: &'a [u8],
 }
 
+/// The socket that carries a TLS stream became known, or was found not to carry it.
+#[derive(Clone, Copy, Debug)]
+pub struct Bind {
+    /// Which stream.
+    pub id: ConnId,
+    /// When.
+    pub time: Nanos,
+    /// Which socket.
+    pub socket: ConnId,
+    /// Whether the one carries the other.
+    pub bound: bool,
+}
+
 /// Something in the life of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {
@@ -142,6 +155,8 @@ pub enum Record<'a> {
     Handshake(Handshake),
     /// A TLS client named its server.
     ServerName(ServerName<'a>),
+    /// A TLS stream was bound to its socket, or is so no more.
+    Bind(Bind),
     /// Something in the life of a process.
     Process {
         /// Which process.
@@ -163,6 +178,7 @@ impl Record<'_> {
             | Record::Close(Close { time, .. })
             | Record::Handshake(Handshake { time, .. })
             | Record::ServerName(ServerName { time, .. })
+            | Record::Bind(Bind { time, .. })
             | Record::Process { time, .. } => *time,
         }
     }
@@ -178,6 +194,7 @@ impl Record<'_> {
             Record::Close(_) => RecordKind::Free,
             Record::Handshake(_) => RecordKind::Handshake,
             Record::ServerName(_) => RecordKind::ServerName,
+            Record::Bind(_) => RecordKind::Bind,
             Record::Process { event, .. } => match event {
                 Process::Fork { .. } => RecordKind::Fork,
                 Process::Exec => RecordKind::Exec,
@@ -218,6 +235,12 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
             Record::Handshake(Handshake { id, time, outcome })
         }
         RecordKind::ServerName => Record::ServerName(server_name(bytes, tgid, time)?),
+        RecordKind::Bind => {
+            let BindRecord { generation, handle, socket_generation, fd, bound, .. } = read(bytes)?;
+            let id = ConnId { tgid, handle: Handle::Tls(handle), generation: Nanos(generation) };
+            let socket = ConnId { tgid, handle: Handle::Socket(fd), generation: Nanos(socket_generation) };
+            Record::Bind(Bind { id, time, socket, bound: bound != 0 })
+        }
         RecordKind::Fork => process(Process::Fork { child: Tgid(read::<ProcessRecord>(bytes)?.child) }),
         RecordKind::Exec => process(Process::Exec),
         RecordKind::Exit => process(Process::Exit),
@@ -370,6 +393,12 @@ mod tests {
             let Ok(Record::Handshake(handshake)) = decode(bytes_of(&record)) else { panic!("not a handshake") };
             assert_eq!((handshake.id, handshake.outcome), (id, outcome));
         }
+
+        let header = RecordHeader { kind: RecordKind::Bind as u8, length: 56, ..header };
+        let record = BindRecord { header, generation: 5, handle: 9, socket_generation: 4, fd: 8, bound: 1 };
+        let Ok(Record::Bind(bind)) = decode(bytes_of(&record)) else { panic!("not a binding") };
+        let socket = ConnId { tgid: Tgid(42), handle: Handle::Socket(8), generation: Nanos(4) };
+        assert_eq!((bind.id, bind.socket, bind.bound), (id, socket, true));
     }
 
     #[test]

@@ -23,6 +23,17 @@ pub struct Peer {
     pub resolved: bool,
 }
 
+/// Which TLS stream a socket carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carried {
+    /// None that is known.
+    Unknown,
+    /// This one, whose server has a name unless the client asked for none.
+    Stream(ConnId, Option<Symbol>),
+    /// More than one were taken for it, so that none is believed any more.
+    Contested,
+}
+
 /// What is kept of a connection.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -37,14 +48,31 @@ pub(super) struct Connection {
     pub(super) bytes_out: u64,
     /// The host that a TLS client asked for, fit to be a label.
     pub(super) server_name: Option<Box<str>>,
+    /// Of a TLS stream: how long its handshake took, while it waits for the class of its peer to be known.
+    pub(super) handshake: Option<Nanos>,
+    /// Of a TLS stream: the socket that carries it.
+    pub(super) socket: Option<ConnId>,
+    /// Of a socket: the TLS stream that it carries.
+    pub(super) carried: Carried,
     pub(super) machine: Machine,
 }
 
 impl Connection {
     pub(super) fn new(generation: Nanos, service: ServiceId, peer: Option<Peer>) -> Self {
-        let machine = Machine::default();
-        let server_name = None;
-        Self { generation, service, peer, heard: false, lost: 0, bytes_in: 0, bytes_out: 0, server_name, machine }
+        Self {
+            generation,
+            service,
+            peer,
+            heard: false,
+            lost: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            server_name: None,
+            handshake: None,
+            socket: None,
+            carried: Carried::Unknown,
+            machine: Machine::default(),
+        }
     }
 }
 

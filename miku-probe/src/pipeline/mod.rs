@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use miku_probe_abi::RecordKind;
 
 pub use self::connections::Peer;
-use self::connections::{Connection, Connections};
+use self::connections::{Carried, Connection, Connections};
 use self::services::{Link, Service};
 use crate::discovery::addresses::decode_address;
 use crate::discovery::sockets::Socket;
@@ -118,6 +118,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
     pub fn remove_target(&mut self, tgid: Tgid, time: Nanos) {
         self.targets.remove(&tgid);
         for id in self.connections.of(tgid) {
+            self.release_handshake(id, None);
             self.end(id, time, End::Detached);
             self.connections.remove(id);
         }
@@ -131,6 +132,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
 
     /// A connection ended without a word, as those do that `exec` or `close_range` close.
     pub fn vanished(&mut self, id: ConnId, time: Nanos) {
+        self.release_handshake(id, None);
         self.end(id, time, End::LocalClosed);
         self.connections.remove(id);
     }
@@ -192,6 +194,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             Record::Close(close) => self.close(&close),
             Record::Handshake(handshake) => self.handshake(&handshake),
             Record::ServerName(said) => self.server_name(&said),
+            Record::Bind(bind) => self.bind(&bind),
             Record::Process { tgid, time: at, event } => {
                 if event == Process::Exec && self.target(tgid).is_some() {
                     self.forget_streams(tgid, at);
@@ -253,6 +256,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             self.feed(close.id, Step::Gap(close.time));
         }
         self.moved(close.id, close.bytes_in, close.bytes_out);
+        self.release_handshake(close.id, None);
         let end = match close.id.handle {
             Handle::Socket(_) => End::LocalClosed,
             Handle::Tls(_) => End::Over,
@@ -322,7 +326,12 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             return;
         }
         let Some((service, peer)) = self.service_and_peer(id, fd) else { return };
-        let observation = Observation::Bytes { service, direction, peer: peer.class, transport: peer.transport, bytes };
+        let name = match self.connections.get_mut(id).map(|connection| connection.carried) {
+            Some(Carried::Stream(_, name)) => name,
+            _ => None,
+        };
+        let Peer { class, transport, .. } = peer;
+        let observation = Observation::Bytes { service, direction, peer: name.unwrap_or(class), transport, bytes };
         self.sink.observe(&observation, &self.names);
     }
 

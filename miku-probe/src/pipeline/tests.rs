@@ -1,5 +1,6 @@
 //! Records in, observations out.
 
+mod binding;
 mod discord;
 mod secrets;
 mod tls;

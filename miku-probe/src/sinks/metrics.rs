@@ -401,6 +401,7 @@ const fn record_kind(kind: RecordKind) -> &'static str {
         RecordKind::Handshake => "handshake",
         RecordKind::ServerName => "server_name",
         RecordKind::Libraries => "libraries",
+        RecordKind::Bind => "bind",
     }
 }
 

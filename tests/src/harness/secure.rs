@@ -40,6 +40,8 @@ pub struct Served {
     pub received: u64,
     /// Encrypted bytes that it sent.
     pub sent: u64,
+    /// By the name that the client asked for: encrypted bytes received and sent on connections whose handshake succeeded.
+    pub encrypted: BTreeMap<String, [u64; 2]>,
 }
 
 impl SecureServer {
@@ -92,6 +94,7 @@ impl SecureServer {
             handshakes: number("handshakes"),
             received: number("received"),
             sent: number("sent"),
+            encrypted: serde_json::from_value(value["encrypted"].clone()).expect("bytes by name"),
         }
     }
 

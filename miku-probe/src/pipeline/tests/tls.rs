@@ -24,7 +24,7 @@ pub(super) fn plain(time: u64, ssl: u64, direction: Direction, bytes: &[u8]) -> 
     of_stream(data(time, 100, 0, direction, bytes), RecordKind::Plaintext, ssl)
 }
 
-fn free(time: u64, ssl: u64) -> Vec<u8> {
+pub(super) fn free(time: u64, ssl: u64) -> Vec<u8> {
     of_stream(close(time, 100, 7, 7), RecordKind::Free, ssl)
 }
 
@@ -36,7 +36,7 @@ pub(super) fn server_name(time: u64, ssl: u64, text: &[u8]) -> Vec<u8> {
     bytes_of(&ServerNameRecord { header, generation: 100, handle: ssl, length, padding: 0, name }).to_vec()
 }
 
-fn handshake(time: u64, ssl: u64, result: i32) -> Vec<u8> {
+pub(super) fn handshake(time: u64, ssl: u64, result: i32) -> Vec<u8> {
     let header = header(RecordKind::Handshake, time, size_of::<HandshakeRecord>());
     let record = HandshakeRecord { header, generation: 100, handle: ssl, duration_ns: 30, result, error: 0 };
     bytes_of(&record).to_vec()
@@ -50,7 +50,7 @@ fn failed(time: u64, ssl: u64, reason: u32) -> Vec<u8> {
     bytes_of(&record).to_vec()
 }
 
-fn tell(pipeline: &mut Pipeline<Kept, Nowhere>, records: &[Vec<u8>]) {
+pub(super) fn tell(pipeline: &mut Pipeline<Kept, Nowhere>, records: &[Vec<u8>]) {
     for record in records {
         pipeline.record(record);
     }
@@ -106,7 +106,12 @@ fn a_server_within_tls_is_one() {
     let mut pipeline = pipeline();
     tell(
         &mut pipeline,
-        &[handshake(110, SSL, 1), plain(200, SSL, Direction::In, GET), plain(300, SSL, Direction::Out, RESPONSE)],
+        &[
+            handshake(110, SSL, 1),
+            plain(200, SSL, Direction::In, GET),
+            plain(300, SSL, Direction::Out, RESPONSE),
+            free(400, SSL),
+        ],
     );
     let [exchange] = pipeline.sink.exchanges()[..] else { panic!("not one exchange") };
     assert_eq!((exchange.side, exchange.scheme, exchange.server), (Side::Server, Scheme::Https, Symbol::EMPTY));

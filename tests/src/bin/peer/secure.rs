@@ -39,7 +39,15 @@ struct Counts {
     /// By the name that the client asked for; empty when it asked for none.
     names: Mutex<BTreeMap<String, Truth>>,
     handshakes: AtomicU64,
-    /// Bytes off the wire and onto it, encrypted.
+    /// Of all connections.
+    encrypted: Encrypted,
+    /// Of each connection whose handshake succeeded, with the name that its client asked for.
+    connections: Mutex<Vec<(String, Arc<Encrypted>)>>,
+}
+
+/// Bytes off the wire and onto it, encrypted.
+#[derive(Default)]
+struct Encrypted {
     received: AtomicU64,
     sent: AtomicU64,
 }
@@ -52,11 +60,19 @@ impl Counts {
     fn to_json(&self) -> String {
         let names: BTreeMap<_, _> =
             self.names().iter().map(|(name, truth)| (name.clone(), truth.to_json(false))).collect();
+        let mut encrypted = BTreeMap::<&str, [u64; 2]>::new();
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, bytes) in connections.iter() {
+            let [received, sent] = encrypted.entry(name).or_default();
+            *received += bytes.received.load(Ordering::SeqCst);
+            *sent += bytes.sent.load(Ordering::SeqCst);
+        }
         json!({
             "names": names,
+            "encrypted": encrypted,
             "handshakes": self.handshakes.load(Ordering::SeqCst),
-            "received": self.received.load(Ordering::SeqCst),
-            "sent": self.sent.load(Ordering::SeqCst),
+            "received": self.encrypted.received.load(Ordering::SeqCst),
+            "sent": self.encrypted.sent.load(Ordering::SeqCst),
         })
         .to_string()
     }
@@ -66,12 +82,15 @@ impl Counts {
 struct Counted {
     socket: Socket,
     counts: Arc<Counts>,
+    own: Arc<Encrypted>,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.socket.read(buffer)?;
-        self.counts.received.fetch_add(length as u64, Ordering::SeqCst);
+        for encrypted in [&self.counts.encrypted, &*self.own] {
+            encrypted.received.fetch_add(length as u64, Ordering::SeqCst);
+        }
         Ok(length)
     }
 }
@@ -79,7 +98,9 @@ impl Read for Counted {
 impl Write for Counted {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let length = self.socket.write(bytes)?;
-        self.counts.sent.fetch_add(length as u64, Ordering::SeqCst);
+        for encrypted in [&self.counts.encrypted, &*self.own] {
+            encrypted.sent.fetch_add(length as u64, Ordering::SeqCst);
+        }
         Ok(length)
     }
 
@@ -101,7 +122,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         // Out of descriptors, or a client that went before it was served.
         let Ok(stream) = stream else { continue };
         stream.set_nodelay(true).context("a TCP socket")?;
-        let socket = Counted { socket: Socket::new(OwnedFd::from(stream), Io::RecvSend), counts: Arc::clone(&counts) };
+        let socket = Socket::new(OwnedFd::from(stream), Io::RecvSend);
+        let socket = Counted { socket, counts: Arc::clone(&counts), own: Arc::default() };
         let connection = ServerConnection::new(Arc::clone(&config)).context("the configuration")?;
         // A client that breaks off is no concern of the others.
         thread::spawn(move || serve(StreamOwned::new(connection, socket)));
@@ -144,6 +166,8 @@ fn serve(mut stream: StreamOwned<ServerConnection, Counted>) -> io::Result<()> {
     let counts = Arc::clone(&stream.sock.counts);
     counts.handshakes.fetch_add(1, Ordering::SeqCst);
     let name = stream.conn.server_name().unwrap_or_default().to_owned();
+    let own = (name.clone(), Arc::clone(&stream.sock.own));
+    counts.connections.lock().unwrap_or_else(PoisonError::into_inner).push(own);
     let (mut inbox, mut block, mut continued) = (Vec::new(), vec![0; 64 * 1024], false);
     loop {
         match stream.read(&mut block) {
