@@ -115,6 +115,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut filter = filter()?;
     let length = libc::c_ushort::try_from(filter.len()).context("the filter's length")?;
     let program = libc::sock_fprog { len: length, filter: filter.as_mut_ptr() };
+    // What the filter kills is meant to die, and nobody looks at what is left of it.
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live rlimit.
+    if unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) } != 0 {
+        return Err(io::Error::last_os_error()).context("forbidding core dumps");
+    }
     // SAFETY: the program points to `filter`, which is alive and of the length told; both calls change nothing but what
     // this process may do from now on.
     let installed = unsafe {
