@@ -1,11 +1,8 @@
 //! Real clients over TLS: what the probe counts of them is what their server counted.
 
-<<<<<<< HEAD
-use miku_probe_tests::harness::client::counted_by;
-=======
 use std::ops::RangeInclusive;
 
->>>>>>> binding
+use miku_probe_tests::harness::client::counted_by;
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::{Python, service};

@@ -21,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut cases = vec![
         case!(reasons_of_failures, PlainPython),
         case!(reasons_of_failures_python_3_9, Python39),
+        case!(reasons_of_failures_within_another_library, Python313),
         case!(refused_by_the_client, Python),
     ];
     // Nobody is asked to have what came after 3.13.
@@ -80,8 +81,9 @@ struct Client {
 }
 
 impl Client {
-    fn start(python: &Python, trusted: Option<&Authority>) -> Self {
+    fn start(python: &Python, trusted: Option<&Authority>, options: &[&str]) -> Self {
         let mut command = python.script("tls_handshakes.py");
+        command.args(options);
         if let Some(authority) = trusted {
             command.arg("--ca").arg(authority.root());
         }
@@ -123,13 +125,13 @@ struct Failure {
     reason: &'static str,
 }
 
-fn reasons(python: &Python) {
+fn reasons(python: &Python, ways: &[&str], options: &[&str], can_fail: impl Fn(&Failure) -> bool) {
     let (server, stranger) = (serve(), serve());
     let failure = |name, port: String, said, reason| Failure { name, port, patience: PATIENT, said, reason };
     let says = |bytes| unwilling(Manner::Says(bytes)).to_string();
     let verify = Some("CERTIFICATE_VERIFY_FAILED");
     // An alert: kind 21, version 3.3, two bytes, fatal, and its number by RFC 8446.
-    let all = [
+    let mut all = vec![
         failure("untrusted.miku.test", stranger.port(), verify, "certificate"),
         failure("elsewhere.example", server.port(), verify, "certificate"),
         failure("clear.test", says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Some("WRONG_VERSION_NUMBER"), "version"),
@@ -139,9 +141,11 @@ fn reasons(python: &Python) {
         failure("closed.test", unwilling(Manner::Closes).to_string(), None, "closed"),
         Failure { patience: "0.3", ..failure("silent.test", unwilling(Manner::Silent).to_string(), None, "closed") },
     ];
-    let mut client = Client::start(python, Some(server.authority()));
+    all.retain(can_fail);
+    let tries = ways.len() as u64 * COUNT;
+    let mut client = Client::start(python, Some(server.authority()), options);
     let probe = attach(&[&format!("bot=pid:{}", client.process.pid())]);
-    for way in ["blocking", "asyncio"] {
+    for way in ways {
         for Failure { name, port, patience, said, .. } in &all {
             let became = client.shake(way, name, port, patience);
             assert_eq!(became.get("ok"), None, "{name}: {became:?}");
@@ -155,27 +159,39 @@ fn reasons(python: &Python) {
     }
     let labels = [("service", "bot"), ("peer", "well.miku.test")];
     probe.wait_for("the handshakes that succeeded", |scrape| {
-        (scrape.count("miku_net_tls_handshake_seconds_count", &labels) == 2 * COUNT).then_some(())
+        (scrape.count("miku_net_tls_handshake_seconds_count", &labels) == tries).then_some(())
     });
     for Failure { name, reason, .. } in &all {
-        assert_eq!(failures(&probe, name), BTreeMap::from([(*reason, 2 * COUNT)]), "{name}\n{}", probe.told());
+        assert_eq!(failures(&probe, name), BTreeMap::from([(*reason, tries)]), "{name}\n{}", probe.told());
     }
     let scrape = probe.scrape();
-    assert_eq!(scrape.count("miku_net_tls_handshake_failures_total", &[]), 2 * COUNT * all.len() as u64);
-    assert_eq!(scrape.count("miku_net_tls_handshake_seconds_count", &[]), 2 * COUNT);
-    assert_eq!(server.served().handshakes, 2 * COUNT, "by the server");
+    assert_eq!(scrape.count("miku_net_tls_handshake_failures_total", &[]), tries * all.len() as u64);
+    assert_eq!(scrape.count("miku_net_tls_handshake_seconds_count", &[]), tries);
+    assert_eq!(server.served().handshakes, tries, "by the server");
 }
 
+/// The ways of Python's own module.
+const OF_PYTHON: [&str; 2] = ["blocking", "asyncio"];
+
 fn reasons_of_failures() {
-    reasons(&plain().expect("the case needs it"));
+    reasons(&plain().expect("the case needs it"), &OF_PYTHON, &[], |_| true);
 }
 
 fn reasons_of_failures_python_3_9() {
-    reasons(&clients_on(9).expect("the case needs it"));
+    reasons(&clients_on(9).expect("the case needs it"), &OF_PYTHON, &[], |_| true);
 }
 
 fn reasons_of_failures_newer_python() {
-    reasons(&newer_minor().ok_or("no newer Python".into()).and_then(clients_on).expect("the case needs it"));
+    let minor = newer_minor().expect("the case needs it");
+    reasons(&clients_on(minor).expect("the case needs it"), &OF_PYTHON, &[], |_| true);
+}
+
+/// All of OpenSSL is in one file, and that is a Python module.
+fn reasons_of_failures_within_another_library() {
+    let python = clients_on(13).expect("the case needs it");
+    // It asks nobody for a name, and gives nobody up.
+    let can_fail = |failure: &Failure| failure.name != "elsewhere.example" && failure.patience == PATIENT;
+    reasons(&python, &["pyopenssl"], &["--pyopenssl"], can_fail);
 }
 
 /// A server hears from its client why there was no handshake, or what it says is no TLS.
@@ -186,7 +202,7 @@ fn refused_by_the_client() {
     let server = Server::fastapi(&["--ssl-certfile", &text(&certificate), "--ssl-keyfile", &text(&key)]);
     let probe = attach(&[&server.service("bot")]);
     let port = server.port();
-    let mut client = Client::start(&python().expect("the case needs it"), None);
+    let mut client = Client::start(&python().expect("the case needs it"), None, &[]);
     let became = client.shake("blocking", &host("any"), &port.to_string(), PATIENT);
     assert_eq!(became, BTreeMap::from([("CERTIFICATE_VERIFY_FAILED".to_owned(), COUNT)]));
     for _ in 0..COUNT {

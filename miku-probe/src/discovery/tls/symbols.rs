@@ -290,11 +290,11 @@ impl<'f> Library<'f> {
     /// The functions, by the first table that has the names; `None` when none has.
     pub(super) fn functions(&mut self, debug_files: &DebugFiles) -> Result<Option<(Functions, SymbolSource)>, Reason> {
         let unreadable = |_: io::Error| Reason::Unreadable;
-        if let Some(table) = self.dynsym.clone() {
-            if let Some((functions, numbers)) = self.tls(&table).map_err(unreadable)? {
-                self.slots = self.slots_of(&functions, &numbers).map_err(unreadable)?;
-                return Ok(Some((functions, SymbolSource::Dynsym)));
-            }
+        if let Some(table) = &self.dynsym
+            && let Some((functions, numbers)) = self.tls(table).map_err(unreadable)?
+        {
+            self.slots = self.slots_of(&functions, &numbers).map_err(unreadable)?;
+            return Ok(Some((functions, SymbolSource::Dynsym)));
         }
         if let Some(table) = &self.symtab {
             let found = self.tls(table).map_err(unreadable)?;
@@ -318,8 +318,8 @@ impl<'f> Library<'f> {
     /// The functions by which a TLS library in another file says what went wrong, which must be exported to it.
     pub(super) fn errors(&mut self) -> Result<Functions, Reason> {
         let unreadable = |_: io::Error| Reason::Unreadable;
-        let Some(table) = self.dynsym.clone() else { return Ok(Functions::new()) };
-        let (functions, numbers) = self.defined(&table, Topic::Errors).map_err(unreadable)?;
+        let Some(table) = &self.dynsym else { return Ok(Functions::new()) };
+        let (functions, numbers) = self.defined(table, Topic::Errors).map_err(unreadable)?;
         self.slots = self.slots_of(&functions, &numbers).map_err(unreadable)?;
         Ok(functions)
     }
