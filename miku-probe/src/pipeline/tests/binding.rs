@@ -175,9 +175,9 @@ proptest! {
         };
         let mut streams = [0, 1, 2, 3];
         let mut next = 4;
-        for at in 0..4 {
+        for (at, stream) in streams.into_iter().enumerate() {
             pipeline.record(&open(90, fd(at), Origin::Connected));
-            begin(&mut pipeline, streams[at]);
+            begin(&mut pipeline, stream);
         }
         // Of each socket: what it moved, whose it is, and whether that stream still lives.
         let mut moved = [0; 4];
