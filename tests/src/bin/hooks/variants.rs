@@ -240,7 +240,13 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Ebpf> {
     }
     match variant {
         Variant::Empty => {
+            let mut hooks: Vec<Hook> = Vec::new();
             for probe in way()?.probes().iter().chain(process::PROBES) {
+                // One program cannot stand twice on a tracepoint; the one on which two of the probe's do is rare.
+                if hooks.contains(&probe.hook) {
+                    continue;
+                }
+                hooks.push(probe.hook);
                 match probe.hook {
                     Hook::BtfTracepoint(_) => attach_btf(&mut ebpf, "empty_btf")?,
                     Hook::Tracepoint(category, name) => {
