@@ -464,11 +464,7 @@ impl<S: Sink> Core<S> {
     /// Ends the connections that an `exec` closed, which no call told.
     fn forget_closed(&mut self, tgid: Tgid) {
         for id in self.pipeline.open_connections(tgid) {
-            match id.handle {
-                Handle::Socket(_) => self.forget_if_closed(id),
-                // They went with the memory that they were in.
-                Handle::Tls(_) => self.pipeline.vanished(id, Nanos::now()),
-            }
+            self.forget_if_closed(id);
         }
         self.streams.forget(tgid);
     }

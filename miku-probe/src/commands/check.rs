@@ -14,6 +14,7 @@ use super::sites;
 use crate::config::CheckConfig;
 use crate::discovery::process::{ProcFs, status_field};
 use crate::mounts::{BPFFS, TRACEFS};
+use crate::probes::socket::Way;
 
 /// The oldest kernel.
 const KERNEL_MIN: (u32, u32) = (5, 10);
@@ -40,9 +41,6 @@ const EVENTS: [&str; 6] = [
     "sched/sched_process_exit",
     "sock/inet_sock_set_state",
 ];
-
-/// A tracepoint that newer kernels have: with it no system call is hooked.
-const SOCKET_EVENT: &str = "sock/sock_recv_length";
 
 /// What to do where the kernel lacks something.
 const OTHER_KERNEL: &str =
@@ -330,7 +328,10 @@ fn tracepoints() -> Outcome {
     let is_there = |event: &str| fs::metadata(format!("{folder}/{event}/id")).is_ok();
     let missing: Vec<&str> = EVENTS.into_iter().filter(|event| !is_there(event)).collect();
     if missing.is_empty() {
-        let way = if is_there(SOCKET_EVENT) { "sockets tell what moves" } else { "system calls tell what moves" };
+        let way = match Way::of_this_kernel() {
+            Way::Sockets => "sockets tell what moves",
+            Way::Calls => "system calls tell what moves",
+        };
         return good(format!("{} looked for, all there; {way}", EVENTS.len()));
     }
     bad(format!("the kernel has no {} (CONFIG_FTRACE_SYSCALLS, CONFIG_TRACEPOINTS)", missing.join(", ")), OTHER_KERNEL)

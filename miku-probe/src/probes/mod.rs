@@ -174,7 +174,7 @@ impl Kernel {
         }
         lift_memory_lock();
         let offsets = offsets::read()?;
-        let way = if offsets::sockets_tell() { Way::Sockets } else { Way::Calls };
+        let way = Way::of_this_kernel();
         // Each reading of the kernel's types takes some MiB: this one is over before the next.
         let socket_offsets = match way {
             Way::Sockets => types::socket_offsets()?,

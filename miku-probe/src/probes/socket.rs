@@ -4,7 +4,7 @@
 //! `tcp:tcp_destroy_sock`, and `syscalls:sys_enter_close` while there are Unix sockets to follow; before it:
 //! `tp_btf/sys_exit` and `syscalls:sys_enter_close`. Metrics: all of HTTP, `miku_net_bytes_total`.
 
-use super::{Hook, Intent, Probe};
+use super::{Hook, Intent, Probe, offsets};
 
 /// The label `kind` of this family.
 pub const KIND: &str = "socket";
@@ -34,6 +34,12 @@ const BY_SOCKET: &[Probe] = &[
 ];
 
 impl Way {
+    /// By the sockets, where this kernel's tell by themselves what moves; else by the calls.
+    #[must_use]
+    pub fn of_this_kernel() -> Self {
+        if offsets::sockets_tell() { Self::Sockets } else { Self::Calls }
+    }
+
     /// The probes that are attached from the start.
     #[must_use]
     pub const fn probes(self) -> &'static [Probe] {

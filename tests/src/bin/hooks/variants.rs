@@ -130,8 +130,6 @@ impl Sub for Runs {
 pub(crate) struct Attached {
     variant: Variant,
     programs: Programs,
-    /// How the probe notices sockets on this kernel.
-    way: Way,
 }
 
 enum Programs {
@@ -148,7 +146,7 @@ impl Attached {
             Variant::NaiveTls => Programs::Tls(EmptyTls::attach(Where::Starts, object, watched)?),
             _ => Programs::Floor(floor(variant, object, watched)?),
         };
-        Ok(Self { variant, programs, way: way()? })
+        Ok(Self { variant, programs })
     }
 
     pub(crate) fn runs(&self) -> Runs {
@@ -178,17 +176,11 @@ impl Attached {
         match self.variant {
             Variant::EmptyFentry | Variant::EmptyTls | Variant::NaiveTls => 0,
             Variant::Tracepoints if kind == Kind::Other => 0,
-            Variant::Empty | Variant::Probe if kind == Kind::Other && self.way == Way::Sockets => 0,
+            Variant::Empty | Variant::Probe if kind == Kind::Other && Way::of_this_kernel() == Way::Sockets => 0,
             Variant::Tracepoints | Variant::EmptyRawPair | Variant::RawPair | Variant::RawExitCloseRaw => 2,
             _ => 1,
         }
     }
-}
-
-/// How the probe notices sockets on this kernel.
-fn way() -> Result<Way> {
-    let (kernel, _) = Kernel::load(SIZES)?;
-    Ok(kernel.way())
 }
 
 fn probe(watched: &[u32]) -> Result<Programs> {
@@ -241,7 +233,7 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Ebpf> {
     match variant {
         Variant::Empty => {
             let mut hooks: Vec<Hook> = Vec::new();
-            for probe in way()?.probes().iter().chain(process::PROBES) {
+            for probe in Way::of_this_kernel().probes().iter().chain(process::PROBES) {
                 // One program cannot stand twice on a tracepoint; the one on which two of the probe's do is rare.
                 if hooks.contains(&probe.hook) {
                     continue;
