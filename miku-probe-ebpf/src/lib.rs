@@ -563,8 +563,6 @@ impl TlsExit {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
-    /// Records written, by [`RecordKind`] number minus one.
-    pub records: [u64; KINDS],
     /// Records that did not fit the ring, by [`RecordKind`] number minus one.
     pub lost: [u64; KINDS],
     /// Of the lost data records, those that began a message to the watched process.
@@ -675,7 +673,7 @@ const _: () = {
     assert!(size_of::<StreamKey>() == 16);
     assert!(size_of::<Stream>() == 80);
     assert!(size_of::<TlsCall>() == 64);
-    assert!(size_of::<Counters>() == 264);
+    assert!(size_of::<Counters>() == 152);
     assert!(size_of::<TracepointOffsets>() == 32);
     assert!(offset_of!(LengthEvent, sk) == 8);
     assert!(offset_of!(LengthEvent, family) == 16);

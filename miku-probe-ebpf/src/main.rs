@@ -8,6 +8,7 @@ mod maps;
 mod memory;
 mod process;
 mod registers;
+mod segment;
 mod socket;
 mod tls;
 

@@ -9,8 +9,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TracePointContext;
 use miku_probe_abi::{
-    ABI_VERSION, Connection, ConnectionKey, Counters, DataRecord, FILTER_SLOTS, Plain, RecordHeader, RecordKind,
-    SocketOffsets, TracepointOffsets, bytes_of,
+    ABI_VERSION, Connection, ConnectionKey, Counters, FILTER_SLOTS, Plain, RecordHeader, RecordKind, SocketOffsets,
+    TracepointOffsets, bytes_of,
 };
 
 /// All records, in the order in which they happened on each processor. User space sets the size.
@@ -37,10 +37,6 @@ pub(crate) static SOCKETS: LruHashMap<u64, ConnectionKey> = LruHashMap::with_max
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
-/// Where a data record is put together: it is too large for the stack.
-#[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
 /// Where the tracepoints keep their fields on this kernel.
 #[unsafe(no_mangle)]
 static OFFSETS: TracepointOffsets = TracepointOffsets {
@@ -65,39 +61,6 @@ static WAKE_BYTES: u64 = 1 << 20;
 /// How far past [`WAKE_BYTES`] a record still wakes: a wake-up is dear, and one is enough.
 const WAKE_WINDOW: u64 = 64 << 10;
 
-/// Bytes that one call moved, in one piece.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Piece {
-    pub(crate) key: ConnectionKey,
-    pub(crate) tid: u32,
-    /// A [`miku_probe_abi::Direction`].
-    pub(crate) direction: u32,
-    /// Where they are in the process; 0 when they cannot be reached.
-    pub(crate) base: u64,
-    pub(crate) size: u32,
-    pub(crate) errno: u32,
-    /// Bytes of it that are to be copied.
-    pub(crate) wanted: u32,
-    /// Bytes of the call that are in later pieces.
-    pub(crate) left: u64,
-}
-
-/// A data record in the making.
-///
-/// The piece is kept here rather than on the stack, since the verifier follows the ranges of values on the stack, and
-/// with them every way through a loop apart.
-#[repr(C)]
-pub(crate) struct Scratch {
-    pub(crate) piece: Piece,
-    pub(crate) record: DataRecord,
-    pub(crate) captured: [u8; RECORD_ROOM - size_of::<DataRecord>()],
-}
-
-/// Room for a data record with what was captured: more than is ever used, since older verifiers believe in the bound of a
-/// length only when it was masked.
-pub(crate) const RECORD_ROOM: usize = 8192;
-
 /// Nothing to do here; not an error.
 pub(crate) struct Skip;
 
@@ -119,11 +82,6 @@ pub(crate) fn field<T>(ctx: &TracePointContext, offset: u32) -> Result<T, Skip> 
 pub(crate) fn socket_offsets() -> SocketOffsets {
     // SAFETY: as in `offsets`.
     unsafe { read_volatile(&raw const SOCKET_OFFSETS) }
-}
-
-/// This processor's scratch.
-pub(crate) fn scratch() -> Result<*mut Scratch, Skip> {
-    SCRATCH.get_ptr_mut(0).ok_or(Skip)
 }
 
 /// Whether `tgid` may be watched: false is certain.
@@ -199,27 +157,20 @@ pub(crate) fn add_one(counter: impl FnOnce(*mut Counters) -> *mut u64) {
     }
 }
 
-/// Counts a record that was written, or did not fit, in programs that another may interrupt.
+/// Counts a record that did not fit the ring.
 #[inline(always)]
-pub(crate) fn add_record(kind: RecordKind, fitted: bool) {
+pub(crate) fn lost_record(kind: RecordKind) {
     let place = kind as usize - 1;
-    add_one(|counters| {
-        // SAFETY: the pointer is to live counters, and every kind has a place.
-        unsafe { if fitted { &raw mut (*counters).records[place] } else { &raw mut (*counters).lost[place] } }
-    });
+    // SAFETY: the pointer is to live counters, and every kind has a place.
+    add_one(|counters| unsafe { &raw mut (*counters).lost[place] });
 }
 
-/// Puts a record of a fixed size on the ring; says whether it fitted, and counts either.
+/// Puts a record on the ring; says whether it fitted, and counts it if not.
 #[inline(always)]
 pub(crate) fn put<T: Plain>(kind: RecordKind, wake: Wake, record: &T) -> bool {
-    put_bytes(kind, wake, bytes_of(record))
-}
-
-/// Puts a record of any size on the ring; says whether it fitted, and counts either.
-#[inline(always)]
-pub(crate) fn put_bytes(kind: RecordKind, wake: Wake, bytes: &[u8]) -> bool {
-    let fitted = RECORDS.output::<[u8]>(bytes, wake_flags(wake)).is_ok();
-    let place = kind as usize - 1;
-    count(|counters| if fitted { counters.records[place] += 1 } else { counters.lost[place] += 1 });
+    let fitted = RECORDS.output::<[u8]>(bytes_of(record), wake_flags(wake)).is_ok();
+    if !fitted {
+        lost_record(kind);
+    }
     fitted
 }

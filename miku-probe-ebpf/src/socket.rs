@@ -5,22 +5,44 @@
 //!
 //! Bounds: at most [`GATHER_MAX`] pieces a call, [`CAPTURE_MAX`] bytes of a message's start, [`CAPTURE_LATER`] bytes of
 //! each later segment.
+//!
+//! [`CAPTURE_LATER`]: miku_probe_abi::CAPTURE_LATER
 
 mod by_call;
 mod by_socket;
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use miku_probe_abi::{
-    ABI_VERSION, ADDRESS_MAX, CAPTURE_LATER, CAPTURE_MAX, CONNECTION_REPORTED, CONNECTION_TLS, CONNECTION_TOLD,
-    CloseRecord, Connection, ConnectionKey, DataRecord, Direction, GATHER_MAX, LOOK, OpenRecord, Origin, RecordHeader,
-    RecordKind, TAIL, looks_like_start, looks_like_tls,
+    ADDRESS_MAX, CAPTURE_MAX, CONNECTION_REPORTED, CONNECTION_TLS, CONNECTION_TOLD, CloseRecord, Connection,
+    ConnectionKey, Direction, GATHER_MAX, OpenRecord, Origin, RecordKind, looks_like_start, looks_like_tls,
 };
 
-use crate::maps::{
-    CONNECTIONS, Piece, RECORD_ROOM, SOCKETS, Scratch, Skip, Wake, count, header, put, put_bytes, scratch,
-};
-use crate::memory::{read_user, read_user_bytes};
+use crate::maps::{CONNECTIONS, SOCKETS, Skip, Wake, count, header, lost_record, put};
+use crate::memory::read_user;
 use crate::registers::Registers;
+use crate::segment::{Segment, look, tell, wanted};
+
+/// Where the pieces of a gathered read or write are worked through one by one: the verifier follows the ranges of values on
+/// the stack, and with them every way through a loop apart.
+#[map]
+static GATHERED: PerCpuArray<Piece> = PerCpuArray::with_max_entries(1, 0);
+
+/// Bytes that one call moved, in one piece.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Piece {
+    key: ConnectionKey,
+    tid: u32,
+    /// A [`Direction`].
+    direction: u32,
+    /// Where they are in the process; 0 when they cannot be reached.
+    base: u64,
+    size: u32,
+    errno: u32,
+    /// Bytes of the call that are in later pieces.
+    left: u64,
+}
 
 /// System call numbers of x86-64 (`asm/unistd_64.h`).
 mod number {
@@ -122,30 +144,27 @@ struct Call<'a> {
 impl Call<'_> {
     #[inline(always)]
     fn moved(&self, connection: *mut Connection, direction: Direction, shape: Shape) -> Result<(), Skip> {
-        // SAFETY: the pointer is to this processor's own value, and nothing else uses it before this program ends.
-        let scratch = unsafe { &mut *scratch()? };
-        scratch.piece = Piece {
+        let mut piece = Piece {
             key: self.key,
             tid: self.tid,
             direction: direction as u32,
             base: 0,
             size: self.result as u32,
             errno: 0,
-            wanted: 0,
             left: 0,
         };
         if self.result <= 0 {
-            return self.ended(connection, scratch, shape);
+            return self.ended(connection, piece, shape);
         }
         let (iov, pieces) = match shape {
             Shape::Buffer => {
-                scratch.piece.base = self.registers.si;
-                return segment(connection, scratch);
+                piece.base = self.registers.si;
+                return segment(connection, &piece);
             }
-            Shape::File => return segment(connection, scratch),
+            Shape::File => return segment(connection, &piece),
             Shape::Messages => {
-                scratch.piece.size = self.sum_messages();
-                return segment(connection, scratch);
+                piece.size = self.sum_messages();
+                return segment(connection, &piece);
             }
             Shape::Vector => (self.registers.si, self.registers.dx),
             Shape::Message => {
@@ -153,24 +172,24 @@ impl Call<'_> {
                 (message.iov, message.iov_length)
             }
         };
-        gathered(connection, scratch, iov, pieces)
+        gathered(connection, &piece, iov, pieces)
     }
 
     /// The other side finished, or the connection failed.
     #[inline(always)]
-    fn ended(&self, connection: *mut Connection, scratch: &mut Scratch, shape: Shape) -> Result<(), Skip> {
+    fn ended(&self, connection: *mut Connection, mut piece: Piece, shape: Shape) -> Result<(), Skip> {
         // A read into an empty buffer returns 0 and says nothing; so does a write of nothing.
         let wanted = if shape == Shape::Buffer { self.registers.dx } else { 1 };
-        if self.result == 0 && (scratch.piece.direction != Direction::In as u32 || wanted == 0) {
+        if self.result == 0 && (piece.direction != Direction::In as u32 || wanted == 0) {
             return Err(Skip);
         }
         // SAFETY: the pointer is to a live map value.
         if unsafe { (*connection).flags } & CONNECTION_REPORTED == 0 {
             return Err(Skip);
         }
-        scratch.piece.size = 0;
-        scratch.piece.errno = (-self.result) as u32;
-        segment(connection, scratch)
+        piece.size = 0;
+        piece.errno = (-self.result) as u32;
+        segment(connection, &piece)
     }
 
     /// Bytes of all messages of a `sendmmsg` or `recvmmsg`, of the first [`GATHER_MAX`] at least.
@@ -244,145 +263,105 @@ fn close(key: ConnectionKey, connection: &Connection) -> Result<(), Skip> {
 
 /// Tells the pieces of a gathered read or write one by one, as if each had been a call of its own.
 #[inline(never)]
-fn gathered(connection: *mut Connection, scratch: &mut Scratch, iov: u64, pieces: u64) -> Result<(), Skip> {
-    scratch.piece.left = u64::from(scratch.piece.size);
+fn gathered(connection: *mut Connection, whole: &Piece, iov: u64, pieces: u64) -> Result<(), Skip> {
+    let piece = GATHERED.get_ptr_mut(0).ok_or(Skip)?;
+    // SAFETY: the pointer is to this processor's own value, and nothing else uses it before this program ends.
+    let piece = unsafe { &mut *piece };
+    *piece = *whole;
+    piece.left = u64::from(piece.size);
     for place in 0..GATHER_MAX as u64 {
         if place >= pieces {
             break;
         }
         let vector: Iovec = read_user(iov + place * size_of::<Iovec>() as u64)?;
-        let size = if vector.length < scratch.piece.left { vector.length } else { scratch.piece.left };
-        scratch.piece.base = vector.base;
-        scratch.piece.size = size as u32;
-        scratch.piece.left -= size;
+        let size = if vector.length < piece.left { vector.length } else { piece.left };
+        piece.base = vector.base;
+        piece.size = size as u32;
+        piece.left -= size;
         if size != 0 {
-            segment(connection, scratch)?;
+            segment(connection, piece)?;
         }
     }
-    scratch.piece.base = 0;
-    scratch.piece.size = scratch.piece.left as u32;
-    if scratch.piece.size == 0 {
+    piece.base = 0;
+    piece.size = piece.left as u32;
+    if piece.size == 0 {
         return Ok(());
     }
-    segment(connection, scratch)
+    segment(connection, piece)
 }
 
 /// Counts one piece, and tells it when the connection is one whose segments are told.
 #[inline(never)]
-fn segment(connection: *mut Connection, scratch: &mut Scratch) -> Result<(), Skip> {
-    let piece = &scratch.piece;
+fn segment(connection: *mut Connection, piece: &Piece) -> Result<(), Skip> {
     // SAFETY: the pointer is to a value of a preallocated map, which stays memory of that type. A process that closes
     // a socket in one thread while another thread is in a call on it may have the value reused under this program's
     // hands, as two threads that use one socket at once may both be here: then a count may be off by a segment.
     let connection = unsafe { &mut *connection };
-    if piece.direction == Direction::In as u32 {
+    let into = piece.direction == Direction::In as u32;
+    if into {
         connection.bytes_in += u64::from(piece.size);
     } else {
         connection.bytes_out += u64::from(piece.size);
     }
-
     if connection.flags & CONNECTION_TLS != 0 {
-        if piece.direction == Direction::In as u32 {
+        if into {
             crate::tls::received(piece.key, piece.tid, connection.generation, piece.size);
         }
         return Ok(());
     }
-    let reported = connection.flags & CONNECTION_REPORTED != 0;
+
     let turned = piece.size != 0 && connection.direction != piece.direction;
-    if turned {
+    // A message of a connection that is reported begins where the direction turns; elsewhere it must be looked for.
+    let begins = if turned && connection.flags & CONNECTION_REPORTED != 0 {
+        true
+    } else {
+        let (first, length) = look(piece.base, piece.size);
+        let starts = looks_like_start(&first, length);
+        if connection.flags & CONNECTION_REPORTED == 0 {
+            if looks_like_tls(&first, length) {
+                connection.flags |= CONNECTION_TLS;
+            }
+            if !starts {
+                return Ok(());
+            }
+            connection.flags |= CONNECTION_REPORTED;
+        }
+        starts || turned
+    };
+    if begins {
         connection.budget = CAPTURE_MAX as u32;
     }
-    // Of a connection that has not carried HTTP so far only the look of it is wanted.
-    let all = reported && connection.budget > CAPTURE_LATER as u32;
-    scratch.piece.wanted = if all { connection.budget } else { CAPTURE_LATER as u32 };
-    capture(scratch);
-    let (first, length) = first(scratch);
-    let starts = looks_like_start(&first, length);
-    if !reported {
-        if looks_like_tls(&first, length) {
-            connection.flags |= CONNECTION_TLS;
-        }
-        if !starts {
-            return Ok(());
-        }
-        connection.flags |= CONNECTION_REPORTED;
-    }
-    let piece = &scratch.piece;
     if piece.size != 0 {
         connection.direction = piece.direction;
     }
-    if starts && !(all && turned) {
-        connection.budget = CAPTURE_MAX as u32;
-        if scratch.record.captured < piece.size {
-            scratch.piece.wanted = CAPTURE_MAX as u32;
-            capture(scratch);
-        }
-    }
-    let piece = &scratch.piece;
-    let captured = scratch.record.captured;
-    connection.budget = connection.budget.saturating_sub(captured);
-
-    let record = &mut scratch.record;
-    record.header = RecordHeader {
-        version: ABI_VERSION,
-        kind: RecordKind::Data as u8,
-        padding: 0,
-        length: size_of::<DataRecord>() as u32 + captured,
-        // SAFETY: the helper has no preconditions.
-        time_ns: unsafe { bpf_ktime_get_ns() },
+    let told = tell(&Segment {
+        kind: RecordKind::Data,
         tgid: piece.key.tgid,
         tid: piece.tid,
-    };
-    record.generation = connection.generation;
-    record.handle = piece.key.fd as u64;
-    record.lost = connection.lost;
-    record.size = piece.size;
-    record.direction = piece.direction as u8;
-    record.errno = piece.errno as u16;
-    record.tail_length = 0;
-    if captured < piece.size && piece.base != 0 {
-        let tail = if piece.size < TAIL as u32 { piece.size } else { TAIL as u32 };
-        if read_user_bytes(record.tail.as_mut_ptr(), tail, piece.base + u64::from(piece.size - tail)) {
-            record.tail_length = tail as u8;
+        generation: connection.generation,
+        handle: piece.key.fd as u64,
+        lost: connection.lost,
+        base: piece.base,
+        size: piece.size,
+        wanted: wanted(connection.budget, piece.size),
+        errno: piece.errno,
+        direction: piece.direction,
+    });
+    match told {
+        Some(captured) => connection.budget = connection.budget.saturating_sub(captured),
+        None => {
+            connection.lost = connection.lost.wrapping_add(1);
+            lost_record(RecordKind::Data);
+            lost_start(turned, into);
         }
-    }
-    let length = (size_of::<DataRecord>() + captured as usize) & (RECORD_ROOM - 1);
-    // SAFETY: the record and its captured bytes are one after the other in the scratch, and `length` is within both.
-    let bytes = unsafe { core::slice::from_raw_parts((&raw const scratch.record).cast::<u8>(), length) };
-    if !put_bytes(RecordKind::Data, Wake::Late, bytes) {
-        connection.lost = connection.lost.wrapping_add(1);
-        count(|counters| match (turned, piece.direction == Direction::In as u32) {
-            (true, true) => counters.lost_starts_in += 1,
-            (true, false) => counters.lost_starts_out += 1,
-            (false, _) => {}
-        });
     }
     Ok(())
 }
 
-/// Copies the start of the piece, as much of it as is wanted, and says in the record how much that was.
-#[inline(never)]
-fn capture(scratch: &mut Scratch) {
-    let Piece { base, size, wanted, .. } = scratch.piece;
-    let mut length = if size < wanted { size } else { wanted };
-    if length > CAPTURE_MAX as u32 {
-        length = CAPTURE_MAX as u32;
-    }
-    scratch.record.captured = 0;
-    if base == 0 || length == 0 {
-        return;
-    }
-    if read_user_bytes(scratch.captured.as_mut_ptr(), length, base) {
-        scratch.record.captured = length;
-    } else {
-        count(|counters| counters.unreadable += 1);
-    }
-}
-
-/// The first bytes of what was copied, and how many of them are there.
+/// Counts a lost segment that began a message, if it did.
 #[inline(always)]
-fn first(scratch: &Scratch) -> ([u8; LOOK], usize) {
-    let mut first = [0; LOOK];
-    first.copy_from_slice(&scratch.captured[..LOOK]);
-    (first, scratch.record.captured as usize)
+fn lost_start(turned: bool, into: bool) {
+    if turned {
+        count(|counters| if into { counters.lost_starts_in += 1 } else { counters.lost_starts_out += 1 });
+    }
 }

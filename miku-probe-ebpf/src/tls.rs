@@ -6,10 +6,12 @@
 //! pass none, so what can do without is a program a form of the function.
 //!
 //! Programs on uprobes run preemptibly: another task may run one on the same processor in the midst of this one. So
-//! nothing here uses memory of the processor's; records are written where they stand in the ring.
+//! nothing here uses memory of the processor's.
 //!
 //! Bounds: one call of a kind a thread (a read that is made by another one's callback hides the outer one),
 //! [`CAPTURE_MAX`] bytes of a message's start, [`CAPTURE_LATER`] bytes of each later segment.
+//!
+//! [`CAPTURE_LATER`]: miku_probe_abi::CAPTURE_LATER
 
 mod binding;
 
@@ -25,14 +27,15 @@ use aya_ebpf::macros::{map, raw_tracepoint, uprobe};
 use aya_ebpf::maps::{HashMap, LruHashMap};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use miku_probe_abi::{
-    ABI_VERSION, CAPTURE_LATER, CAPTURE_MAX, CloseRecord, DataRecord, Direction, HandshakeRecord, LOOK, NAME_MAX,
-    ProcessRecord, RECEIVED_WITHIN, RecordHeader, RecordKind, SCRUB_PIECE, SCRUB_PIECES, STREAM_ESTABLISHED,
-    STREAM_REPORTED, ServerNameRecord, Stream, StreamKey, TAIL, TlsCall, TlsError, TlsExit, bytes_of, looks_like_start,
+    CAPTURE_MAX, CloseRecord, Direction, HandshakeRecord, NAME_MAX, ProcessRecord, RECEIVED_WITHIN, RecordKind,
+    SCRUB_PIECE, SCRUB_PIECES, STREAM_ESTABLISHED, STREAM_REPORTED, ServerNameRecord, Stream, StreamKey, TlsCall,
+    TlsError, TlsExit, looks_like_start,
 };
 
 pub(crate) use self::binding::received;
-use crate::maps::{RECORDS, Skip, Wake, add_one, add_record, current, header, wake_flags};
-use crate::memory::{read_kernel, read_user, read_user_bytes};
+use crate::maps::{RECORDS, Skip, Wake, add_one, current, header, lost_record, put, wake_flags};
+use crate::memory::{read_kernel, read_user};
+use crate::segment::{Segment, look, tell, wanted};
 
 /// The streams of watched processes. User space sets the size.
 #[map]
@@ -191,129 +194,51 @@ fn moved(thread: u64, ssl: u64, call: &mut TlsCall, size: u32) -> Result<(), Ski
         stream.bytes_out += u64::from(size);
     }
 
-    let reported = stream.flags & STREAM_REPORTED != 0;
     let turned = stream.direction != call.direction;
     // A message of a stream that is reported begins where the direction turns; elsewhere it must be looked for.
-    if !(reported && turned) {
-        let starts = starts(call.base, size);
-        if !reported && !starts {
+    let begins = if turned && stream.flags & STREAM_REPORTED != 0 {
+        true
+    } else {
+        let (first, length) = look(call.base, size);
+        let starts = looks_like_start(&first, length);
+        if stream.flags & STREAM_REPORTED == 0 && !starts {
             return Ok(());
         }
-        if starts {
-            stream.budget = CAPTURE_MAX as u32;
-        }
+        starts || turned
+    };
+    if begins {
+        stream.budget = CAPTURE_MAX as u32;
     }
     stream.flags |= STREAM_REPORTED;
     stream.direction = call.direction;
-    if turned {
-        stream.budget = CAPTURE_MAX as u32;
-    }
-    let wanted = if stream.budget > CAPTURE_LATER as u32 { stream.budget } else { CAPTURE_LATER as u32 };
-    let wanted = if size < wanted { size } else { wanted };
-    let segment = Segment { thread, base: call.base, handle: ssl, size, wanted, direction: call.direction };
-    // As little of the ring as holds it; the sizes must be known to the verifier.
-    let (fitted, captured) = match wanted {
-        0..=32 => tell::<32>(stream, &segment),
-        33..=256 => tell::<256>(stream, &segment),
-        257..=1024 => tell::<1024>(stream, &segment),
-        _ => tell::<CAPTURE_MAX>(stream, &segment),
-    };
-    stream.budget = stream.budget.saturating_sub(captured);
-    if !fitted {
-        stream.lost = stream.lost.wrapping_add(1);
-        let into = call.direction == Direction::In as u32;
-        if turned {
-            add_one(|counters| {
-                // SAFETY: the pointer is to live counters.
-                unsafe { if into { &raw mut (*counters).lost_starts_in } else { &raw mut (*counters).lost_starts_out } }
-            });
+    let told = tell(&Segment {
+        kind: RecordKind::Plaintext,
+        tgid: (thread >> 32) as u32,
+        tid: thread as u32,
+        generation: stream.generation,
+        handle: ssl,
+        lost: stream.lost,
+        base: call.base,
+        size,
+        wanted: wanted(stream.budget, size),
+        errno: 0,
+        direction: call.direction,
+    });
+    match told {
+        Some(captured) => stream.budget = stream.budget.saturating_sub(captured),
+        None => {
+            stream.lost = stream.lost.wrapping_add(1);
+            lost_record(RecordKind::Plaintext);
+            if turned {
+                let into = call.direction == Direction::In as u32;
+                add_one(|counters| {
+                    // SAFETY: the pointer is to live counters.
+                    unsafe { if into { &raw mut (*counters).lost_starts_in } else { &raw mut (*counters).lost_starts_out } }
+                });
+            }
         }
     }
     Ok(())
-}
-
-/// Plaintext that a call moved.
-struct Segment {
-    thread: u64,
-    base: u64,
-    handle: u64,
-    size: u32,
-    /// Bytes of it that are to be copied, at most as many as there are.
-    wanted: u32,
-    direction: u32,
-}
-
-/// A data record with room for what is captured.
-#[repr(C)]
-struct Captured<const ROOM: usize> {
-    record: DataRecord,
-    bytes: [u8; ROOM],
-}
-
-/// Puts a segment on the ring, in an entry of `ROOM` bytes; says whether it fitted, and how many bytes were copied.
-#[inline(never)]
-fn tell<const ROOM: usize>(stream: &Stream, segment: &Segment) -> (bool, u32) {
-    let Some(mut entry) = RECORDS.reserve::<Captured<ROOM>>(0) else {
-        add_record(RecordKind::Plaintext, false);
-        return (false, 0);
-    };
-    let to = entry.as_mut_ptr();
-    // SAFETY: the pointer is to the entry's memory. Each read is of a length that the verifier can see to be within it.
-    let captured = unsafe {
-        let bytes = (&raw mut (*to).bytes).cast::<u8>();
-        if segment.wanted >= ROOM as u32 {
-            if read_user_bytes(bytes, ROOM as u32, segment.base) { ROOM as u32 } else { 0 }
-        } else {
-            let length = segment.wanted & (ROOM as u32 - 1);
-            if read_user_bytes(bytes, length, segment.base) { length } else { 0 }
-        }
-    };
-    if captured == 0 {
-        // SAFETY: the pointer is to live counters.
-        add_one(|counters| unsafe { &raw mut (*counters).unreadable });
-    }
-    let mut tail = [0; TAIL];
-    let mut tail_length = 0;
-    if captured < segment.size {
-        tail_length = if segment.size < TAIL as u32 { segment.size } else { TAIL as u32 };
-        let from = segment.base + u64::from(segment.size) - u64::from(tail_length);
-        if !read_user_bytes(tail.as_mut_ptr(), tail_length, from) {
-            tail_length = 0;
-        }
-    }
-    let record = DataRecord {
-        header: RecordHeader {
-            version: ABI_VERSION,
-            kind: RecordKind::Plaintext as u8,
-            padding: 0,
-            length: size_of::<DataRecord>() as u32 + captured,
-            time_ns: now(),
-            tgid: (segment.thread >> 32) as u32,
-            tid: segment.thread as u32,
-        },
-        generation: stream.generation,
-        handle: segment.handle,
-        lost: stream.lost,
-        size: segment.size,
-        captured,
-        errno: 0,
-        direction: segment.direction as u8,
-        tail_length: tail_length as u8,
-        tail,
-    };
-    // SAFETY: as above.
-    unsafe { (&raw mut (*to).record).write(record) };
-    entry.submit(wake_flags(Wake::Late));
-    add_record(RecordKind::Plaintext, true);
-    (true, captured)
-}
-
-/// Whether the bytes may be the start of an HTTP/1 message.
-#[inline(always)]
-fn starts(base: u64, size: u32) -> bool {
-    let mut first = [0; LOOK];
-    let length = if size < LOOK as u32 { size } else { LOOK as u32 };
-    read_user_bytes(first.as_mut_ptr(), length, base) && looks_like_start(&first, length as usize)
 }
 
 #[uprobe]
@@ -388,7 +313,7 @@ fn handshake_ended(ssl: u64, stream: &Stream) {
         result: stream.handshake_result,
         error: stream.error,
     };
-    put(RecordKind::Handshake, Wake::Late, bytes_of(&record));
+    put(RecordKind::Handshake, Wake::Late, &record);
 }
 
 /// `ERR_vset_error(lib, reason, fmt, args)` or `ERR_set_error(lib, reason, fmt, ...)`, of OpenSSL 3 and later.
@@ -464,7 +389,7 @@ fn try_server_name(ctx: &ProbeContext, name: u64) -> Result<(), Skip> {
     // SAFETY: as in `moved`.
     let generation = unsafe { (*stream).generation };
     let Some(mut entry) = RECORDS.reserve::<ServerNameRecord>(0) else {
-        add_record(RecordKind::ServerName, false);
+        lost_record(RecordKind::ServerName);
         return Err(Skip);
     };
     let to = entry.as_mut_ptr();
@@ -488,7 +413,6 @@ fn try_server_name(ctx: &ProbeContext, name: u64) -> Result<(), Skip> {
         (&raw mut (*to).padding).write(0);
     }
     entry.submit(wake_flags(Wake::Late));
-    add_record(RecordKind::ServerName, true);
     Ok(())
 }
 
@@ -519,7 +443,7 @@ fn try_free(ctx: &ProbeContext) -> Result<(), Skip> {
         lost: stream.lost,
         padding: 0,
     };
-    put(RecordKind::Free, Wake::Late, bytes_of(&record));
+    put(RecordKind::Free, Wake::Late, &record);
     Ok(())
 }
 
@@ -528,7 +452,7 @@ fn try_free(ctx: &ProbeContext) -> Result<(), Skip> {
 pub(crate) fn libraries(_ctx: ProbeContext) -> u32 {
     let header = header(RecordKind::Libraries, size_of::<ProcessRecord>());
     let record = ProcessRecord { header, child: 0, port: 0, padding: 0 };
-    put(RecordKind::Libraries, Wake::Late, bytes_of(&record));
+    put(RecordKind::Libraries, Wake::Late, &record);
     0
 }
 
@@ -580,12 +504,4 @@ fn now() -> u64 {
 fn table_full() {
     // SAFETY: the pointer is to live counters.
     add_one(|counters| unsafe { &raw mut (*counters).table_full });
-}
-
-/// As [`crate::maps::put_bytes`], in programs that another may interrupt.
-#[inline(always)]
-fn put(kind: RecordKind, wake: Wake, bytes: &[u8]) -> bool {
-    let fitted = RECORDS.output::<[u8]>(bytes, wake_flags(wake)).is_ok();
-    add_record(kind, fitted);
-    fitted
 }

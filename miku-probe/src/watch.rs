@@ -8,7 +8,6 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use miku_probe_abi::RecordKind;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::discovery::process::ProcFs;
@@ -446,9 +445,7 @@ impl<S: Sink> Core<S> {
 
     /// How many times the ring is to be overwritten in part now.
     fn scrub_rounds(&mut self) -> Option<u64> {
-        let counters = self.pipeline.world().counters.sum().ok()?;
-        let captured = [RecordKind::Data, RecordKind::Plaintext, RecordKind::ServerName];
-        let captured = captured.iter().map(|kind| counters.records[*kind as usize - 1]).sum();
+        let captured = self.pipeline.captured();
         Some(self.scrubber.as_mut()?.rounds(Nanos::now(), captured))
     }
 

@@ -13,11 +13,11 @@
 
 use miku_probe_abi::{
     BindRecord, ConnectionKey, Direction, PAIRS, RECEIVED_MIXED, RECEIVED_WITHIN, RecordKind, STREAM_DRAINED, Stream,
-    StreamKey, TlsCall, bytes_of,
+    StreamKey, TlsCall,
 };
 
-use super::{STREAMS, TLS_CALLS, now, put, table_full};
-use crate::maps::{Skip, Wake, header};
+use super::{STREAMS, TLS_CALLS, now, table_full};
+use crate::maps::{Skip, Wake, header, put};
 
 /// How long nothing is concluded from a thread that has mixed what it received: far longer than bytes wait in a process
 /// before they are decrypted.
@@ -157,5 +157,5 @@ fn tell(ssl: u64, stream: &Stream, bound: u32) -> bool {
         fd: stream.fd,
         bound,
     };
-    put(RecordKind::Bind, Wake::Late, bytes_of(&record))
+    put(RecordKind::Bind, Wake::Late, &record)
 }

@@ -54,6 +54,7 @@ pub struct Pipeline<S, W> {
     targets: HashMap<Tgid, ServiceId>,
     connections: Connections,
     records: [u64; RecordKind::ALL.len()],
+    captured: u64,
     sink: S,
     world: W,
 }
@@ -70,6 +71,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             targets: HashMap::new(),
             connections,
             records: [0; RecordKind::ALL.len()],
+            captured: 0,
             sink,
             world,
         }
@@ -188,6 +190,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         };
         let time = Some(record.time());
         self.records[record.kind() as usize - 1] += 1;
+        self.captured += u64::from(matches!(record, Record::Data(_) | Record::ServerName(_)));
         match record {
             Record::Data(data) => self.data(&data),
             Record::Open(open) => self.open(&open),
@@ -203,6 +206,12 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             }
         }
         (time, None)
+    }
+
+    /// How many records so far held bytes of the process's.
+    #[must_use]
+    pub const fn captured(&self) -> u64 {
+        self.captured
     }
 
     /// Ends a batch of records, the first of which happened at `oldest`.

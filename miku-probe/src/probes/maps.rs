@@ -157,9 +157,6 @@ impl CounterTable {
     pub fn sum(&self) -> Result<Counters, ProbeError> {
         let mut sum = Counters::default();
         for counters in self.0.get(&0, 0)?.iter() {
-            for (total, count) in sum.records.iter_mut().zip(counters.records) {
-                *total += count;
-            }
             for (total, count) in sum.lost.iter_mut().zip(counters.lost) {
                 *total += count;
             }
