@@ -8,10 +8,14 @@
 use core::mem::{offset_of, size_of};
 
 /// The version of the layouts below; it rises whenever one of them changes.
-pub const ABI_VERSION: u8 = 4;
+pub const ABI_VERSION: u8 = 5;
 
 /// The most bytes that are copied of the start of one message, and so of one segment.
 pub const CAPTURE_MAX: usize = 4096;
+
+/// The most bytes that are copied of a call of Discord's API: what a reply answers stands behind its text, which may be 2000
+/// characters, of which each may be written in twelve.
+pub const CAPTURE_CALL: usize = 32768;
 
 /// How many bytes are copied of the start of every later segment of a message.
 pub const CAPTURE_LATER: usize = 32;
@@ -309,7 +313,7 @@ pub struct ConnectionKey {
     pub fd: i32,
 }
 
-/// The connection carries HTTP/1 as far as the kernel side can see, so its segments are reported.
+/// The connection carries HTTP/1 or a websocket as far as the kernel side can see, so its segments are reported.
 pub const CONNECTION_REPORTED: u16 = 1;
 
 /// Its opening has been told. A socket that is only made, or listens, is in the table untold.
@@ -318,8 +322,14 @@ pub const CONNECTION_TOLD: u16 = 2;
 /// It carries TLS, so nothing on it is looked at: ciphertext may look like anything.
 pub const CONNECTION_TLS: u16 = 4;
 
+/// It carries the frames of a websocket: what a segment begins with tells how much of it is copied. A TLS stream's flag too.
+pub const FRAMES: u32 = 8;
+
 /// How many bytes tell what a segment may be.
 pub const LOOK: usize = 8;
+
+/// How many bytes of a message's start tell what follows it.
+pub const START: usize = 16;
 
 /// Whether a segment that begins so may be the start of an HTTP/1 message: three capital letters, as methods and `HTTP/`
 /// begin with, and no control character or other byte that no line of one begins with. `length` of the bytes are there.
@@ -344,6 +354,52 @@ pub fn looks_like_tls(first: &[u8; LOOK], length: usize) -> bool {
     length >= 3 && (0x14 <= first[0] && first[0] <= 0x17) && first[1] == 3 && first[2] <= 4
 }
 
+/// Whether a segment that begins so is the start of a websocket's frame (RFC 6455, section 5.2) which holds a JSON object with
+/// a member. Of a masked frame of 126 bytes or more that cannot be seen.
+#[inline(always)]
+#[must_use]
+pub fn looks_like_object(first: &[u8; LOOK], length: usize) -> bool {
+    let whole_or_first = first[0] == 0x81 || first[0] == 0x82;
+    let object = match first[1] {
+        2..=125 => [first[2], first[3]],
+        126 => [first[4], first[5]],
+        0x82..=0xfd => [first[6] ^ first[2], first[7] ^ first[3]],
+        _ => [0, 0],
+    };
+    length >= LOOK && whole_or_first && object[0] == b'{' && object[1] == b'"'
+}
+
+/// Whether a segment that begins so may be the start of any frame of a websocket, without extensions.
+#[inline(always)]
+#[must_use]
+pub fn looks_like_frame(first: &[u8; LOOK], length: usize) -> bool {
+    length >= 2 && matches!(first[0], 0x80..=0x82 | 0x88..=0x8a | 0..=2)
+}
+
+/// Whether a message that begins so is a call that may post something by Discord's API.
+#[inline(always)]
+#[must_use]
+pub fn looks_like_call(start: &[u8; START], length: usize) -> bool {
+    length >= LOOK && u64::from_ne_bytes(first_of(start)) == u64::from_ne_bytes(*b"POST /ap")
+}
+
+/// Whether a message that begins so is the answer after which the connection carries something else.
+#[inline(always)]
+#[must_use]
+pub fn looks_like_upgrade(start: &[u8; START], length: usize) -> bool {
+    length >= START
+        && u64::from_ne_bytes(first_of(start)) == u64::from_ne_bytes(*b"HTTP/1.1")
+        && start[8] == b' '
+        && start[9] == b'1'
+        && start[10] == b'0'
+        && start[11] == b'1'
+}
+
+#[inline(always)]
+const fn first_of(start: &[u8; START]) -> [u8; LOOK] {
+    [start[0], start[1], start[2], start[3], start[4], start[5], start[6], start[7]]
+}
+
 /// What the kernel side keeps of an open connection.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -360,7 +416,7 @@ pub struct Connection {
     pub budget: u32,
     /// Which way the last segment went: a [`Direction`], or [`Connection::NO_DIRECTION`].
     pub direction: u32,
-    /// [`CONNECTION_REPORTED`], [`CONNECTION_TOLD`] and [`CONNECTION_TLS`].
+    /// [`CONNECTION_REPORTED`], [`CONNECTION_TOLD`], [`CONNECTION_TLS`] and [`FRAMES`].
     pub flags: u16,
     /// The socket's type, or 0 when it is not known.
     pub socket_type: u16,
@@ -400,7 +456,7 @@ impl StreamKey {
     }
 }
 
-/// The stream carries HTTP/1 as far as the kernel side can see, so its segments are reported.
+/// The stream carries HTTP/1 or a websocket as far as the kernel side can see, so its segments are reported.
 pub const STREAM_REPORTED: u32 = 1;
 
 /// Its handshake has ended well, or nothing is to be told of it any more.
@@ -434,7 +490,7 @@ pub struct Stream {
     pub budget: u32,
     /// Which way the last segment went: a [`Direction`], or [`Connection::NO_DIRECTION`].
     pub direction: u32,
-    /// [`STREAM_REPORTED`], [`STREAM_ESTABLISHED`] and [`STREAM_DRAINED`].
+    /// [`STREAM_REPORTED`], [`STREAM_ESTABLISHED`], [`STREAM_DRAINED`] and [`FRAMES`].
     pub flags: u32,
     /// The first error of TLS that the library raised in its handshake: a [`TlsError`], or 0.
     pub error: u32,

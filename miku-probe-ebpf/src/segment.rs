@@ -3,31 +3,176 @@
 //! Nothing is put together elsewhere first, and what is touched is little: these programs run where the caches hold what the
 //! watched process needs.
 //!
-//! Bounds: [`CAPTURE_MAX`] bytes of a segment are copied, and its last [`TAIL`].
+//! How much is copied is decided by what a message looks like where it starts: see [`Course`].
+//!
+//! Bounds: [`CAPTURE_MAX`] bytes of a message's start are copied, or [`CAPTURE_CALL`] of a call of Discord's API;
+//! [`CAPTURE_LATER`] of each later segment; the last [`TAIL`] of a segment that was not copied whole.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use miku_probe_abi::{ABI_VERSION, CAPTURE_LATER, CAPTURE_MAX, DataRecord, LOOK, RecordHeader, RecordKind, TAIL};
+use miku_probe_abi::{
+    ABI_VERSION, CAPTURE_CALL, CAPTURE_LATER, CAPTURE_MAX, DataRecord, Direction, FRAMES, LOOK, RecordHeader, RecordKind,
+    START, TAIL, looks_like_call, looks_like_frame, looks_like_object, looks_like_start, looks_like_tls,
+    looks_like_upgrade,
+};
 
-use crate::maps::{RECORDS, Wake, add_one, wake_flags};
+use crate::maps::{RECORDS, Wake, add_one, lost_record, wake_flags};
 use crate::memory::read_user_bytes;
+
+/// What is reported, and what is TLS and not looked at: flags of a connection, and the first of a TLS stream too.
+const REPORTED: u32 = 1;
+const TLS: u32 = 4;
+
+const _: () = {
+    use miku_probe_abi::{CONNECTION_REPORTED, CONNECTION_TLS, STREAM_REPORTED};
+    assert!(CONNECTION_REPORTED as u32 == REPORTED && STREAM_REPORTED == REPORTED && CONNECTION_TLS as u32 == TLS);
+};
 
 /// Bytes that a call moved, in one piece, and whose they are.
 pub(crate) struct Segment {
-    pub(crate) kind: RecordKind,
     pub(crate) tgid: u32,
     pub(crate) tid: u32,
     /// The [`DataRecord`]'s.
     pub(crate) generation: u64,
     pub(crate) handle: u64,
-    pub(crate) lost: u32,
     /// Where they are in the process; 0 when they cannot be reached.
     pub(crate) base: u64,
     pub(crate) size: u32,
-    /// Bytes of it that are to be copied, at most as many as there are.
-    pub(crate) wanted: u32,
     pub(crate) errno: u32,
-    /// A [`miku_probe_abi::Direction`].
+    /// A [`Direction`].
     pub(crate) direction: u32,
+    /// The rest is filled in on the way. Bytes of it that are to be copied, at most as many as there are.
+    pub(crate) wanted: u32,
+    /// Records of the connection that were lost before it.
+    pub(crate) lost: u32,
+    /// What it begins with, once it was copied.
+    pub(crate) start: [u8; START],
+}
+
+impl Segment {
+    /// One of which only whose it is and how much was moved has been said.
+    #[inline(always)]
+    pub(crate) fn new(tgid: u32, tid: u32, generation: u64, handle: u64) -> Self {
+        Self {
+            tgid,
+            tid,
+            generation,
+            handle,
+            base: 0,
+            size: 0,
+            errno: 0,
+            direction: 0,
+            wanted: 0,
+            lost: 0,
+            start: [0; START],
+        }
+    }
+}
+
+/// What a connection or stream has carried so far, as far as it matters to what is copied of it: places in its entry of a
+/// table.
+pub(crate) struct Course<'a> {
+    pub(crate) flags: u32,
+    /// Bytes that may still be copied of the current message's start.
+    pub(crate) budget: &'a mut u32,
+    /// Which way the last segment went.
+    pub(crate) direction: &'a mut u32,
+    /// Segments that did not fit the ring.
+    pub(crate) lost: &'a mut u32,
+}
+
+impl Course<'_> {
+    /// Takes in the next segment, and tells it when it is to be told. Returned are the flags from now on.
+    ///
+    /// `SOCKET`: it is a connection, not a TLS stream.
+    #[inline(always)]
+    pub(crate) fn follow<const SOCKET: bool>(self, segment: &mut Segment) -> u32 {
+        let Self { mut flags, budget, direction, lost } = self;
+        let turned = segment.size != 0 && *direction != segment.direction;
+        if flags & (REPORTED | FRAMES) != REPORTED || !turned {
+            let (first, length) = look(segment.base, segment.size);
+            let starts = looks_like_start(&first, length);
+            if flags & REPORTED == 0 {
+                let object = looks_like_object(&first, length);
+                if !starts && !object {
+                    return if SOCKET && looks_like_tls(&first, length) { flags | TLS } else { flags };
+                }
+                flags |= if object { REPORTED | FRAMES } else { REPORTED };
+            }
+            if flags & FRAMES == 0 {
+                if starts || turned {
+                    *budget = CAPTURE_MAX as u32;
+                }
+            } else if looks_like_object(&first, length) {
+                *budget = CAPTURE_MAX as u32;
+            } else if turned || looks_like_frame(&first, length) {
+                *budget = 0;
+            }
+        } else {
+            // A message of what is reported begins where the direction turns; elsewhere it must be looked for.
+            *budget = CAPTURE_MAX as u32;
+        }
+        let begins = *budget == CAPTURE_MAX as u32 && flags & FRAMES == 0;
+        if begins && segment.size > CAPTURE_MAX as u32 && segment.direction == Direction::Out as u32 {
+            let (first, length) = look(segment.base, segment.size);
+            let mut start = [0; START];
+            start[..LOOK].copy_from_slice(&first);
+            if looks_like_call(&start, length) {
+                *budget = CAPTURE_CALL as u32;
+            }
+        }
+        if segment.size != 0 {
+            *direction = segment.direction;
+        }
+        segment.wanted = wanted(*budget, segment.size);
+        segment.lost = *lost;
+        let kind = if SOCKET { RecordKind::Data } else { RecordKind::Plaintext };
+        let Some(captured) = tell(kind, segment) else {
+            *lost = lost.wrapping_add(1);
+            lost_record(kind);
+            if turned {
+                lost_start(segment.direction);
+            }
+            return flags;
+        };
+        if begins {
+            if looks_like_upgrade(&segment.start, captured as usize) {
+                flags |= FRAMES;
+            } else if *budget == CAPTURE_MAX as u32
+                && segment.direction == Direction::Out as u32
+                && looks_like_call(&segment.start, captured as usize)
+            {
+                *budget = CAPTURE_CALL as u32;
+            }
+        }
+        *budget = budget.saturating_sub(captured);
+        flags
+    }
+}
+
+/// How many bytes of a segment are to be copied when `budget` are left of those of its message.
+#[inline(always)]
+fn wanted(budget: u32, size: u32) -> u32 {
+    let most = if budget > CAPTURE_LATER as u32 { budget } else { CAPTURE_LATER as u32 };
+    if size < most { size } else { most }
+}
+
+/// The first bytes of a segment, and how many of them are there.
+#[inline(always)]
+fn look(base: u64, size: u32) -> ([u8; LOOK], usize) {
+    let mut first = [0; LOOK];
+    let length = if size < LOOK as u32 { size } else { LOOK as u32 };
+    let there = base != 0 && read_user_bytes(first.as_mut_ptr(), length, base);
+    (first, if there { length as usize } else { 0 })
+}
+
+/// Counts a lost segment that began a message.
+#[inline(always)]
+fn lost_start(direction: u32) {
+    add_one(|counters| {
+        let into = direction == Direction::In as u32;
+        // SAFETY: the pointer is to live counters.
+        unsafe { if into { &raw mut (*counters).lost_starts_in } else { &raw mut (*counters).lost_starts_out } }
+    });
 }
 
 /// A data record with room for what is captured.
@@ -37,37 +182,22 @@ struct Captured<const ROOM: usize> {
     bytes: [u8; ROOM],
 }
 
-/// How many bytes of a segment are to be copied when `budget` are left of those of its message.
+/// Puts a segment on the ring; says how many bytes of it were copied, or that it did not fit.
 #[inline(always)]
-pub(crate) fn wanted(budget: u32, size: u32) -> u32 {
-    let most = if budget > CAPTURE_LATER as u32 { budget } else { CAPTURE_LATER as u32 };
-    if size < most { size } else { most }
-}
-
-/// The first bytes of a segment, and how many of them are there.
-#[inline(always)]
-pub(crate) fn look(base: u64, size: u32) -> ([u8; LOOK], usize) {
-    let mut first = [0; LOOK];
-    let length = if size < LOOK as u32 { size } else { LOOK as u32 };
-    let there = base != 0 && read_user_bytes(first.as_mut_ptr(), length, base);
-    (first, if there { length as usize } else { 0 })
-}
-
-/// Puts a segment on the ring; says how many bytes of it were copied, or that it did not fit, which the caller counts.
-#[inline(always)]
-pub(crate) fn tell(segment: &Segment) -> Option<u32> {
+fn tell(kind: RecordKind, segment: &mut Segment) -> Option<u32> {
     // As little of the ring as holds it; the sizes must be known to the verifier.
     match segment.wanted {
-        0..=32 => tell_in::<32>(segment),
-        33..=256 => tell_in::<256>(segment),
-        257..=1024 => tell_in::<1024>(segment),
-        _ => tell_in::<CAPTURE_MAX>(segment),
+        0..=32 => tell_in::<32>(kind, segment),
+        33..=256 => tell_in::<256>(kind, segment),
+        257..=1024 => tell_in::<1024>(kind, segment),
+        1025..=4096 => tell_in::<CAPTURE_MAX>(kind, segment),
+        _ => tell_in::<CAPTURE_CALL>(kind, segment),
     }
 }
 
 /// [`tell`], in an entry with room for `ROOM` captured bytes.
 #[inline(never)]
-fn tell_in<const ROOM: usize>(segment: &Segment) -> Option<u32> {
+fn tell_in<const ROOM: usize>(kind: RecordKind, segment: &mut Segment) -> Option<u32> {
     let mut entry = RECORDS.reserve::<Captured<ROOM>>(0)?;
     let to = entry.as_mut_ptr();
     let mut captured = 0;
@@ -83,6 +213,8 @@ fn tell_in<const ROOM: usize>(segment: &Segment) -> Option<u32> {
         };
         if read {
             captured = if segment.wanted < ROOM as u32 { segment.wanted } else { ROOM as u32 };
+            // SAFETY: as above; there is room for more. What lies behind the copied bytes is not looked at.
+            segment.start = unsafe { (&raw const (*to).bytes).cast::<[u8; START]>().read() };
         } else {
             // SAFETY: the pointer is to live counters.
             add_one(|counters| unsafe { &raw mut (*counters).unreadable });
@@ -100,7 +232,7 @@ fn tell_in<const ROOM: usize>(segment: &Segment) -> Option<u32> {
     let record = DataRecord {
         header: RecordHeader {
             version: ABI_VERSION,
-            kind: segment.kind as u8,
+            kind: kind as u8,
             padding: 0,
             length: size_of::<DataRecord>() as u32 + captured,
             // SAFETY: the helper has no preconditions.

@@ -3,10 +3,7 @@
 //! Two ways of noticing, of which user space attaches one: [`by_socket`] where sockets have tracepoints of their own, from
 //! Linux 6.3 on, and [`by_call`] on older kernels.
 //!
-//! Bounds: at most [`GATHER_MAX`] pieces a call, [`CAPTURE_MAX`] bytes of a message's start, [`CAPTURE_LATER`] bytes of
-//! each later segment.
-//!
-//! [`CAPTURE_LATER`]: miku_probe_abi::CAPTURE_LATER
+//! Bounds: at most [`GATHER_MAX`] pieces a call; of each what `segment.rs` says.
 
 mod by_call;
 mod by_socket;
@@ -14,14 +11,14 @@ mod by_socket;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use miku_probe_abi::{
-    ADDRESS_MAX, CAPTURE_MAX, CONNECTION_REPORTED, CONNECTION_TLS, CONNECTION_TOLD, CloseRecord, Connection,
-    ConnectionKey, Direction, GATHER_MAX, OpenRecord, Origin, RecordKind, looks_like_start, looks_like_tls,
+    ADDRESS_MAX, CONNECTION_REPORTED, CONNECTION_TLS, CONNECTION_TOLD, CloseRecord, Connection, ConnectionKey, Direction,
+    GATHER_MAX, OpenRecord, Origin, RecordKind,
 };
 
-use crate::maps::{CONNECTIONS, SOCKETS, Skip, Wake, count, header, lost_record, put};
+use crate::maps::{CONNECTIONS, SOCKETS, Skip, Wake, count, header, put};
 use crate::memory::read_user;
 use crate::registers::Registers;
-use crate::segment::{Segment, look, tell, wanted};
+use crate::segment::{Course, Segment};
 
 /// Where the pieces of a gathered read or write are worked through one by one: the verifier follows the ranges of values on
 /// the stack, and with them every way through a loop apart.
@@ -310,58 +307,15 @@ fn segment(connection: *mut Connection, piece: &Piece) -> Result<(), Skip> {
         return Ok(());
     }
 
-    let turned = piece.size != 0 && connection.direction != piece.direction;
-    // A message of a connection that is reported begins where the direction turns; elsewhere it must be looked for.
-    let begins = if turned && connection.flags & CONNECTION_REPORTED != 0 {
-        true
-    } else {
-        let (first, length) = look(piece.base, piece.size);
-        let starts = looks_like_start(&first, length);
-        if connection.flags & CONNECTION_REPORTED == 0 {
-            if looks_like_tls(&first, length) {
-                connection.flags |= CONNECTION_TLS;
-            }
-            if !starts {
-                return Ok(());
-            }
-            connection.flags |= CONNECTION_REPORTED;
-        }
-        starts || turned
+    let mut segment = Segment::new(piece.key.tgid, piece.tid, connection.generation, piece.key.fd as u64);
+    (segment.base, segment.size) = (piece.base, piece.size);
+    (segment.errno, segment.direction) = (piece.errno, piece.direction);
+    let course = Course {
+        flags: u32::from(connection.flags),
+        budget: &mut connection.budget,
+        direction: &mut connection.direction,
+        lost: &mut connection.lost,
     };
-    if begins {
-        connection.budget = CAPTURE_MAX as u32;
-    }
-    if piece.size != 0 {
-        connection.direction = piece.direction;
-    }
-    let told = tell(&Segment {
-        kind: RecordKind::Data,
-        tgid: piece.key.tgid,
-        tid: piece.tid,
-        generation: connection.generation,
-        handle: piece.key.fd as u64,
-        lost: connection.lost,
-        base: piece.base,
-        size: piece.size,
-        wanted: wanted(connection.budget, piece.size),
-        errno: piece.errno,
-        direction: piece.direction,
-    });
-    match told {
-        Some(captured) => connection.budget = connection.budget.saturating_sub(captured),
-        None => {
-            connection.lost = connection.lost.wrapping_add(1);
-            lost_record(RecordKind::Data);
-            lost_start(turned, into);
-        }
-    }
+    connection.flags = course.follow::<true>(&mut segment) as u16;
     Ok(())
-}
-
-/// Counts a lost segment that began a message, if it did.
-#[inline(always)]
-fn lost_start(turned: bool, into: bool) {
-    if turned {
-        count(|counters| if into { counters.lost_starts_in += 1 } else { counters.lost_starts_out += 1 });
-    }
 }

@@ -8,10 +8,8 @@
 //! Programs on uprobes run preemptibly: another task may run one on the same processor in the midst of this one. So
 //! nothing here uses memory of the processor's.
 //!
-//! Bounds: one call of a kind a thread (a read that is made by another one's callback hides the outer one),
-//! [`CAPTURE_MAX`] bytes of a message's start, [`CAPTURE_LATER`] bytes of each later segment.
-//!
-//! [`CAPTURE_LATER`]: miku_probe_abi::CAPTURE_LATER
+//! Bounds: one call of a kind a thread (a read that is made by another one's callback hides the outer one); of what it moved
+//! what `segment.rs` says.
 
 mod binding;
 
@@ -27,15 +25,14 @@ use aya_ebpf::macros::{map, raw_tracepoint, uprobe};
 use aya_ebpf::maps::{HashMap, LruHashMap};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use miku_probe_abi::{
-    CAPTURE_MAX, CloseRecord, Direction, HandshakeRecord, NAME_MAX, ProcessRecord, RECEIVED_WITHIN, RecordKind,
-    SCRUB_PIECE, SCRUB_PIECES, STREAM_ESTABLISHED, STREAM_REPORTED, ServerNameRecord, Stream, StreamKey, TlsCall,
-    TlsError, TlsExit, looks_like_start,
+    CloseRecord, Direction, HandshakeRecord, NAME_MAX, ProcessRecord, RECEIVED_WITHIN, RecordKind, SCRUB_PIECE,
+    SCRUB_PIECES, STREAM_ESTABLISHED, ServerNameRecord, Stream, StreamKey, TlsCall, TlsError, TlsExit,
 };
 
 pub(crate) use self::binding::received;
 use crate::maps::{RECORDS, Skip, Wake, add_one, current, header, lost_record, put, wake_flags};
 use crate::memory::{read_kernel, read_user};
-use crate::segment::{Segment, look, tell, wanted};
+use crate::segment::{Course, Segment};
 
 /// The streams of watched processes. User space sets the size.
 #[map]
@@ -194,50 +191,15 @@ fn moved(thread: u64, ssl: u64, call: &mut TlsCall, size: u32) -> Result<(), Ski
         stream.bytes_out += u64::from(size);
     }
 
-    let turned = stream.direction != call.direction;
-    // A message of a stream that is reported begins where the direction turns; elsewhere it must be looked for.
-    let begins = if turned && stream.flags & STREAM_REPORTED != 0 {
-        true
-    } else {
-        let (first, length) = look(call.base, size);
-        let starts = looks_like_start(&first, length);
-        if stream.flags & STREAM_REPORTED == 0 && !starts {
-            return Ok(());
-        }
-        starts || turned
+    let mut segment = Segment::new((thread >> 32) as u32, thread as u32, stream.generation, ssl);
+    (segment.base, segment.size, segment.direction) = (call.base, size, call.direction);
+    let course = Course {
+        flags: stream.flags,
+        budget: &mut stream.budget,
+        direction: &mut stream.direction,
+        lost: &mut stream.lost,
     };
-    if begins {
-        stream.budget = CAPTURE_MAX as u32;
-    }
-    stream.flags |= STREAM_REPORTED;
-    stream.direction = call.direction;
-    let told = tell(&Segment {
-        kind: RecordKind::Plaintext,
-        tgid: (thread >> 32) as u32,
-        tid: thread as u32,
-        generation: stream.generation,
-        handle: ssl,
-        lost: stream.lost,
-        base: call.base,
-        size,
-        wanted: wanted(stream.budget, size),
-        errno: 0,
-        direction: call.direction,
-    });
-    match told {
-        Some(captured) => stream.budget = stream.budget.saturating_sub(captured),
-        None => {
-            stream.lost = stream.lost.wrapping_add(1);
-            lost_record(RecordKind::Plaintext);
-            if turned {
-                let into = call.direction == Direction::In as u32;
-                add_one(|counters| {
-                    // SAFETY: the pointer is to live counters.
-                    unsafe { if into { &raw mut (*counters).lost_starts_in } else { &raw mut (*counters).lost_starts_out } }
-                });
-            }
-        }
-    }
+    stream.flags = course.follow::<false>(&mut segment);
     Ok(())
 }
 
