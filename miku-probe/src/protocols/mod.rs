@@ -2,4 +2,5 @@
 
 pub mod discord;
 pub mod http1;
+pub mod json;
 pub mod routes;
