@@ -3,4 +3,6 @@
 pub mod discord;
 pub mod http1;
 pub mod json;
+mod prefix;
 pub mod routes;
+pub mod websocket;
