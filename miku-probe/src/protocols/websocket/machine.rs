@@ -32,8 +32,8 @@ enum Phase {
     /// Skipping to the next segment that starts like a frame.
     #[default]
     Unsynced,
-    /// In a frame's head, of which the first bytes came already.
-    Head { bytes: [u8; HEAD_MAX], length: usize },
+    /// In a frame's head, of which the first bytes came already, the first of all at `started`.
+    Head { bytes: [u8; HEAD_MAX], length: usize, started: Nanos },
     /// In a frame, of which some bytes came already.
     Frame(Frame),
     /// After a close, which is the last of a direction.
@@ -41,7 +41,7 @@ enum Phase {
 }
 
 impl Phase {
-    const START: Self = Self::Head { bytes: [0; HEAD_MAX], length: 0 };
+    const START: Self = Self::Head { bytes: [0; HEAD_MAX], length: 0, started: Nanos(0) };
 }
 
 #[derive(Debug)]
@@ -158,14 +158,18 @@ impl Machine {
             let lane = self.lane(at);
             match &mut lane.phase {
                 Phase::Unsynced | Phase::Closed => return,
-                Phase::Head { bytes: head, length } => {
+                Phase::Head { bytes: head, length, started } => {
                     let old = *length;
+                    if old == 0 {
+                        *started = at.time;
+                    }
+                    let started = *started;
                     let more = bytes.len().min(HEAD_MAX - old);
                     head[old..old + more].copy_from_slice(&bytes[..more]);
                     match parse(&head[..old + more], masked) {
                         Parsed::Whole(head, length) => {
                             bytes = &bytes[length - old..];
-                            if !self.begin(at, head, tell) {
+                            if !self.begin(at, head, started, tell) {
                                 return;
                             }
                             if head.length == 0 {
@@ -221,7 +225,7 @@ impl Machine {
     }
 
     /// Takes in a frame's head: whether there may be such a frame here.
-    fn begin(&mut self, at: At, head: Head, tell: &mut impl Tell) -> bool {
+    fn begin(&mut self, at: At, head: Head, started: Nanos, tell: &mut impl Tell) -> bool {
         let lane = self.lane(at);
         let kind = match head.opcode {
             Opcode::Text => Some(Kind::Text),
@@ -235,7 +239,7 @@ impl Machine {
                 return false;
             }
             let (compressed, prefix) = (head.compressed, Prefix::default());
-            lane.message = Some(Fragments { started: at.time, kind, compressed, size: 0, prefix });
+            lane.message = Some(Fragments { started, kind, compressed, size: 0, prefix });
         }
         lane.phase = Phase::Frame(Frame { head, taken: 0, code: Prefix::default() });
         true
@@ -364,8 +368,9 @@ impl Lane {
     /// The common way in: a message of one frame, without a mask, all of it in `part`. Nothing is copied.
     fn message_at_once<'a>(&mut self, at: At, part: &'a [u8]) -> Option<Message<'a>> {
         let Phase::Frame(Frame { head, taken: 0, .. }) = &self.phase else { return None };
-        let whole = head.last && head.mask.is_none() && head.length == part.len() as u64;
-        if !whole || head.compressed || head.opcode == Opcode::Continuation {
+        let is_data = matches!(head.opcode, Opcode::Text | Opcode::Binary);
+        let is_whole = head.last && head.length == part.len() as u64;
+        if !is_data || !is_whole || head.mask.is_some() || head.compressed {
             return None;
         }
         let Fragments { started, kind, .. } = self.message.take()?;
