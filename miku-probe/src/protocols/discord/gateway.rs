@@ -24,6 +24,8 @@ mod labels;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
