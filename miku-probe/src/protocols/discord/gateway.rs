@@ -170,7 +170,7 @@ pub struct Gateways {
     labels: Labels,
     /// Websockets of the gateway that ended without a stream of theirs being known.
     orphans: u32,
-    /// Acks since all of them could last be told whose they are.
+    /// Acks of streams without a websocket, to some of the heartbeats that wait over websockets without a stream.
     unclaimed: usize,
 }
 
@@ -388,6 +388,9 @@ impl Gateways {
             Some(Op::Heartbeat) => {
                 let named = if let Kind::Number(number) = payload.data.kind { Some(number) } else { None };
                 at = self.fit(at, named);
+                if self.connections[at].is_lone_socket() {
+                    self.forget_expired(time);
+                }
                 let connection = &mut self.connections[at];
                 connection.named = named;
                 let acks_seen = connection.inbound != Inbound::Unknown;
@@ -432,10 +435,13 @@ impl Gateways {
                     at = self.connections.len() - 1;
                 }
             }
-            Some(Op::HeartbeatAck) if self.connections[at].lone_stream().is_some() => match self.waiting(at) {
-                Some(socket) => at = self.join(socket, at),
-                None => self.unclaimed_ack(),
-            },
+            Some(Op::HeartbeatAck) if self.connections[at].lone_stream().is_some() => {
+                self.forget_expired(message.time);
+                match self.waiting(at) {
+                    Some(socket) => at = self.join(socket, at),
+                    None => self.unclaimed_ack(message.time),
+                }
+            }
             _ => {}
         }
         self.received(at, &payload, message.started, message.time, message.size, tell);
@@ -506,14 +512,29 @@ impl Gateways {
 
     /// Takes in an ack of which nobody knows to which websocket it belongs. When there were as many as are waited for, none
     /// is any more.
-    fn unclaimed_ack(&mut self) {
-        self.unclaimed = self.unclaimed.saturating_add(1);
-        let waits = |connection: &Connection| connection.is_lone_socket() && connection.heartbeats.awaits();
-        if self.unclaimed >= self.connections.iter().filter(|connection| waits(connection)).count() {
+    fn unclaimed_ack(&mut self, time: Nanos) {
+        if time < self.since + ON_THE_WAY {
+            return;
+        }
+        self.unclaimed += 1;
+        let lone = self.connections.iter().filter(|connection| connection.is_lone_socket());
+        if self.unclaimed >= lone.map(|connection| connection.heartbeats.unanswered()).sum() {
             self.unclaimed = 0;
-            for connection in self.connections.iter_mut().filter(|connection| waits(connection)) {
+            for connection in self.connections.iter_mut().filter(|connection| connection.is_lone_socket()) {
                 connection.heartbeats.gap();
             }
+        }
+    }
+
+    /// Forgets the heartbeats over websockets without a stream that are too old for an ack.
+    fn forget_expired(&mut self, now: Nanos) {
+        let mut any = false;
+        for connection in self.connections.iter_mut().filter(|connection| connection.is_lone_socket()) {
+            any |= connection.heartbeats.expire(now);
+        }
+        if any {
+            // Some of the acks may have been to them.
+            self.unclaimed = 0;
         }
     }
 
@@ -528,7 +549,8 @@ impl Gateways {
 
     /// The only websocket that can have sent what the stream at `at` now brings the ack to.
     fn waiting(&self, at: usize) -> Option<usize> {
-        let socket = self.only(|connection| connection.is_lone_socket() && connection.heartbeats.awaits())?;
+        let socket =
+            self.only(|connection| connection.is_lone_socket() && connection.heartbeats.awaited().is_some())?;
         let connection = &self.connections[socket];
         let sent = connection.heartbeats.awaited()?;
         // No bot names a number that it has not received.
@@ -570,6 +592,8 @@ impl Gateways {
         // The last one has taken the stream's place.
         let socket = if socket == self.connections.len() { stream } else { socket };
         self.connections[socket].join(half);
+        // Some of the acks may have been to its heartbeats.
+        self.unclaimed = 0;
         self.remember_session(socket);
         socket
     }
@@ -593,6 +617,7 @@ impl Gateways {
         let shard = connection.shard;
         if connection.inbound == Inbound::Unknown {
             self.orphans = self.orphans.saturating_add(1);
+            self.unclaimed = 0;
         }
         if connection.up.is_some() {
             self.labels.went(label, connection.settled);

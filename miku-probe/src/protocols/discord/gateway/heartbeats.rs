@@ -14,6 +14,9 @@ const PENDING_MAX: usize = 8;
 /// The interval that is supposed while none is known; Discord's is 41.25 s.
 const SUPPOSED: Nanos = Nanos(60_000_000_000);
 
+/// How long an ack is waited for over a websocket whose stream is not known: less than until the next heartbeat.
+const PATIENCE: Nanos = Nanos(40_000_000_000);
+
 #[derive(Debug, Default)]
 pub(super) struct Heartbeats {
     /// When those were sent that are not answered.
@@ -51,7 +54,7 @@ impl Heartbeats {
         }
         self.last_sent = Some(time);
         let missed = acks_seen && !early && !self.pending.is_empty();
-        if missed || !acks_seen || self.pending.len() == PENDING_MAX {
+        if missed || self.pending.len() == PENDING_MAX {
             self.pending.clear();
         }
         if self.pending.is_empty() {
@@ -75,14 +78,24 @@ impl Heartbeats {
         self.pending.clear();
     }
 
-    /// When the only unanswered heartbeat was sent, if there is one and no more.
+    /// When the last one was sent, if it is unanswered.
     pub(super) fn awaited(&self) -> Option<Nanos> {
-        if self.pending.len() == 1 { self.pending.front().copied() } else { None }
+        self.pending.back().copied()
     }
 
-    /// Whether one is unanswered.
-    pub(super) fn awaits(&self) -> bool {
-        !self.pending.is_empty()
+    /// How many are unanswered.
+    pub(super) fn unanswered(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Forgets those that no ack will come to any more; tells whether there were any.
+    pub(super) fn expire(&mut self, now: Nanos) -> bool {
+        let before = self.pending.len();
+        self.pending.retain(|sent| now.since(*sent) <= PATIENCE);
+        if self.pending.len() == PENDING_MAX {
+            self.pending.pop_front();
+        }
+        self.pending.len() < before
     }
 
     /// Whether, at `now`, a heartbeat is unanswered for so long that it may be why the bot gives up the connection.
@@ -111,5 +124,8 @@ impl Heartbeats {
         }
         // What was sent before an ack that nobody could tell whose it is is answered, as far as anybody knows.
         self.pending.retain(|sent| acks.last_ack.is_none_or(|ack| ack < *sent));
+        // To which of several the next ack is cannot be told: those before the last may have been answered unseen.
+        self.doubtful = self.pending.len() > 1;
+        self.pending.drain(..self.pending.len().saturating_sub(1));
     }
 }

@@ -42,7 +42,6 @@ proptest! {
         }
         let told = bot.news();
         prop_assert_eq!(told.iter().filter(|line| line.ends_with("beat 90")).count(), after);
-        let (mut dispatched, mut answered) = (0, 0);
         for (which, step, pause) in steps {
             if shards.is_empty() {
                 break;
@@ -56,7 +55,6 @@ proptest! {
                     shard.sequence += 1;
                     bot.hears(number as u64, &dispatch("X", shard.sequence, "{}"));
                     prop_assert_eq!(bot.news(), [format!("{name} X")]);
-                    dispatched += 1;
                 }
                 Step::Beat if shard.sent.is_none() => {
                     shard.sent = Some(bot.time);
@@ -70,12 +68,10 @@ proptest! {
                     let truth = format!("{name} beat {took}");
                     // Of a connection seen from its opening everything is known.
                     prop_assert!(beats == [truth.clone()] || !known && beats.is_empty(), "{beats:?}, not {truth}");
-                    answered += beats.len();
                 }
                 Step::Beat | Step::Ack => {}
             }
         }
-        prop_assert!(answered <= dispatched + answered);
     }
 
     #[test]
