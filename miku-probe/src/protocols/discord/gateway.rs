@@ -1,25 +1,16 @@
 //! The gateway connections of one process: what its websockets and inflated streams say, and what that means.
 //!
 //! A connection to the gateway has two halves that an observer sees apart: the websocket, over which the bot's own payloads
-//! go uncompressed, and the stream which inflates what comes over it. Neither names the other, so they are joined only
-//! where there is no other way for it to be:
-//!
-//! - A bot says nothing before it was greeted. So where a websocket that was seen to open is spoken over, its stream, if any,
-//!   is already known. If just one stream is known that began with a greeting and has no websocket yet, it is that one.
-//! - An ack follows a heartbeat. Where just one websocket without a stream waits for one, and an ack comes out of a stream
-//!   without a websocket, they belong together. This holds in mid-life as well, once what was on the wire when the
-//!   watching began has come in.
-//! - A heartbeat names the last sequence number that the bot received. If two in a row name different ones, and each fits
-//!   just one stream, it is that one.
-//!
-//! Until then both halves are followed on their own: every dispatch is told, an ack shows that the gateway is up, and the
-//! time at which a heartbeat was sent waits for its ack.
+//! go uncompressed, and the stream which inflates what comes over it. Neither names the other; `gateway/joining.rs` says
+//! when they are joined. Until then both are followed on their own: every dispatch is told, an ack shows that the gateway is
+//! up, and the time at which a heartbeat was sent waits for its ack.
 //!
 //! A connection may also be seen as a websocket alone, when nothing is compressed.
 
 mod assembler;
 mod connection;
 mod heartbeats;
+mod joining;
 mod labels;
 #[cfg(test)]
 mod properties;
@@ -50,9 +41,6 @@ const OPENED_MAX: usize = 256;
 
 /// How many sessions are kept in mind, to know which shard goes on when one is resumed.
 const SESSIONS_MAX: usize = CONNECTIONS_MAX;
-
-/// How long an ack may be on its way. So long after the watching began a heartbeat is not believed to be the only one.
-const ON_THE_WAY: Nanos = Nanos(2_000_000_000);
 
 /// The code of a connection that ends without a closing frame (RFC 6455, section 7.4.1).
 const ABNORMAL: u16 = 1006;
@@ -157,6 +145,43 @@ trait Tell: FnMut(Told<'_>) {}
 impl<T: FnMut(Told<'_>)> Tell for T {}
 
 /// The gateway connections of one process.
+///
+/// Fed by whoever knows its connections:
+///
+/// ```
+/// use std::hash::RandomState;
+///
+/// use miku_probe::protocols::discord::gateway::{Event, Gateways, Piece, Told};
+/// use miku_probe::protocols::websocket::{Machine, Segment};
+/// use miku_probe::units::{ConnId, Direction, Handle, Nanos, Side, Tgid};
+///
+/// let mut gateways = Gateways::new(Nanos(0), RandomState::new());
+/// let mut told = Vec::new();
+/// let mut tell = |told_now: Told<'_>| match told_now.event {
+///     Event::Heartbeat(took) => told.push(took),
+///     _ => {}
+/// };
+/// let socket = ConnId { tgid: Tgid(1), handle: Handle::Tls(0x1000), generation: Nanos(1) };
+/// let stream = ConnId { tgid: Tgid(1), handle: Handle::Tls(0x2000), generation: Nanos(2) };
+///
+/// // After the answer 101 to a request for this host; `Machine::mid_life` where that was not seen.
+/// gateways.opened(socket, "gateway.discord.gg");
+/// let mut machine = Machine::after_upgrade(Side::Client);
+///
+/// // A message that the bot inflated.
+/// let hello = br#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#;
+/// let size = hello.len() as u64;
+/// gateways.inflated(stream, &Piece { time: Nanos(5), starts: true, ends: true, size, bytes: hello }, &mut tell);
+///
+/// // What it wrote: {"op":1,"d":null}, masked with zeros.
+/// let frame = b"\x81\x91\0\0\0\0{\"op\":1,\"d\":null}";
+/// let segment = Segment { time: Nanos(10), direction: Direction::Out, size: 23, prefix: frame, tail: b"" };
+/// machine.segment(&segment, &mut |event| gateways.websocket(socket, &event, &mut tell));
+///
+/// let ack = br#"{"t":null,"s":null,"op":11,"d":null}"#;
+/// gateways.inflated(stream, &Piece { time: Nanos(70), starts: true, ends: true, size: 36, bytes: ack }, &mut tell);
+/// assert_eq!(told, [Nanos(60)]);
+/// ```
 #[derive(Debug)]
 pub struct Gateways {
     /// When the watching began.
@@ -378,7 +403,6 @@ impl Gateways {
 
     /// Takes in what the bot said over the connection at `at`.
     fn sent(&mut self, mut at: usize, payload: &Payload, time: Nanos, tell: &mut impl Tell) {
-        self.connections[at].spoken = true;
         if self.connections[at].is_lone_socket()
             && let Some(stream) = self.greeted(at)
         {
@@ -508,94 +532,6 @@ impl Gateways {
             connection.settled = true;
             self.labels.came(label);
         }
-    }
-
-    /// Takes in an ack of which nobody knows to which websocket it belongs. When there were as many as are waited for, none
-    /// is any more.
-    fn unclaimed_ack(&mut self, time: Nanos) {
-        if time < self.since + ON_THE_WAY {
-            return;
-        }
-        self.unclaimed += 1;
-        let lone = self.connections.iter().filter(|connection| connection.is_lone_socket());
-        if self.unclaimed >= lone.map(|connection| connection.heartbeats.unanswered()).sum() {
-            self.unclaimed = 0;
-            for connection in self.connections.iter_mut().filter(|connection| connection.is_lone_socket()) {
-                connection.heartbeats.gap();
-            }
-        }
-    }
-
-    /// Forgets the heartbeats over websockets without a stream that are too old for an ack.
-    fn forget_expired(&mut self, now: Nanos) {
-        let mut any = false;
-        for connection in self.connections.iter_mut().filter(|connection| connection.is_lone_socket()) {
-            any |= connection.heartbeats.expire(now);
-        }
-        if any {
-            // Some of the acks may have been to them.
-            self.unclaimed = 0;
-        }
-    }
-
-    /// The only stream that can belong to the websocket at `at`, which was seen to open and has now been spoken over.
-    fn greeted(&self, at: usize) -> Option<usize> {
-        let sockets = |connection: &&Connection| connection.is_lone_socket() && connection.fresh && connection.spoken;
-        if !self.connections[at].fresh || self.connections.iter().filter(sockets).count() != 1 {
-            return None;
-        }
-        self.only(|connection| connection.lone_stream().is_some() && connection.fresh)
-    }
-
-    /// The only websocket that can have sent what the stream at `at` now brings the ack to.
-    fn waiting(&self, at: usize) -> Option<usize> {
-        let socket =
-            self.only(|connection| connection.is_lone_socket() && connection.heartbeats.awaited().is_some())?;
-        let connection = &self.connections[socket];
-        let sent = connection.heartbeats.awaited()?;
-        // No bot names a number that it has not received.
-        let contradicted = connection.named > self.connections[at].received && self.connections[at].received.is_some();
-        (sent >= self.since + ON_THE_WAY && !contradicted).then_some(socket)
-    }
-
-    /// Takes in the number that a heartbeat over the connection at `at` names: where the connection is then, which may have
-    /// been joined.
-    fn fit(&mut self, at: usize, named: Option<u64>) -> usize {
-        if !self.connections[at].is_lone_socket() {
-            return at;
-        }
-        let streams = |connection: &Connection| connection.lone_stream().is_some() && connection.received == named;
-        let is_rival =
-            |(place, rival): (usize, &Connection)| place != at && rival.is_lone_socket() && rival.named == named;
-        let rivalled = self.connections.iter().enumerate().any(is_rival);
-        let fitting = named.filter(|_| !rivalled).and_then(|number| Some((number, self.only(streams)?)));
-        let sight = fitting.and_then(|(number, stream)| Some((self.connections[stream].lone_stream()?, number)));
-        let before = std::mem::replace(&mut self.connections[at].sight, sight);
-        match (before, sight, fitting) {
-            (Some((old, first)), Some((new, second)), Some((_, stream))) if old == new && first != second => {
-                self.join(at, stream)
-            }
-            _ => at,
-        }
-    }
-
-    /// Where the only connection is of which `is` holds.
-    fn only(&self, is: impl Fn(&Connection) -> bool) -> Option<usize> {
-        let mut found = self.connections.iter().enumerate().filter(|(_, connection)| is(connection));
-        let (at, _) = found.next()?;
-        found.next().is_none().then_some(at)
-    }
-
-    /// Makes one connection of a websocket and a stream, and tells where it is.
-    fn join(&mut self, socket: usize, stream: usize) -> usize {
-        let half = self.connections.swap_remove(stream);
-        // The last one has taken the stream's place.
-        let socket = if socket == self.connections.len() { stream } else { socket };
-        self.connections[socket].join(half);
-        // Some of the acks may have been to its heartbeats.
-        self.unclaimed = 0;
-        self.remember_session(socket);
-        socket
     }
 
     fn remember_session(&mut self, at: usize) {

@@ -316,10 +316,15 @@ impl Payload {
     }
 }
 
-/// The name of a member, escapes undone; empty for an element, and for what is longer than every name that is taken.
-fn key<'a>(item: &Item<'_>, room: &'a mut [u8; KEY_ROOM]) -> &'a [u8] {
+/// The name of a member, escapes undone; empty for an element, and for an escaped one that is longer than all that are
+/// taken.
+fn key<'a>(item: &Item<'a>, room: &'a mut [u8; KEY_ROOM]) -> &'a [u8] {
+    let Some(key) = item.key else { return b"" };
+    if !key.raw().contains(&b'\\') {
+        return key.raw();
+    }
     let mut length = 0;
-    for byte in item.key.iter().flat_map(|key| key.decoded()) {
+    for byte in key.decoded() {
         let Some(place) = room.get_mut(length) else { return b"" };
         *place = byte;
         length += 1;

@@ -24,8 +24,6 @@ pub(super) struct Connection {
     pub(super) inbound: Inbound,
     /// Whatever of it was seen first was seen from its start.
     pub(super) fresh: bool,
-    /// The bot has said something over it.
-    pub(super) spoken: bool,
     /// It is over, and what there was to tell has been told.
     pub(super) over: bool,
     /// By [`Direction`]: nobody knows where frames of its websocket begin, so a closing one may have been missed.
@@ -57,7 +55,6 @@ impl Connection {
             socket,
             inbound,
             fresh,
-            spoken: false,
             over: false,
             blurred: [!fresh; 2],
             assembler: Assembler::default(),

@@ -48,7 +48,7 @@ pub(super) struct Bot {
 }
 
 /// In a line: the shard or `?`, then what happened; spans in milliseconds.
-fn line(told: &Told<'_>) -> String {
+pub(super) fn line(told: &Told<'_>) -> String {
     let shard = told.shard.map_or("?".to_string(), |shard| shard.index.to_string());
     match told.event {
         Event::Up { shard, up } => {

@@ -1,9 +1,11 @@
 //! By example.
 
-use super::testing::{ACK, Bot, HELLO, beat, control, dispatch, socket, stream};
+use super::testing::{ACK, Bot, HELLO, beat, control, dispatch, line, socket, stream};
 use super::{CONNECTIONS_MAX, OPENED_MAX, SESSIONS_MAX, is_gateway_host};
 use crate::protocols::http1::End;
+use crate::protocols::websocket::{Machine, Segment};
 use crate::units::Direction::{In, Out};
+use crate::units::Nanos;
 
 const INTERVAL: u64 = 41_250;
 
@@ -397,4 +399,36 @@ fn tables_are_bounded() {
     }
     assert!(bot.gateways.connections.is_empty(), "{:?}", bot.gateways.connections[0]);
     assert_ne!(socket(0), stream(0));
+}
+
+#[test]
+fn from_bytes_on_a_connection_to_what_they_mean() {
+    // The bytes of a session in mid-life: a heartbeat in two writes, a push of the bot, a close by Discord with code 4009.
+    let mut bot = Bot::new();
+    let mut machine = Machine::mid_life();
+    let mut moved = |bot: &mut Bot, direction, bytes: &[u8]| {
+        let time = Nanos(bot.time * 1_000_000);
+        let segment = Segment { time, direction, size: bytes.len() as u64, prefix: bytes, tail: b"" };
+        let mut lines = Vec::new();
+        machine.segment(&segment, &mut |event| {
+            bot.gateways.websocket(socket(1), &event, &mut |told| lines.push(line(&told)));
+        });
+        bot.lines.extend(lines);
+    };
+    let mask = [0x37, 0xfa, 0x21, 0x3d];
+    let masked =
+        |text: &str| text.bytes().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect::<Vec<u8>>();
+    let heartbeat = masked(&beat(251));
+    let head = [&[0x81, 0x80 | heartbeat.len() as u8][..], &mask].concat();
+    bot.hears(1, &dispatch("MESSAGE_CREATE", 251, "{}"));
+    moved(&mut bot, In, b"\x82\x05\x78\x9c\x01\x02\x03");
+    moved(&mut bot, Out, &head);
+    moved(&mut bot, Out, &heartbeat);
+    bot.waits(66);
+    moved(&mut bot, In, b"\x82\x02\x7b\x7d");
+    bot.hears(1, ACK);
+    assert_eq!(bot.news(), ["? MESSAGE_CREATE", "? beat 66", "? is up"]);
+    moved(&mut bot, In, b"\x88\x02\x0f\xa9");
+    bot.ends(1, End::Over);
+    assert_eq!(bot.news(), ["? reconnects: closed 4009", "? is down"]);
 }
