@@ -106,7 +106,7 @@ impl Heartbeats {
 
     /// Whether, at `now`, the last ack is so long ago that another should have come.
     pub(super) fn silent(&self, now: Nanos) -> bool {
-        let patience = self.interval.unwrap_or(SUPPOSED).0 / 2 * 3;
+        let patience = (self.interval.unwrap_or(SUPPOSED).0 / 2).saturating_mul(3);
         self.last_ack.is_some_and(|ack| now.since(ack).0 > patience)
     }
 

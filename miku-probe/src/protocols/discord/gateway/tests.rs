@@ -383,6 +383,16 @@ fn without_acks_for_too_long_it_is_not_up() {
 }
 
 #[test]
+fn intervals_that_nobody_lives_to_see() {
+    for interval in ["0", "1", "18446744073709551615", "-5", "1e400", "null"] {
+        let mut bot = Bot::new();
+        bot.opens(1, "gateway.discord.gg").hears(1, &control(10, &format!(r#"{{"heartbeat_interval":{interval}}}"#)));
+        bot.says(1, &beat("null")).waits(50).hears(1, ACK).ticks();
+        assert_eq!(bot.news()[0], "? beat 50", "{interval}");
+    }
+}
+
+#[test]
 fn tables_are_bounded() {
     let mut bot = Bot::new();
     let many = 2 * CONNECTIONS_MAX as u64;
