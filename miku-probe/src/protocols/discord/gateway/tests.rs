@@ -277,6 +277,15 @@ fn two_connections_of_one_number_are_not_guessed_apart() {
 }
 
 #[test]
+fn an_ack_to_one_of_several_heartbeats_leaves_the_others_open() {
+    let mut bot = Bot::new();
+    bot.hears(0, &dispatch("X", 402, "{}")).says(2, &beat(1)).says(0, &beat(402)).hears(0, ACK);
+    // Three were sent and two are acked, so one of them is still open when another websocket speaks.
+    bot.says(0, &beat(402)).hears(2, ACK).says(1, &beat(1)).waits(3).hears(0, ACK);
+    assert_eq!(bot.news(), ["? X", "? is up"], "it may be to the second one of the first websocket");
+}
+
+#[test]
 fn nothing_is_missed_where_acks_cannot_be_seen() {
     let mut bot = Bot::new();
     bot.opens(1, "gateway.discord.gg");
