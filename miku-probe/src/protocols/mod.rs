@@ -2,4 +2,7 @@
 
 pub mod discord;
 pub mod http1;
+pub mod json;
+mod prefix;
 pub mod routes;
+pub mod websocket;
