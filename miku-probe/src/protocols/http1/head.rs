@@ -9,6 +9,7 @@ use httparse::{Error, Header, ParserConfig, Status};
 use zeroize::Zeroizing;
 
 use super::RateLimit;
+use super::collected::append;
 use crate::observations::Method;
 use crate::units::Nanos;
 
@@ -104,6 +105,13 @@ pub enum Protocol {
     /// Another protocol, or nobody said which.
     #[default]
     Other,
+}
+
+impl Protocol {
+    /// What an `Upgrade` value names.
+    fn of(value: &[u8]) -> Self {
+        if value.trim_ascii().eq_ignore_ascii_case(b"websocket") { Self::WebSocket } else { Self::Other }
+    }
 }
 
 /// What some first bytes may be.
@@ -319,11 +327,7 @@ fn fields<'a>(headers: &[Header<'a>]) -> Fields<'a> {
         let name = header.name;
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => host = header.value,
-            7 if name.eq_ignore_ascii_case("upgrade") => {
-                if header.value.trim_ascii().eq_ignore_ascii_case(b"websocket") {
-                    upgrade = Protocol::WebSocket;
-                }
-            }
+            7 if name.eq_ignore_ascii_case("upgrade") => upgrade = Protocol::of(header.value),
             12 if name.eq_ignore_ascii_case("content-type") => content.media = Media::of(header.value),
             14 if name.eq_ignore_ascii_case("content-length") => {
                 let next = content_length(header.value);
@@ -456,18 +460,7 @@ impl PartialHead {
             return None;
         }
         self.line = line;
-        self.append(&bytes[..used]);
+        append(&mut self.bytes, &bytes[..used]);
         Some((used, whole))
-    }
-
-    /// Grows by hand, so that what the old allocation held is wiped too.
-    fn append(&mut self, bytes: &[u8]) {
-        let wanted = self.bytes.len() + bytes.len();
-        if wanted > self.bytes.capacity() {
-            let mut grown = Zeroizing::new(Vec::with_capacity(wanted.next_power_of_two().max(256)));
-            grown.extend_from_slice(&self.bytes);
-            self.bytes = grown;
-        }
-        self.bytes.extend_from_slice(bytes);
     }
 }

@@ -19,6 +19,7 @@
 //! that comes before the request's end waits for it, or for the connection's end.
 
 mod body;
+mod collected;
 mod exchange;
 mod head;
 mod limits;
@@ -30,6 +31,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use collected::Collected;
 pub use head::{Media, Protocol, Role};
 pub use limits::RateLimit;
 pub use machine::Machine;

@@ -285,7 +285,7 @@ fn check_wanting(
             let bodiless = truth.planned.method == "HEAD" || matches!(truth.planned.status, 204 | 304);
             let answers = if bodiless { &Body::None } else { &truth.planned.answers };
             check_body(body_of(Role::Response), answers, capture);
-            let last = body_of(Role::Response).last().map_or(0, |piece| piece.time);
+            let last = body_of(Role::Response).next_back().map_or(0, |piece| piece.time);
             assert!(last <= time(truth.last_byte));
         } else {
             assert_eq!(body_of(Role::Response).count(), 0);
