@@ -3,4 +3,5 @@
 pub mod discord;
 pub mod http1;
 pub mod json;
+pub mod llm;
 pub mod routes;

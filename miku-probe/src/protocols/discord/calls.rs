@@ -284,28 +284,19 @@ impl Message {
             return read;
         }
         if read.reference == Reference::Unknown
-            && let Some(mut scanner) = behind(tail, "\"message_reference\"")
+            && let Some(mut scanner) = Scanner::behind(tail, "\"message_reference\"")
             && scanner.next().is_some_and(|item| item.what == What::Object)
             && let Some(reference) = reference(&mut scanner)
         {
             read.reference = reference;
         }
         if read.nonce.is_none() {
-            read.nonce = behind(tail, "\"nonce\"")
+            read.nonce = Scanner::behind(tail, "\"nonce\"")
                 .and_then(|mut scanner| scanner.next())
                 .and_then(|item| nonce(item.what, hasher));
         }
         read
     }
-}
-
-/// The value of the member with this name in quotes, in the last bytes of a JSON text. Within a string the quote at the
-/// name's end would be escaped, so what reads like a member's name is one.
-fn behind<'a>(tail: &'a [u8], name: &str) -> Option<Scanner<'a>> {
-    memmem::find_iter(tail, name).find_map(|at| {
-        let rest = tail[at + name.len()..].trim_ascii_start().strip_prefix(b":")?;
-        Some(Scanner::new(rest))
-    })
 }
 
 /// A reference whose object was just told; nothing if its end is not known.
