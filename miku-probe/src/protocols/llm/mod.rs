@@ -125,7 +125,8 @@ pub struct LlmCall {
     pub streaming: Option<bool>,
     /// Events with content. They need not be one token each.
     pub chunks: u64,
-    /// Whether every event was read: otherwise the first token may be earlier than told, and the chunks are segments.
+    /// Whether every event was read. Otherwise the first token may have come later than told, the chunks are segments, and
+    /// what is missing may not have been seen.
     pub exact: bool,
     /// The answer's status, when its head was seen.
     pub status: Option<u16>,
@@ -218,6 +219,19 @@ impl Follower {
         self.id
     }
 
+    /// Whether it is known by now to be a call: at the latest when its request was seen to its end, unless too little of that
+    /// is known.
+    #[must_use]
+    pub const fn is_call(&self) -> bool {
+        self.certain
+    }
+
+    /// When the last token came, so far.
+    #[must_use]
+    pub const fn last_token(&self) -> Option<Nanos> {
+        self.last_token
+    }
+
     /// When the first token came, so far.
     #[must_use]
     pub const fn first_token(&self) -> Option<Nanos> {
@@ -277,7 +291,7 @@ impl Follower {
             end: finished.end,
             streaming,
             chunks: self.chunks,
-            exact: self.exact,
+            exact: self.exact && finished.outcome != Outcome::Unknown,
             status: finished.status,
             outcome,
         })
@@ -337,8 +351,10 @@ impl Follower {
             Bytes::Unknown(size) => {
                 self.exact = false;
                 lines.unknown(|line| self.line(line, piece.time));
+                // What the last name says ends somewhere in what is not known.
+                let named = self.named.take();
                 if !self.decided && size >= EVENT_MIN {
-                    if self.named.take() != Some(Verdict::Without) {
+                    if named != Some(Verdict::Without) {
                         self.token(piece.time);
                     }
                     self.decided = true;

@@ -195,6 +195,20 @@ fn what_is_compressed_is_told_by_its_segments() {
 }
 
 #[test]
+fn an_answer_that_is_not_seen_is_not_exact() {
+    let mut bot = Bot::default();
+    bot.asks(CHAT, STREAM);
+    assert!(bot.listener.followers[0].is_call());
+    bot.known = Some((30, 8));
+    bot.receives(SSE);
+    bot.receives(chunk(&delta(r#"{"content":"Hi"}"#)));
+    bot.ends(End::PeerFinished);
+    let call = bot.call();
+    assert_eq!((call.streaming, call.first_token, call.exact), (Some(true), None, false));
+    assert_eq!(call.outcome, LlmOutcome::Unknown);
+}
+
+#[test]
 fn anthropic_by_the_names_of_its_events() {
     let event = |name: &str, rest: &str| format!("event: {name}\ndata: {{\"type\":\"{name}\",{rest}}}\n\n");
     let message = r#""message":{"id":"msg_0","type":"message","role":"assistant","content":[],"stop_reason":null}"#;
@@ -221,6 +235,17 @@ fn anthropic_by_the_names_of_its_events() {
         assert_eq!((call.first_token, call.last_token), (Some(Nanos(times[3])), Some(Nanos(times[4]))), "{known:?}");
         assert_eq!((call.chunks, call.exact), (2, known.is_none()));
     }
+}
+
+#[test]
+fn what_is_said_of_one_event_is_not_said_of_the_next_segment() {
+    let mut bot = Bot::default();
+    bot.asks(CHAT, STREAM).receives(SSE);
+    bot.known = Some((22, 0));
+    bot.receives(chunk("event: ping\ndata: {\"type\": \"ping\"}\n\n"));
+    let token = bot.receives(chunk(&delta(r#"{"content":"Hi"}"#)));
+    bot.ends(End::LocalClosed);
+    assert_eq!((bot.call().first_token, bot.call().chunks), (Some(Nanos(token)), 1));
 }
 
 #[test]
