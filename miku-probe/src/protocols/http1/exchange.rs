@@ -75,10 +75,10 @@ impl Exchange {
     }
 
     /// What is told of it when it begins.
-    pub(super) fn request(&self, side: Side, media: Media) -> Request<'_> {
+    pub(super) fn request(&self, side: Side) -> Request<'_> {
         let (path, host) = self.path_and_host();
         let method = self.method.unwrap_or(Method::Other);
-        Request { id: self.id, side, method, path, host, start: self.start, media }
+        Request { id: self.id, side, method, path, host, start: self.start }
     }
 
     /// What is told of it when its answer began at `time`.

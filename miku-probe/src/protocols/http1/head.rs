@@ -79,7 +79,7 @@ pub enum Media {
 
 impl Media {
     /// What a `Content-Type` value declares.
-    fn of(value: &[u8]) -> Self {
+    pub(super) fn of(value: &[u8]) -> Self {
         let essence = value.split(|byte| *byte == b';').next().unwrap_or(b"").trim_ascii();
         let is = |name: &str| essence.eq_ignore_ascii_case(name.as_bytes());
         match essence.len() {
@@ -216,24 +216,20 @@ pub(super) struct RequestHead<'a> {
     pub(super) target: &'a [u8],
     pub(super) host: &'a [u8],
     pub(super) declared: Declared,
-    pub(super) content: Content,
-}
-
-/// What the headers say of what the body holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Content {
-    pub(super) media: Media,
-    /// It is compressed, or coded otherwise.
+    /// The body is compressed, or coded otherwise.
     pub(super) coded: bool,
 }
 
 /// What matters of a response's head.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ResponseHead {
+pub(super) struct ResponseHead<'a> {
     /// Absent when too little of the head was seen.
     pub(super) status: Option<u16>,
     pub(super) declared: Declared,
-    pub(super) content: Content,
+    /// The body is compressed, or coded otherwise.
+    pub(super) coded: bool,
+    /// `Content-Type`, for [`Media::of`].
+    pub(super) content_type: &'a [u8],
     pub(super) upgrade: Protocol,
     /// Read only where it is asked for.
     pub(super) limits: RateLimit,
@@ -271,10 +267,10 @@ fn parse_request_within<const HEADERS: usize>(bytes: &[u8]) -> Parsed<RequestHea
     );
     match result {
         Ok(Status::Complete(length)) => {
-            let Fields { host, declared, content, .. } = fields(request.headers);
+            let Fields { host, declared, coded, .. } = fields(request.headers);
             let method = Method::from_token(request.method.unwrap_or("").as_bytes());
             let target = request.path.unwrap_or("").as_bytes();
-            Parsed::Whole(RequestHead { method, target, host, declared, content }, length)
+            Parsed::Whole(RequestHead { method, target, host, declared, coded }, length)
         }
         Ok(Status::Partial) => Parsed::Partial,
         Err(Error::TooManyHeaders) => Parsed::TooMany,
@@ -283,14 +279,14 @@ fn parse_request_within<const HEADERS: usize>(bytes: &[u8]) -> Parsed<RequestHea
 }
 
 /// Parses the response's head that `bytes` start with; what it says of rate limits only if `limits` are wanted.
-pub(super) fn parse_response(bytes: &[u8], limits: bool) -> Parsed<ResponseHead> {
+pub(super) fn parse_response(bytes: &[u8], limits: bool) -> Parsed<ResponseHead<'_>> {
     match parse_response_within::<HEADERS_USUAL>(bytes, limits) {
         Parsed::TooMany => parse_response_within::<HEADERS_MAX>(bytes, limits),
         parsed => parsed,
     }
 }
 
-fn parse_response_within<const HEADERS: usize>(bytes: &[u8], limits: bool) -> Parsed<ResponseHead> {
+fn parse_response_within<const HEADERS: usize>(bytes: &[u8], limits: bool) -> Parsed<ResponseHead<'_>> {
     let mut headers = [MaybeUninit::<Header<'_>>::uninit(); HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let result = ParserConfig::default()
@@ -299,9 +295,12 @@ fn parse_response_within<const HEADERS: usize>(bytes: &[u8], limits: bool) -> Pa
         .parse_response_with_uninit_headers(&mut response, bytes, &mut headers);
     match result {
         Ok(Status::Complete(length)) => {
-            let Fields { declared, content, upgrade, .. } = fields(response.headers);
+            let Fields { declared, coded, content_type, upgrade, .. } = fields(response.headers);
             let limits = if limits { RateLimit::of(response.headers) } else { RateLimit::default() };
-            Parsed::Whole(ResponseHead { status: response.code, declared, content, upgrade, limits }, length)
+            Parsed::Whole(
+                ResponseHead { status: response.code, declared, coded, content_type, upgrade, limits },
+                length,
+            )
         }
         Ok(Status::Partial) => Parsed::Partial,
         Err(Error::TooManyHeaders) => Parsed::TooMany,
@@ -313,7 +312,8 @@ fn parse_response_within<const HEADERS: usize>(bytes: &[u8], limits: bool) -> Pa
 struct Fields<'a> {
     host: &'a [u8],
     declared: Declared,
-    content: Content,
+    coded: bool,
+    content_type: &'a [u8],
     upgrade: Protocol,
 }
 
@@ -321,33 +321,34 @@ fn fields<'a>(headers: &[Header<'a>]) -> Fields<'a> {
     let mut host: &[u8] = b"";
     let mut length = Declared::Nothing;
     let mut coding = None;
-    let mut content = Content::default();
+    let mut coded = false;
+    let mut content_type: &[u8] = b"";
     let mut upgrade = Protocol::Other;
     for header in headers {
         let name = header.name;
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => host = header.value,
             7 if name.eq_ignore_ascii_case("upgrade") => upgrade = Protocol::of(header.value),
-            12 if name.eq_ignore_ascii_case("content-type") => content.media = Media::of(header.value),
+            12 if name.eq_ignore_ascii_case("content-type") => content_type = header.value,
             14 if name.eq_ignore_ascii_case("content-length") => {
                 let next = content_length(header.value);
                 length = if length == Declared::Nothing || length == next { next } else { Declared::Invalid };
             }
             16 if name.eq_ignore_ascii_case("content-encoding") => {
                 let value = header.value.trim_ascii();
-                content.coded |= !value.is_empty() && !value.eq_ignore_ascii_case(b"identity");
+                coded |= !value.is_empty() && !value.eq_ignore_ascii_case(b"identity");
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                 let mut codings = header.value.rsplit(|byte| *byte == b',');
                 let chunked = codings.next().unwrap_or(b"").trim_ascii().eq_ignore_ascii_case(b"chunked");
                 // What stands before the last one is in the body, as the last one is if it is no framing.
-                content.coded |= !chunked || codings.next().is_some();
+                coded |= !chunked || codings.next().is_some();
                 coding = Some(if chunked { Declared::Chunked } else { Declared::OtherCoding });
             }
             _ => {}
         }
     }
-    Fields { host, declared: coding.unwrap_or(length), content, upgrade }
+    Fields { host, declared: coding.unwrap_or(length), coded, content_type, upgrade }
 }
 
 /// The length that a `Content-Length` value declares; the same number several times over is one (RFC 9110, section 8.6).
@@ -389,7 +390,7 @@ pub(super) fn with_truncated_request<T>(head: &[u8], use_it: impl FnOnce(Request
         None if target.len() > super::exchange::PATH_MAX + super::exchange::HOST_MAX => target,
         None => b"",
     };
-    use_it(RequestHead { method, target, host: b"", declared: Declared::Nothing, content: Content::default() })
+    use_it(RequestHead { method, target, host: b"", declared: Declared::Nothing, coded: false })
 }
 
 /// The status that the start of a response's head tells, if it goes that far.

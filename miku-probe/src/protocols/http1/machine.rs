@@ -4,9 +4,7 @@ mod messages;
 
 use super::body::{Chunks, Ending, Progress};
 use super::exchange::Queue;
-use super::head::{
-    Content, Parsed, PartialHead, Role, Start, expected_start, parse_request, parse_response, plausible_start,
-};
+use super::head::{Parsed, PartialHead, Role, Start, expected_start, parse_request, parse_response, plausible_start};
 use super::{Bytes, End, Event, ExchangeId, Listener, Piece, Segment};
 use crate::observations::{AbortReason, Outcome, Unmatched};
 use crate::units::{Direction, Nanos, Side};
@@ -94,8 +92,8 @@ struct Telling {
 }
 
 impl Telling {
-    const fn new(id: ExchangeId, role: Role, content: Content) -> Self {
-        Self { id, role, offset: 0, coded: content.coded, first: true }
+    const fn new(id: ExchangeId, role: Role, coded: bool) -> Self {
+        Self { id, role, offset: 0, coded, first: true }
     }
 
     fn tell(&mut self, time: Nanos, bytes: Bytes<'_>, listener: &mut impl Listener) {

@@ -123,8 +123,6 @@ pub struct Request<'a> {
     pub host: &'a str,
     /// When its first byte moved.
     pub start: Nanos,
-    /// What the body is.
-    pub media: Media,
 }
 
 /// The head of the final answer to a request of interest.

@@ -4,7 +4,7 @@ use super::{At, Carries, Chunks, Machine, Phase, Telling, response_lane};
 use crate::observations::{Method, Outcome, Unmatched};
 use crate::protocols::http1::exchange::Exchange;
 use crate::protocols::http1::head::{
-    Content, Declared, Protocol, RequestHead, ResponseHead, Role, Start, truncated_status, with_truncated_request,
+    Declared, Media, Protocol, RequestHead, ResponseHead, Role, Start, truncated_status, with_truncated_request,
 };
 use crate::protocols::http1::{Event, ExchangeId, Interest, Listener, RateLimit, Upgraded};
 use crate::units::{Direction, Nanos, Side};
@@ -34,7 +34,8 @@ impl Machine {
                 let response = ResponseHead {
                     status: truncated_status(head),
                     declared: Declared::Nothing,
-                    content: Content::default(),
+                    coded: false,
+                    content_type: b"",
                     upgrade: Protocol::Other,
                     limits: RateLimit::default(),
                 };
@@ -75,7 +76,7 @@ impl Machine {
         };
         let exchange = if self.request_followed { self.queue.newest_mut() } else { None };
         let wanted = exchange.filter(|exchange| exchange.interest != Interest::Nothing).map(|exchange| exchange.id);
-        self.begin_body(at, phase, wanted.map(|id| Telling::new(id, Role::Request, head.content)));
+        self.begin_body(at, phase, wanted.map(|id| Telling::new(id, Role::Request, head.coded)));
     }
 
     /// Takes in that a body begins, and whether it is told of.
@@ -90,7 +91,7 @@ impl Machine {
     pub(super) fn response(
         &mut self,
         at: At,
-        head: ResponseHead,
+        head: ResponseHead<'_>,
         length: usize,
         start: Nanos,
         listener: &mut impl Listener,
@@ -114,7 +115,7 @@ impl Machine {
         };
         let exchange = if self.response_followed { self.queue.oldest() } else { None };
         let wanted = exchange.filter(|exchange| exchange.interest == Interest::Whole).map(|exchange| exchange.id);
-        self.begin_body(at, phase, wanted.map(|id| Telling::new(id, Role::Response, head.content)));
+        self.begin_body(at, phase, wanted.map(|id| Telling::new(id, Role::Response, head.coded)));
     }
 
     /// Takes in that a message of `role` was recognised.
@@ -165,18 +166,18 @@ impl Machine {
         exchange.begin(head, start);
         exchange.request_bytes = length as u64;
         listener.tell(Event::Began { side });
-        exchange.interest = listener.interest(&exchange.request(side, head.content.media));
+        exchange.interest = listener.interest(&exchange.request(side));
     }
 
     fn open_response(
         &mut self,
         at: At,
-        head: &ResponseHead,
+        head: &ResponseHead<'_>,
         length: usize,
         start: Nanos,
         listener: &mut impl Listener,
     ) -> Opened {
-        let ResponseHead { status, limits, content, .. } = *head;
+        let ResponseHead { status, limits, .. } = *head;
         self.recognised(at, Role::Response);
         let request = 1 - at.direction as usize;
         let interim = status.is_some_and(|status| (100..200).contains(&status) && status != 101);
@@ -203,7 +204,7 @@ impl Machine {
                     upgrade = Some(Protocol::Tunnel);
                 }
                 if exchange.interest != Interest::Nothing {
-                    listener.tell(Event::Answered(exchange.answer(start, content.media)));
+                    listener.tell(Event::Answered(exchange.answer(start, Media::of(head.content_type))));
                 }
             }
             None if self.beyond > 0 => self.beyond -= 1,
