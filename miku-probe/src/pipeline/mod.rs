@@ -381,7 +381,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
                 }
                 kept.finished(link, &finished, names, sink);
             }
-            Event::Upgraded => {}
+            Event::Body(_) | Event::Asked { .. } | Event::Answered(_) | Event::Upgraded(_) => {}
             Event::Unmatched(reason) => {
                 if reason == Unmatched::HeadTruncated {
                     sink.observe(&Observation::Lost { at: LostWhere::Capture, count: 1 }, names);
@@ -390,7 +390,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             }
         };
         match step {
-            Step::Segment(segment) => machine.segment(&segment, &mut tell),
+            Step::Segment(segment) => _ = machine.segment(&segment, &mut tell),
             Step::Gap(time) => machine.gap(time, &mut tell),
             Step::End(time, end) => machine.end(time, end, &mut tell),
         }

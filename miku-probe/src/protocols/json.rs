@@ -21,7 +21,7 @@
 
 use std::hash::BuildHasher;
 
-use memchr::memchr2;
+use memchr::{memchr2, memmem};
 use zeroize::Zeroizing;
 
 #[cfg(test)]
@@ -115,6 +115,17 @@ impl<'a> Scanner<'a> {
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0, objects: 0, depth: 0, expects: Expects::Value }
+    }
+
+    /// A scanner at the value of the first member with this name, which is given in quotes, in bytes from somewhere in a JSON
+    /// text. Within a string the quote at the name's end would be escaped, so what reads like a member's name is one; how
+    /// deep it is nobody knows.
+    #[must_use]
+    pub fn behind(bytes: &'a [u8], name: &str) -> Option<Self> {
+        memmem::find_iter(bytes, name).find_map(|at| {
+            let rest = bytes[at + name.len()..].trim_ascii_start().strip_prefix(b":")?;
+            Some(Self::new(rest))
+        })
     }
 
     /// Why the last call to [`Iterator::next`] gave nothing; nothing while it may still give something.

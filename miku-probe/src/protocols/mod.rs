@@ -3,6 +3,7 @@
 pub mod discord;
 pub mod http1;
 pub mod json;
+pub mod llm;
 mod prefix;
 pub mod routes;
 pub mod websocket;

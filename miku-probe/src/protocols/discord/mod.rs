@@ -1,5 +1,6 @@
 //! Discord: what is known of its API beyond HTTP.
 
+pub mod calls;
 pub mod gateway;
 mod limits;
 pub mod payload;

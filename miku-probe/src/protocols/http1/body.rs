@@ -47,8 +47,8 @@ impl Chunks {
         Self { remaining: 0, place: Place::Size }
     }
 
-    /// Takes in known bytes.
-    pub(super) fn known(&mut self, bytes: &[u8]) -> Progress {
+    /// Takes in known bytes, and hands on what of them is data.
+    pub(super) fn known(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Progress {
         let mut at = 0;
         while let Some(byte) = bytes.get(at) {
             at += 1;
@@ -56,6 +56,7 @@ impl Chunks {
                 (Place::Data, _) => {
                     let left = bytes.len() - (at - 1);
                     let taken = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(left);
+                    data(&bytes[at - 1..at - 1 + taken]);
                     at += taken - 1;
                     self.remaining -= taken as u64;
                     if self.remaining == 0 { Place::DataEnd } else { Place::Data }

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use zeroize::{Zeroize, Zeroizing};
 
-use super::head::RequestHead;
-use super::{Finished, RateLimit};
+use super::head::{Media, Protocol, RequestHead};
+use super::{Answer, ExchangeId, Finished, Interest, RateLimit, Request, Upgraded};
 use crate::observations::{Method, Outcome};
 use crate::units::{Nanos, Side};
 
@@ -27,6 +27,8 @@ const TEXT_KEPT: usize = 256;
 /// A request and what is known of its answer.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
+    pub(super) id: ExchangeId,
+    pub(super) interest: Interest,
     pub(super) method: Option<Method>,
     pub(super) status: Option<u16>,
     pub(super) start: Nanos,
@@ -68,10 +70,33 @@ impl Exchange {
         self.method == Some(Method::Connect)
     }
 
+    fn path_and_host(&self) -> (&str, &str) {
+        self.text.split_at(usize::from(self.path_length))
+    }
+
+    /// What is told of it when it begins.
+    pub(super) fn request(&self, side: Side) -> Request<'_> {
+        let (path, host) = self.path_and_host();
+        let method = self.method.unwrap_or(Method::Other);
+        Request { id: self.id, side, method, path, host, start: self.start }
+    }
+
+    /// What is told of it when its answer began at `time`.
+    pub(super) fn answer(&self, time: Nanos, media: Media) -> Answer {
+        Answer { id: self.id, status: self.status, time, media }
+    }
+
+    /// What is told of it when it gave the connection another protocol.
+    pub(super) fn upgraded(&self, side: Side, protocol: Protocol, time: Nanos) -> Upgraded<'_> {
+        let (path, host) = self.path_and_host();
+        Upgraded { side, protocol, path, host, time }
+    }
+
     /// What is told of it when it ends at `end`.
     pub(super) fn finished(&self, side: Side, outcome: Outcome, end: Nanos) -> Finished<'_> {
-        let (path, host) = self.text.split_at(usize::from(self.path_length));
+        let (path, host) = self.path_and_host();
         Finished {
+            id: self.id,
             side,
             method: self.method.unwrap_or(Method::Other),
             path,
@@ -198,6 +223,13 @@ impl Queue {
     pub(super) fn allocated(&self) -> usize {
         let texts = self.rest.iter().map(|exchange| exchange.text.capacity()).sum::<usize>();
         self.oldest.text.capacity() + texts + self.rest.capacity() * size_of::<Exchange>()
+    }
+
+    /// Takes the oldest out.
+    pub(super) fn take(&mut self) -> Exchange {
+        let oldest = std::mem::take(&mut self.oldest);
+        self.pop();
+        oldest
     }
 
     /// Forgets the oldest.

@@ -9,6 +9,7 @@ use httparse::{Error, Header, ParserConfig, Status};
 use zeroize::Zeroizing;
 
 use super::RateLimit;
+use super::collected::append;
 use crate::observations::Method;
 use crate::units::Nanos;
 
@@ -51,9 +52,66 @@ const METHODS: [&[u8]; 20] = [
 
 /// Which of the two messages of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub enum Role {
+    /// The request.
     Request,
+    /// The answer.
     Response,
+}
+
+/// What a body is, by the type that its head declares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Media {
+    /// Nothing was declared, or it was not seen.
+    #[default]
+    Undeclared,
+    /// A JSON text: `application/json`.
+    Json,
+    /// Server-sent events: `text/event-stream`.
+    EventStream,
+    /// A JSON text a line: `application/x-ndjson` and its like.
+    JsonLines,
+    /// A form in parts: `multipart/form-data`.
+    Multipart,
+    /// Another type.
+    Other,
+}
+
+impl Media {
+    /// What a `Content-Type` value declares.
+    pub(super) fn of(value: &[u8]) -> Self {
+        let essence = value.split(|byte| *byte == b';').next().unwrap_or(b"").trim_ascii();
+        let is = |name: &str| essence.eq_ignore_ascii_case(name.as_bytes());
+        match essence.len() {
+            0 => Self::Undeclared,
+            16 if is("application/json") => Self::Json,
+            17 if is("text/event-stream") => Self::EventStream,
+            17 if is("application/jsonl") => Self::JsonLines,
+            18 if is("application/ndjson") => Self::JsonLines,
+            19 if is("multipart/form-data") => Self::Multipart,
+            20 if is("application/x-ndjson") => Self::JsonLines,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What a connection carries after an answer that gives it another protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// `Upgrade: websocket` (RFC 6455).
+    WebSocket,
+    /// What a `CONNECT` asked for.
+    Tunnel,
+    /// Another protocol, or nobody said which.
+    #[default]
+    Other,
+}
+
+impl Protocol {
+    /// What an `Upgrade` value names.
+    fn of(value: &[u8]) -> Self {
+        if value.trim_ascii().eq_ignore_ascii_case(b"websocket") { Self::WebSocket } else { Self::Other }
+    }
 }
 
 /// What some first bytes may be.
@@ -158,14 +216,21 @@ pub(super) struct RequestHead<'a> {
     pub(super) target: &'a [u8],
     pub(super) host: &'a [u8],
     pub(super) declared: Declared,
+    /// The body is compressed, or coded otherwise.
+    pub(super) coded: bool,
 }
 
 /// What matters of a response's head.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ResponseHead {
+pub(super) struct ResponseHead<'a> {
     /// Absent when too little of the head was seen.
     pub(super) status: Option<u16>,
     pub(super) declared: Declared,
+    /// The body is compressed, or coded otherwise.
+    pub(super) coded: bool,
+    /// `Content-Type`, for [`Media::of`].
+    pub(super) content_type: &'a [u8],
+    pub(super) upgrade: Protocol,
     /// Read only where it is asked for.
     pub(super) limits: RateLimit,
 }
@@ -202,10 +267,10 @@ fn parse_request_within<const HEADERS: usize>(bytes: &[u8]) -> Parsed<RequestHea
     );
     match result {
         Ok(Status::Complete(length)) => {
-            let (host, declared) = fields(request.headers);
+            let Fields { host, declared, coded, .. } = fields(request.headers);
             let method = Method::from_token(request.method.unwrap_or("").as_bytes());
             let target = request.path.unwrap_or("").as_bytes();
-            Parsed::Whole(RequestHead { method, target, host, declared }, length)
+            Parsed::Whole(RequestHead { method, target, host, declared, coded }, length)
         }
         Ok(Status::Partial) => Parsed::Partial,
         Err(Error::TooManyHeaders) => Parsed::TooMany,
@@ -214,14 +279,14 @@ fn parse_request_within<const HEADERS: usize>(bytes: &[u8]) -> Parsed<RequestHea
 }
 
 /// Parses the response's head that `bytes` start with; what it says of rate limits only if `limits` are wanted.
-pub(super) fn parse_response(bytes: &[u8], limits: bool) -> Parsed<ResponseHead> {
+pub(super) fn parse_response(bytes: &[u8], limits: bool) -> Parsed<ResponseHead<'_>> {
     match parse_response_within::<HEADERS_USUAL>(bytes, limits) {
         Parsed::TooMany => parse_response_within::<HEADERS_MAX>(bytes, limits),
         parsed => parsed,
     }
 }
 
-fn parse_response_within<const HEADERS: usize>(bytes: &[u8], limits: bool) -> Parsed<ResponseHead> {
+fn parse_response_within<const HEADERS: usize>(bytes: &[u8], limits: bool) -> Parsed<ResponseHead<'_>> {
     let mut headers = [MaybeUninit::<Header<'_>>::uninit(); HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let result = ParserConfig::default()
@@ -230,9 +295,12 @@ fn parse_response_within<const HEADERS: usize>(bytes: &[u8], limits: bool) -> Pa
         .parse_response_with_uninit_headers(&mut response, bytes, &mut headers);
     match result {
         Ok(Status::Complete(length)) => {
-            let (_, declared) = fields(response.headers);
+            let Fields { declared, coded, content_type, upgrade, .. } = fields(response.headers);
             let limits = if limits { RateLimit::of(response.headers) } else { RateLimit::default() };
-            Parsed::Whole(ResponseHead { status: response.code, declared, limits }, length)
+            Parsed::Whole(
+                ResponseHead { status: response.code, declared, coded, content_type, upgrade, limits },
+                length,
+            )
         }
         Ok(Status::Partial) => Parsed::Partial,
         Err(Error::TooManyHeaders) => Parsed::TooMany,
@@ -240,28 +308,47 @@ fn parse_response_within<const HEADERS: usize>(bytes: &[u8], limits: bool) -> Pa
     }
 }
 
-/// The host, and what the headers declare about the body.
-fn fields<'a>(headers: &[Header<'a>]) -> (&'a [u8], Declared) {
+/// The headers that matter in both messages.
+struct Fields<'a> {
+    host: &'a [u8],
+    declared: Declared,
+    coded: bool,
+    content_type: &'a [u8],
+    upgrade: Protocol,
+}
+
+fn fields<'a>(headers: &[Header<'a>]) -> Fields<'a> {
     let mut host: &[u8] = b"";
     let mut length = Declared::Nothing;
     let mut coding = None;
+    let mut coded = false;
+    let mut content_type: &[u8] = b"";
+    let mut upgrade = Protocol::Other;
     for header in headers {
         let name = header.name;
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => host = header.value,
+            7 if name.eq_ignore_ascii_case("upgrade") => upgrade = Protocol::of(header.value),
+            12 if name.eq_ignore_ascii_case("content-type") => content_type = header.value,
             14 if name.eq_ignore_ascii_case("content-length") => {
                 let next = content_length(header.value);
                 length = if length == Declared::Nothing || length == next { next } else { Declared::Invalid };
             }
+            16 if name.eq_ignore_ascii_case("content-encoding") => {
+                let value = header.value.trim_ascii();
+                coded |= !value.is_empty() && !value.eq_ignore_ascii_case(b"identity");
+            }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                let last = header.value.rsplit(|byte| *byte == b',').next().unwrap_or(b"").trim_ascii();
-                coding =
-                    Some(if last.eq_ignore_ascii_case(b"chunked") { Declared::Chunked } else { Declared::OtherCoding });
+                let mut codings = header.value.rsplit(|byte| *byte == b',');
+                let chunked = codings.next().unwrap_or(b"").trim_ascii().eq_ignore_ascii_case(b"chunked");
+                // What stands before the last one is in the body, as the last one is if it is no framing.
+                coded |= !chunked || codings.next().is_some();
+                coding = Some(if chunked { Declared::Chunked } else { Declared::OtherCoding });
             }
             _ => {}
         }
     }
-    (host, coding.unwrap_or(length))
+    Fields { host, declared: coding.unwrap_or(length), coded, content_type, upgrade }
 }
 
 /// The length that a `Content-Length` value declares; the same number several times over is one (RFC 9110, section 8.6).
@@ -303,7 +390,7 @@ pub(super) fn with_truncated_request<T>(head: &[u8], use_it: impl FnOnce(Request
         None if target.len() > super::exchange::PATH_MAX + super::exchange::HOST_MAX => target,
         None => b"",
     };
-    use_it(RequestHead { method, target, host: b"", declared: Declared::Nothing })
+    use_it(RequestHead { method, target, host: b"", declared: Declared::Nothing, coded: false })
 }
 
 /// The status that the start of a response's head tells, if it goes that far.
@@ -374,18 +461,7 @@ impl PartialHead {
             return None;
         }
         self.line = line;
-        self.append(&bytes[..used]);
+        append(&mut self.bytes, &bytes[..used]);
         Some((used, whole))
-    }
-
-    /// Grows by hand, so that what the old allocation held is wiped too.
-    fn append(&mut self, bytes: &[u8]) {
-        let wanted = self.bytes.len() + bytes.len();
-        if wanted > self.bytes.capacity() {
-            let mut grown = Zeroizing::new(Vec::with_capacity(wanted.next_power_of_two().max(256)));
-            grown.extend_from_slice(&self.bytes);
-            self.bytes = grown;
-        }
-        self.bytes.extend_from_slice(bytes);
     }
 }

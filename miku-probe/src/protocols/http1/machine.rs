@@ -5,7 +5,7 @@ mod messages;
 use super::body::{Chunks, Ending, Progress};
 use super::exchange::Queue;
 use super::head::{Parsed, PartialHead, Role, Start, expected_start, parse_request, parse_response, plausible_start};
-use super::{End, Event, Segment};
+use super::{Bytes, End, Event, ExchangeId, Listener, Piece, Segment};
 use crate::observations::{AbortReason, Outcome, Unmatched};
 use crate::units::{Direction, Nanos, Side};
 
@@ -31,8 +31,11 @@ pub struct Machine {
     peer_finished: bool,
     /// Bytes of an answer moved after that.
     moved_since: bool,
-    /// The connection carries another protocol.
-    upgraded: bool,
+    carries: Carries,
+    /// What the next exchange is called.
+    next: u32,
+    /// By [`Direction`]: the bodies under way that are of interest. Most connections never have one.
+    tellings: Option<Box<[Option<Telling>; 2]>>,
 }
 
 /// One direction of a connection.
@@ -76,48 +79,101 @@ struct At {
     direction: Direction,
 }
 
-/// Whoever is told.
-trait Tell: FnMut(Event<'_>) {}
-impl<T: FnMut(Event<'_>)> Tell for T {}
+/// What is being told of a body.
+#[derive(Debug)]
+struct Telling {
+    id: ExchangeId,
+    role: Role,
+    offset: u64,
+    /// Its bytes are not told.
+    coded: bool,
+    /// Nothing of it was told of the segment at hand.
+    first: bool,
+}
+
+impl Telling {
+    const fn new(id: ExchangeId, role: Role, coded: bool) -> Self {
+        Self { id, role, offset: 0, coded, first: true }
+    }
+
+    fn tell(&mut self, time: Nanos, bytes: Bytes<'_>, listener: &mut impl Listener) {
+        let size = bytes.size();
+        let bytes = if self.coded { Bytes::Unknown(size) } else { bytes };
+        let first = std::mem::take(&mut self.first);
+        listener.tell(Event::Body(Piece { id: self.id, role: self.role, time, first, offset: self.offset, bytes }));
+        self.offset = self.offset.saturating_add(size);
+    }
+}
+
+/// What a connection carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Carries {
+    #[default]
+    Http,
+    /// Another protocol.
+    Other,
+    /// The same, in the segment where that came out; the end of the answer's head is not known.
+    OtherUncertain,
+}
 
 impl Machine {
-    /// Takes in one segment and tells what it brought, in order.
-    pub fn segment(&mut self, segment: &Segment<'_>, tell: &mut impl FnMut(Event<'_>)) {
-        if self.upgraded || segment.size == 0 {
-            return;
+    /// Takes in one segment and tells what it brought, in order. Returned is what of it belongs to another protocol, once
+    /// the connection carries one.
+    pub fn segment<'a>(&mut self, segment: &Segment<'a>, listener: &mut impl Listener) -> Option<Segment<'a>> {
+        if segment.size == 0 {
+            return None;
+        }
+        if self.carries != Carries::Http {
+            return Some(*segment);
         }
         let at = At { time: segment.time, direction: segment.direction };
         let prefix = &segment.prefix[..bounded(segment.size, segment.prefix.len())];
         let rest = segment.size - prefix.len() as u64;
         let tail = &segment.tail[segment.tail.len() - bounded(rest, segment.tail.len())..];
         let hidden = rest - tail.len() as u64;
-        self.look_for_start(at, prefix, tell);
-        self.known(at, prefix, tell);
-        if hidden > 0 {
-            self.hidden(at, hidden, tell);
+        if let Some(telling) = self.telling(at) {
+            telling.first = true;
         }
-        self.known(at, tail, tell);
+        self.look_for_start(at, prefix, listener);
+        let left = self.known(at, prefix, listener);
+        if self.carries != Carries::Http {
+            return self.other(Segment { size: rest + left.len() as u64, prefix: left, tail, ..*segment });
+        }
+        if hidden > 0 {
+            self.hidden(at, hidden, listener);
+        }
+        let left = self.known(at, tail, listener);
+        if self.carries != Carries::Http {
+            return self.other(Segment { size: left.len() as u64, prefix: left, tail: b"", ..*segment });
+        }
         if let Phase::Unframed(ending) = self.lane(at).phase
             && ending.is_terminator()
         {
-            self.message_ended(at, tell);
+            self.message_ended(at, listener);
         }
+        None
+    }
+
+    /// What is left of the segment in which the connection got another protocol.
+    fn other<'a>(&mut self, left: Segment<'a>) -> Option<Segment<'a>> {
+        let certain = std::mem::replace(&mut self.carries, Carries::Other) == Carries::Other;
+        (certain && left.size > 0).then_some(left)
     }
 
     /// Takes in that segments of this connection, in either direction, were lost before the next one.
-    pub fn gap(&mut self, time: Nanos, tell: &mut impl FnMut(Event<'_>)) {
-        if self.upgraded {
+    pub fn gap(&mut self, time: Nanos, listener: &mut impl Listener) {
+        if self.carries != Carries::Http {
             return;
         }
-        self.finish_all(Outcome::Unknown, time, tell);
+        self.finish_all(Outcome::Unknown, time, listener);
         self.lose_sync();
-        tell(Event::Unmatched(Unmatched::Gap));
+        listener.tell(Event::Unmatched(Unmatched::Gap));
     }
 
     /// Takes in that the connection, or one half of it, ended.
-    pub fn end(&mut self, time: Nanos, end: End, tell: &mut impl FnMut(Event<'_>)) {
+    pub fn end(&mut self, time: Nanos, end: End, listener: &mut impl Listener) {
         let Some(side) = self.side else { return };
-        if self.upgraded {
+        if self.carries != Carries::Http {
             return;
         }
         let (peer, own) = match side {
@@ -131,7 +187,7 @@ impl Machine {
                 if side == Side::Server {
                     // The client may still read. But what it has not sent of a request, it never will.
                     if self.queue.oldest().is_some_and(|exchange| exchange.answered) {
-                        self.finish(Outcome::Complete, time, tell);
+                        self.finish(Outcome::Complete, time, listener);
                     }
                     return;
                 }
@@ -154,16 +210,16 @@ impl Machine {
         let unanswered = self.queue.len() - usize::from(self.queue.oldest().is_some_and(|exchange| exchange.answered));
         match self.lanes[response_lane(side)].phase {
             Phase::UntilClose if closed_by_server && self.response_followed => {
-                self.finish(Outcome::Complete, time, tell);
+                self.finish(Outcome::Complete, time, listener);
             }
-            Phase::Endless if self.response_followed => self.finish(Outcome::Unknown, time, tell),
+            Phase::Endless if self.response_followed => self.finish(Outcome::Unknown, time, listener),
             _ => {}
         }
-        self.finish_all(outcome, time, tell);
+        self.finish_all(outcome, time, listener);
         self.lose_sync();
         if end == End::Detached {
             for _ in 0..unanswered {
-                tell(Event::Unmatched(Unmatched::Detached));
+                listener.tell(Event::Unmatched(Unmatched::Detached));
             }
         }
     }
@@ -176,6 +232,10 @@ impl Machine {
         &mut self.lane(at).phase
     }
 
+    fn telling(&mut self, at: At) -> Option<&mut Telling> {
+        self.tellings.as_deref_mut()?[at.direction as usize].as_mut()
+    }
+
     /// Which message of an exchange the direction carries, once that is known.
     fn role(&self, direction: Direction) -> Option<Role> {
         Some(match (self.side?, direction) {
@@ -185,7 +245,7 @@ impl Machine {
     }
 
     /// At the start of a segment: whether a message starts here although the state would not have it.
-    fn look_for_start(&mut self, at: At, prefix: &[u8], tell: &mut impl Tell) {
+    fn look_for_start(&mut self, at: At, prefix: &[u8], listener: &mut impl Listener) {
         let role = self.role(at.direction);
         let fits = |start| matches!(start, Start::Message(found) if role.is_none_or(|role| role == found));
         let lane = self.lane(at);
@@ -197,17 +257,17 @@ impl Machine {
                     lane.phase = Phase::Start;
                     lane.tentative = true;
                 } else {
-                    self.skip(at, tell);
+                    self.skip(at, listener);
                 }
             }
             // What came before was no head, if a new one starts here.
             Phase::Head(_) if tentative && fits(plausible_start(prefix)) => lane.phase = Phase::Start,
             Phase::Endless if fits(plausible_start(prefix)) => match role {
                 Some(Role::Response) if self.response_followed => {
-                    self.finish(Outcome::Unknown, at.time, tell);
+                    self.finish(Outcome::Unknown, at.time, listener);
                     *self.phase(at) = Phase::Start;
                 }
-                _ => self.message_ended(at, tell),
+                _ => self.message_ended(at, listener),
             },
             Phase::Length(_) | Phase::Chunked(_) | Phase::Unframed(_) | Phase::UntilClose => match role {
                 // The answer came early, and made the client give up the rest of its request.
@@ -215,11 +275,11 @@ impl Machine {
                     if self.queue.oldest().is_some_and(|exchange| exchange.answered)
                         && fits(plausible_start(prefix)) =>
                 {
-                    self.message_ended(at, tell);
+                    self.message_ended(at, listener);
                 }
                 // Nobody knows whether this was the answer to a HEAD, which has no body.
                 Some(Role::Response) if !self.response_followed && fits(plausible_start(prefix)) => {
-                    self.message_ended(at, tell);
+                    self.message_ended(at, listener);
                 }
                 _ => {}
             },
@@ -228,48 +288,62 @@ impl Machine {
     }
 
     /// Goes on skipping, and tells so when the probe came in the middle of a message.
-    fn skip(&mut self, at: At, tell: &mut impl Tell) {
+    fn skip(&mut self, at: At, listener: &mut impl Listener) {
         *self.lane(at) = Lane { phase: Phase::Unsynced, tentative: false };
         if self.side.is_none() && !std::mem::replace(&mut self.skipping_told, true) {
-            tell(Event::Unmatched(Unmatched::MidMessage));
+            listener.tell(Event::Unmatched(Unmatched::MidMessage));
         }
     }
 
-    /// Takes in the next bytes, which are known.
-    fn known(&mut self, at: At, mut bytes: &[u8], tell: &mut impl Tell) {
+    /// Tells of the next bytes of the body under way, if it is of interest.
+    fn tell_body(&mut self, at: At, bytes: Bytes<'_>, listener: &mut impl Listener) {
+        if let Some(telling) = self.telling(at) {
+            telling.tell(at.time, bytes, listener);
+        }
+    }
+
+    /// Takes in the next bytes, which are known. Returned are those that another protocol begins with.
+    fn known<'a>(&mut self, at: At, mut bytes: &'a [u8], listener: &mut impl Listener) -> &'a [u8] {
         // Every round takes bytes, or goes from a head that leads nowhere to a phase that takes all.
-        while !bytes.is_empty() && !self.upgraded {
+        while !bytes.is_empty() && self.carries == Carries::Http {
             let all = bytes.len();
             let used = match self.phase(at) {
-                Phase::Start => self.start(at, bytes, tell),
-                Phase::Head(_) => self.more_of_head(at, bytes, tell),
+                Phase::Start => self.start(at, bytes, listener),
+                Phase::Head(_) => self.more_of_head(at, bytes, listener),
                 Phase::Length(remaining) => {
                     let used = bounded(*remaining, all);
-                    self.of_length(at, used as u64, tell);
+                    self.tell_body(at, Bytes::Known(&bytes[..used]), listener);
+                    self.of_length(at, used as u64, listener);
                     used
                 }
-                Phase::Chunked(chunks) => match chunks.known(bytes) {
+                Phase::Chunked(_) => match self.chunks(at, bytes, listener) {
                     Progress::More => {
                         self.count(at, all as u64);
                         all
                     }
                     Progress::Ended(used) => {
                         self.count(at, used as u64);
-                        self.message_ended(at, tell);
+                        self.message_ended(at, listener);
                         used
                     }
                     Progress::Broken => {
                         *self.phase(at) = Phase::Endless;
-                        tell(Event::Unmatched(Unmatched::Malformed));
+                        listener.tell(Event::Unmatched(Unmatched::Malformed));
                         0
                     }
                 },
                 Phase::Unframed(ending) => {
                     ending.known(bytes);
+                    self.tell_body(at, Bytes::Unknown(all as u64), listener);
                     self.count(at, all as u64);
                     all
                 }
-                Phase::UntilClose | Phase::Endless => {
+                Phase::UntilClose => {
+                    self.tell_body(at, Bytes::Known(bytes), listener);
+                    self.count(at, all as u64);
+                    all
+                }
+                Phase::Endless => {
                     self.count(at, all as u64);
                     all
                 }
@@ -277,40 +351,59 @@ impl Machine {
             };
             bytes = &bytes[used..];
         }
+        bytes
+    }
+
+    /// Follows known bytes of a chunked body, and tells of its data if it is of interest.
+    fn chunks(&mut self, at: At, bytes: &[u8], listener: &mut impl Listener) -> Progress {
+        let lane = at.direction as usize;
+        let Phase::Chunked(chunks) = &mut self.lanes[lane].phase else { return Progress::Broken };
+        match self.tellings.as_deref_mut().and_then(|tellings| tellings[lane].as_mut()) {
+            Some(telling) => chunks.known(bytes, |data| telling.tell(at.time, Bytes::Known(data), listener)),
+            None => chunks.known(bytes, |_| {}),
+        }
     }
 
     /// Takes in the next `count` bytes, which are not known.
-    fn hidden(&mut self, at: At, mut count: u64, tell: &mut impl Tell) {
-        while count > 0 && !self.upgraded {
+    fn hidden(&mut self, at: At, mut count: u64, listener: &mut impl Listener) {
+        while count > 0 && self.carries == Carries::Http {
             let used = match self.phase(at) {
                 Phase::Start => {
-                    self.truncated(at, b"", at.time, tell);
+                    self.truncated(at, b"", at.time, listener);
                     0
                 }
                 Phase::Head(_) => {
                     if let Phase::Head(head) = std::mem::take(self.phase(at)) {
-                        self.truncated(at, head.bytes(), head.time, tell);
+                        self.truncated(at, head.bytes(), head.time, listener);
                     }
                     0
                 }
                 Phase::Length(remaining) => {
                     let used = count.min(*remaining);
-                    self.of_length(at, used, tell);
+                    self.tell_body(at, Bytes::Unknown(used), listener);
+                    self.of_length(at, used, listener);
                     used
                 }
                 Phase::Chunked(chunks) => {
                     if !chunks.hidden(count) {
                         *self.phase(at) = Phase::Unframed(Ending::default());
                     }
+                    self.tell_body(at, Bytes::Unknown(count), listener);
                     self.count(at, count);
                     count
                 }
                 Phase::Unframed(ending) => {
                     ending.hidden();
+                    self.tell_body(at, Bytes::Unknown(count), listener);
                     self.count(at, count);
                     count
                 }
-                Phase::UntilClose | Phase::Endless => {
+                Phase::UntilClose => {
+                    self.tell_body(at, Bytes::Unknown(count), listener);
+                    self.count(at, count);
+                    count
+                }
+                Phase::Endless => {
                     self.count(at, count);
                     count
                 }
@@ -332,7 +425,7 @@ impl Machine {
     }
 
     /// Takes in known bytes where a message starts, and tells how many it took.
-    fn start(&mut self, at: At, bytes: &[u8], tell: &mut impl Tell) -> usize {
+    fn start(&mut self, at: At, bytes: &[u8], listener: &mut impl Listener) -> usize {
         if !self.lane(at).tentative {
             // Empty lines before a message are nobody's (RFC 9112, section 2.2).
             let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -344,7 +437,7 @@ impl Machine {
         let parsed = match self.start_of(at, bytes) {
             Start::Message(Role::Request) => match parse_request(bytes) {
                 Parsed::Whole(head, length) => {
-                    self.request(at, &head, length, at.time, tell);
+                    self.request(at, &head, length, at.time, listener);
                     return length;
                 }
                 Parsed::Partial => Parsed::Partial,
@@ -353,7 +446,7 @@ impl Machine {
             },
             Start::Message(Role::Response) => match parse_response(bytes, at.direction == Direction::In) {
                 Parsed::Whole(head, length) => {
-                    self.response(at, head, length, at.time, tell);
+                    self.response(at, head, length, at.time, listener);
                     return length;
                 }
                 parsed => parsed,
@@ -367,21 +460,21 @@ impl Machine {
                 0
             }
             Parsed::TooMany => {
-                self.truncated(at, bytes, at.time, tell);
+                self.truncated(at, bytes, at.time, listener);
                 bytes.len()
             }
             _ => {
-                self.reject(at, tell);
+                self.reject(at, listener);
                 bytes.len()
             }
         }
     }
 
     /// Takes in known bytes of a head under way, and tells how many it took.
-    fn more_of_head(&mut self, at: At, bytes: &[u8], tell: &mut impl Tell) -> usize {
+    fn more_of_head(&mut self, at: At, bytes: &[u8], listener: &mut impl Listener) -> usize {
         let Phase::Head(mut head) = std::mem::take(self.phase(at)) else { return 0 };
         let Some((used, whole)) = head.take(bytes) else {
-            self.truncated(at, head.bytes(), head.time, tell);
+            self.truncated(at, head.bytes(), head.time, listener);
             return 0;
         };
         let start = self.start_of(at, head.bytes());
@@ -392,34 +485,34 @@ impl Machine {
         let length = head.bytes().len();
         match start {
             Start::Message(Role::Request) => match parse_request(head.bytes()) {
-                Parsed::Whole(request, end) if end == length => self.request(at, &request, length, head.time, tell),
-                Parsed::TooMany => self.truncated(at, head.bytes(), head.time, tell),
-                _ => self.reject(at, tell),
+                Parsed::Whole(request, end) if end == length => self.request(at, &request, length, head.time, listener),
+                Parsed::TooMany => self.truncated(at, head.bytes(), head.time, listener),
+                _ => self.reject(at, listener),
             },
             Start::Message(Role::Response) => match parse_response(head.bytes(), at.direction == Direction::In) {
                 Parsed::Whole(response, end) if end == length => {
-                    self.response(at, response, length, head.time, tell);
+                    self.response(at, response, length, head.time, listener);
                 }
-                Parsed::TooMany => self.truncated(at, head.bytes(), head.time, tell),
-                _ => self.reject(at, tell),
+                Parsed::TooMany => self.truncated(at, head.bytes(), head.time, listener),
+                _ => self.reject(at, listener),
             },
-            Start::Unclear | Start::Neither => self.reject(at, tell),
+            Start::Unclear | Start::Neither => self.reject(at, listener),
         }
         used
     }
 
     /// Takes in that bytes which had to be a head are none.
-    fn reject(&mut self, at: At, tell: &mut impl Tell) {
+    fn reject(&mut self, at: At, listener: &mut impl Listener) {
         if self.lane(at).tentative {
-            self.skip(at, tell);
+            self.skip(at, listener);
             return;
         }
         *self.phase(at) = Phase::Unsynced;
         if self.role(at.direction) == Some(Role::Response) {
             self.beyond = 0;
-            self.finish_all(Outcome::Unknown, at.time, tell);
+            self.finish_all(Outcome::Unknown, at.time, listener);
         }
-        tell(Event::Unmatched(Unmatched::Malformed));
+        listener.tell(Event::Unmatched(Unmatched::Malformed));
     }
 
     /// Bytes allocated beside the machine itself.
@@ -427,7 +520,8 @@ impl Machine {
     pub(super) fn allocated(&self) -> usize {
         let heads =
             self.lanes.iter().map(|lane| if let Phase::Head(head) = &lane.phase { head.allocated() } else { 0 });
-        heads.sum::<usize>() + self.queue.allocated()
+        let tellings = self.tellings.as_deref().map_or(0, size_of_val);
+        heads.sum::<usize>() + tellings + self.queue.allocated()
     }
 
     /// Makes both directions wait for the next segment that starts like a message.

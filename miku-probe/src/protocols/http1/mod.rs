@@ -11,10 +11,15 @@
 //! - Where the bytes fit no message (the probe attached in the middle of one, records were lost, or it is no HTTP) the
 //!   direction is skipped to the next segment that starts like a message.
 //!
+//! Whoever wants the bodies of an exchange says so when its request's head is known ([`Listener::interest`]). Then the
+//! answer's head and the bodies are told piece by piece: bytes where they are known, and how many where they are not.
+//! What nobody wants costs nothing, and no body is ever kept.
+//!
 //! Requests and answers are matched by their order. An exchange is told when both its messages have ended: an answer
 //! that comes before the request's end waits for it, or for the connection's end.
 
 mod body;
+mod collected;
 mod exchange;
 mod head;
 mod limits;
@@ -26,8 +31,12 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use collected::Collected;
+pub use head::{Media, Protocol, Role};
 pub use limits::RateLimit;
 pub use machine::Machine;
+
+use std::fmt;
 
 use crate::observations::{Method, Outcome, Unmatched};
 use crate::units::{Direction, Nanos, Side};
@@ -64,6 +73,116 @@ pub enum End {
     Detached,
 }
 
+/// Whoever is told what a [`Machine`] finds. A closure that takes events is one, which wants no more.
+pub trait Listener {
+    /// Takes in what was found.
+    fn tell(&mut self, event: Event<'_>);
+
+    /// What is wanted of the exchange that `request` begins, beside how it ends. It is asked once, when the request's head
+    /// is known, after [`Event::Began`].
+    fn interest(&mut self, request: &Request<'_>) -> Interest {
+        let _ = request;
+        Interest::Nothing
+    }
+}
+
+impl<F: FnMut(Event<'_>)> Listener for F {
+    fn tell(&mut self, event: Event<'_>) {
+        self(event);
+    }
+}
+
+/// What is wanted of an exchange.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Interest {
+    /// Only how it ends.
+    #[default]
+    Nothing,
+    /// The request's body, when it has ended, and the answer's head.
+    Request,
+    /// The answer's body too.
+    Whole,
+}
+
+/// An exchange, by a number that no other one has that is in flight on the same connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ExchangeId(u32);
+
+/// The head of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// What the exchange is called from here on.
+    pub id: ExchangeId,
+    /// Which end the watched process is.
+    pub side: Side,
+    /// The method.
+    pub method: Method,
+    /// As [`Finished::path`].
+    pub path: &'a str,
+    /// As [`Finished::host`].
+    pub host: &'a str,
+    /// When its first byte moved.
+    pub start: Nanos,
+}
+
+/// The head of the final answer to a request of interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The exchange.
+    pub id: ExchangeId,
+    /// Absent when too little of the head was seen.
+    pub status: Option<u16>,
+    /// When its first byte moved.
+    pub time: Nanos,
+    /// What the body is.
+    pub media: Media,
+}
+
+/// A piece of a body. All pieces together, in their order, are the whole body, or its start if it is cut short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// The exchange.
+    pub id: ExchangeId,
+    /// Whose body it is.
+    pub role: Role,
+    /// When its segment moved.
+    pub time: Nanos,
+    /// Whether it is the first of this body in its segment.
+    pub first: bool,
+    /// How many bytes of the body were told before, known or not.
+    pub offset: u64,
+    /// What is known of it.
+    pub bytes: Bytes<'a>,
+}
+
+/// What is known of a piece of a body. The bytes may hold secrets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Bytes<'a> {
+    /// The bytes themselves, free of chunked framing; never none.
+    Known(&'a [u8]),
+    /// How many they are, no more. Where chunked framing was lost, it counts in; the bytes of a body with a content coding
+    /// are never told.
+    Unknown(u64),
+}
+
+impl Bytes<'_> {
+    /// How many they are.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        match self {
+            Self::Known(bytes) => bytes.len() as u64,
+            Self::Unknown(size) => *size,
+        }
+    }
+}
+
+impl fmt::Debug for Bytes<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = if matches!(self, Self::Known(_)) { "Known" } else { "Unknown" };
+        formatter.debug_tuple(name).field(&self.size()).finish()
+    }
+}
+
 /// What the state machine tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
@@ -72,17 +191,45 @@ pub enum Event<'a> {
         /// Which end the watched process is.
         side: Side,
     },
+    /// More of the body of a message of interest.
+    Body(Piece<'a>),
+    /// A request of interest was seen to its end. One that is cut short, or whose end cannot be known, has none.
+    Asked {
+        /// The exchange.
+        id: ExchangeId,
+        /// When its last byte moved.
+        time: Nanos,
+    },
+    /// The final answer to a request of interest began.
+    Answered(Answer),
     /// An exchange ended: one fewer in flight.
     Finished(Finished<'a>),
     /// The connection now carries another protocol; nothing more will be told of it.
-    Upgraded,
+    Upgraded(Upgraded<'a>),
     /// Something belongs to no whole exchange.
     Unmatched(Unmatched),
+}
+
+/// What a connection became, and by which request: nothing is known of that if it was not seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upgraded<'a> {
+    /// Which end the watched process is.
+    pub side: Side,
+    /// What it carries now.
+    pub protocol: Protocol,
+    /// As [`Finished::path`].
+    pub path: &'a str,
+    /// As [`Finished::host`].
+    pub host: &'a str,
+    /// When the answer's head was whole.
+    pub time: Nanos,
 }
 
 /// A request and its answer, as far as they were seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finished<'a> {
+    /// The exchange.
+    pub id: ExchangeId,
     /// Which end the watched process is.
     pub side: Side,
     /// The request's method.

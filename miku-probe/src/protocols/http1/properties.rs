@@ -5,8 +5,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::testing::{Capture, Exchange, Told, Watched};
-use super::{Direction, End, RateLimit};
+use super::testing::{Capture, Exchange, Piece, Told, Watched};
+use super::{Direction, End, Interest, RateLimit, Role};
 use crate::observations::{Method, Outcome};
 use crate::units::Side;
 
@@ -28,8 +28,22 @@ impl Body {
         }
     }
 
+    /// So many bytes of what bodies are filled with.
+    fn filling(length: usize) -> Vec<u8> {
+        (0..length).map(|at| b"body\r\n\r\n"[at % 8]).collect()
+    }
+
+    /// Without framing.
+    fn plain(&self) -> Vec<u8> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Length(length) => Self::filling(*length),
+            Self::Chunked(chunks, ..) => chunks.iter().flat_map(|length| Self::filling(*length)).collect(),
+        }
+    }
+
     fn bytes(&self) -> Vec<u8> {
-        let filling = |length: usize| (0..length).map(|at| b"body\r\n\r\n"[at % 8]).collect::<Vec<u8>>();
+        let filling = Self::filling;
         match self {
             Self::None => Vec::new(),
             Self::Length(length) => filling(*length),
@@ -199,7 +213,20 @@ fn conversation(turns: &[Turn]) -> (Vec<Flight>, Vec<Truth>) {
 
 /// Sends the flights, cut at the given places, and holds what is told against the truth.
 fn check(side: Side, flights: &[Flight], cuts: &[Vec<usize>], truths: &[Truth], capture: Capture) {
-    let mut watched = Watched::new(capture);
+    for interest in [Interest::Nothing, Interest::Request, Interest::Whole] {
+        check_wanting(interest, side, flights, cuts, truths, capture);
+    }
+}
+
+fn check_wanting(
+    interest: Interest,
+    side: Side,
+    flights: &[Flight],
+    cuts: &[Vec<usize>],
+    truths: &[Truth],
+    capture: Capture,
+) {
+    let mut watched = Watched::wanting(interest, capture);
     let mut times: Vec<Vec<(usize, u64)>> = Vec::new();
     for (flight, cuts) in flights.iter().zip(cuts) {
         let direction = if flight.to_server == (side == Side::Server) { Direction::In } else { Direction::Out };
@@ -243,6 +270,53 @@ fn check(side: Side, flights: &[Flight], cuts: &[Vec<usize>], truths: &[Truth], 
     let began = watched.told.iter().filter(|told| **told == Told::Began).count();
     assert_eq!(began, expected.len());
     assert!(watched.machine.allocated() <= 256, "an idle machine holds {} bytes", watched.machine.allocated());
+    let asked = watched.told.iter().filter(|told| matches!(told, Told::Asked(_))).count();
+    let answered = watched.told.iter().filter(|told| matches!(told, Told::Answered(_))).count();
+    let wanted = if interest == Interest::Nothing { 0 } else { expected.len() };
+    assert_eq!((asked, answered), (wanted, wanted));
+    for (truth, id) in truths.iter().zip(&watched.ids) {
+        let body_of = |role| watched.pieces.iter().filter(move |piece| piece.id == *id && piece.role == role);
+        if interest == Interest::Nothing {
+            assert_eq!(body_of(Role::Request).count(), 0);
+        } else {
+            check_body(body_of(Role::Request), &truth.planned.asks, capture);
+        }
+        if interest == Interest::Whole {
+            let bodiless = truth.planned.method == "HEAD" || matches!(truth.planned.status, 204 | 304);
+            let answers = if bodiless { &Body::None } else { &truth.planned.answers };
+            check_body(body_of(Role::Response), answers, capture);
+            let last = body_of(Role::Response).next_back().map_or(0, |piece| piece.time);
+            assert!(last <= time(truth.last_byte));
+        } else {
+            assert_eq!(body_of(Role::Response).count(), 0);
+        }
+    }
+}
+
+/// Holds the pieces of a body against the body.
+fn check_body<'a>(pieces: impl Iterator<Item = &'a Piece>, body: &Body, capture: Capture) {
+    let plain = body.plain();
+    let (mut offset, mut told_at, mut framed) = (0, None, true);
+    for piece in pieces {
+        assert_eq!(piece.offset, offset);
+        assert_eq!(piece.first, told_at != Some(piece.time));
+        told_at = Some(piece.time);
+        match &piece.bytes {
+            Ok(bytes) => {
+                let start = usize::try_from(offset).expect("a body is short");
+                assert_eq!(plain.get(start..start + bytes.len()), Some(bytes.as_slice()), "at {start}");
+                offset += bytes.len() as u64;
+            }
+            Err(size) => {
+                assert_ne!(capture, Capture::Whole);
+                framed = !matches!(body, Body::Chunked(..));
+                offset += size;
+            }
+        }
+    }
+    if framed {
+        assert_eq!(offset, plain.len() as u64, "all of it is told");
+    }
 }
 
 fn side() -> impl Strategy<Value = Side> {
@@ -311,6 +385,18 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
+fn happen(watched: &mut Watched, happening: &Happening) {
+    match happening {
+        Happening::Moved(inward, prefix, hidden, tail) => {
+            let direction = if *inward { Direction::In } else { Direction::Out };
+            let size = prefix.len() as u64 + hidden;
+            watched.partly(direction, size, prefix, if *hidden > 0 { tail } else { b"" });
+        }
+        Happening::Gap => drop(watched.gap()),
+        Happening::Ended(end) => drop(watched.ends(*end)),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -365,16 +451,10 @@ proptest! {
     #[test]
     fn nothing_breaks_the_machine(happenings in vec(happening(), 0..60)) {
         let mut watched = Watched::new(Capture::Whole);
+        let mut curious = Watched::wanting(Interest::Whole, Capture::Whole);
         for happening in &happenings {
-            match happening {
-                Happening::Moved(inward, prefix, hidden, tail) => {
-                    let direction = if *inward { Direction::In } else { Direction::Out };
-                    let size = prefix.len() as u64 + hidden;
-                    watched.partly(direction, size, prefix, if *hidden > 0 { tail } else { b"" });
-                }
-                Happening::Gap => drop(watched.gap()),
-                Happening::Ended(end) => drop(watched.ends(*end)),
-            }
+            happen(&mut watched, happening);
+            happen(&mut curious, happening);
             prop_assert!((0..=64).contains(&watched.in_flight()), "{:?}", watched.told);
             let most = 2 * (9 << 10) + (16 << 10) + 64 * 256;
             prop_assert!(watched.machine.allocated() < most, "{} bytes", watched.machine.allocated());
@@ -383,6 +463,11 @@ proptest! {
         watched.ends(End::LocalClosed);
         prop_assert_eq!(watched.in_flight(), 0);
         prop_assert!(!upgraded || watched.told.last() == Some(&Told::Upgraded));
+        prop_assert!(upgraded || watched.others.is_empty());
+        curious.ends(End::LocalClosed);
+        let ends = |told: &&Told| !matches!(told, Told::Asked(_) | Told::Answered(_));
+        prop_assert!(curious.told.iter().filter(ends).eq(&watched.told), "interest changes nothing else");
+        prop_assert_eq!(&curious.others, &watched.others);
         for told in watched.finished() {
             prop_assert!(told.path.len() <= 1024 && told.host.len() <= 255);
             prop_assert!(!told.path.contains('?') && !told.host.contains('@'));

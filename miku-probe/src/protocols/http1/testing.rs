@@ -1,6 +1,9 @@
 //! What the tests share: a machine, what it told, and the kernel side's rules of capture.
 
-use super::{Direction, End, Event, Finished, Machine, RateLimit, Segment};
+use super::{
+    Answer, Bytes, Direction, End, Event, ExchangeId, Finished, Interest, Listener, Machine, Protocol, RateLimit,
+    Request, Role, Segment,
+};
 use crate::observations::{Method, Outcome, Unmatched};
 use crate::units::{Nanos, Side};
 use miku_probe_abi::{CAPTURE_LATER, CAPTURE_MAX, TAIL};
@@ -9,9 +12,24 @@ use miku_probe_abi::{CAPTURE_LATER, CAPTURE_MAX, TAIL};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Told {
     Began,
+    /// When.
+    Asked(u64),
+    Answered(Answer),
     Finished(Exchange),
     Upgraded,
     Unmatched(Unmatched),
+}
+
+/// A piece of a body that owns its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) id: ExchangeId,
+    pub(super) role: Role,
+    pub(super) time: u64,
+    pub(super) first: bool,
+    pub(super) offset: u64,
+    /// The bytes, or how many they are.
+    pub(super) bytes: Result<Vec<u8>, u64>,
 }
 
 /// A [`Finished`] that owns its texts.
@@ -77,18 +95,77 @@ impl Capture {
     }
 }
 
+/// What a machine told.
+#[derive(Debug, Default)]
+pub(super) struct Recorder {
+    pub(super) interest: Interest,
+    pub(super) told: Vec<Told>,
+    pub(super) ids: Vec<ExchangeId>,
+    pub(super) pieces: Vec<Piece>,
+    /// What the connection became, and by which host and path.
+    pub(super) became: Option<(Side, Protocol, String, String)>,
+}
+
+impl Listener for Recorder {
+    fn tell(&mut self, event: Event<'_>) {
+        let told = match event {
+            Event::Began { .. } => Told::Began,
+            Event::Body(piece) => {
+                let bytes = match piece.bytes {
+                    Bytes::Known(bytes) => Ok(bytes.to_vec()),
+                    Bytes::Unknown(size) => Err(size),
+                };
+                let super::Piece { id, role, time: Nanos(time), first, offset, .. } = piece;
+                return self.pieces.push(Piece { id, role, time, first, offset, bytes });
+            }
+            Event::Asked { time, .. } => Told::Asked(time.0),
+            Event::Answered(answer) => Told::Answered(answer),
+            Event::Finished(finished) => {
+                self.ids.push(finished.id);
+                Told::Finished(finished.into())
+            }
+            Event::Upgraded(upgraded) => {
+                self.became =
+                    Some((upgraded.side, upgraded.protocol, upgraded.host.to_owned(), upgraded.path.to_owned()));
+                Told::Upgraded
+            }
+            Event::Unmatched(reason) => Told::Unmatched(reason),
+        };
+        self.told.push(told);
+    }
+
+    fn interest(&mut self, request: &Request<'_>) -> Interest {
+        assert_eq!(self.told.last(), Some(&Told::Began), "the request {request:?} was told");
+        self.interest
+    }
+}
+
 /// A watched connection.
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) machine: Machine,
-    pub(super) told: Vec<Told>,
+    pub(super) recorder: Recorder,
+    /// Size, first bytes and last bytes of what belongs to another protocol.
+    pub(super) others: Vec<(u64, Vec<u8>, Vec<u8>)>,
     pub(super) time: u64,
     capture: Capture,
 }
 
+impl std::ops::Deref for Watched {
+    type Target = Recorder;
+    fn deref(&self) -> &Recorder {
+        &self.recorder
+    }
+}
+
 impl Watched {
     pub(super) fn new(capture: Capture) -> Self {
-        Self { machine: Machine::default(), told: Vec::new(), time: 0, capture }
+        Self::wanting(Interest::Nothing, capture)
+    }
+
+    pub(super) fn wanting(interest: Interest, capture: Capture) -> Self {
+        let recorder = Recorder { interest, ..Recorder::default() };
+        Self { machine: Machine::default(), recorder, others: Vec::new(), time: 0, capture }
     }
 
     /// One segment, one nanosecond after whatever was before it.
@@ -109,22 +186,22 @@ impl Watched {
     pub(super) fn partly(&mut self, direction: Direction, size: u64, prefix: &[u8], tail: &[u8]) -> &mut Self {
         self.time += 1;
         let segment = Segment { time: Nanos(self.time), direction, size, prefix, tail };
-        let told = &mut self.told;
-        self.machine.segment(&segment, &mut |event| told.push(event.into()));
+        if let Some(other) = self.machine.segment(&segment, &mut self.recorder) {
+            assert_eq!((other.time, other.direction), (segment.time, direction));
+            self.others.push((other.size, other.prefix.to_vec(), other.tail.to_vec()));
+        }
         self
     }
 
     pub(super) fn gap(&mut self) -> &mut Self {
         self.time += 1;
-        let told = &mut self.told;
-        self.machine.gap(Nanos(self.time), &mut |event| told.push(event.into()));
+        self.machine.gap(Nanos(self.time), &mut self.recorder);
         self
     }
 
     pub(super) fn ends(&mut self, end: End) -> &mut Self {
         self.time += 1;
-        let told = &mut self.told;
-        self.machine.end(Nanos(self.time), end, &mut |event| told.push(event.into()));
+        self.machine.end(Nanos(self.time), end, &mut self.recorder);
         self
     }
 
@@ -157,16 +234,5 @@ impl Watched {
             Told::Finished(_) => count - 1,
             _ => count,
         })
-    }
-}
-
-impl From<Event<'_>> for Told {
-    fn from(event: Event<'_>) -> Self {
-        match event {
-            Event::Began { .. } => Self::Began,
-            Event::Finished(finished) => Self::Finished(finished.into()),
-            Event::Upgraded => Self::Upgraded,
-            Event::Unmatched(reason) => Self::Unmatched(reason),
-        }
     }
 }

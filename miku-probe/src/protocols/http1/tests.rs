@@ -1,5 +1,7 @@
 //! Every rule by example.
 
+mod bodies;
+
 use super::testing::{Capture, Exchange, Told, Watched};
 use super::{Direction, End, Machine, RateLimit};
 use crate::observations::{AbortReason, Method, Outcome, RateLimitScope, Unmatched};
@@ -572,7 +574,7 @@ fn what_a_client_is_told_of_rate_limits_is_kept_until_its_exchange_ends() {
 
 #[test]
 fn an_idle_connection_is_small() {
-    assert!(size_of::<Machine>() <= 200, "{} bytes", size_of::<Machine>());
+    assert!(size_of::<Machine>() <= 216, "{} bytes", size_of::<Machine>());
     let mut bot = watched();
     bot.receives(GET.repeat(20)).sends(OK.repeat(20));
     assert!(bot.machine.allocated() <= 256, "{} bytes", bot.machine.allocated());
