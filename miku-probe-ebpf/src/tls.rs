@@ -32,7 +32,7 @@ use miku_probe_abi::{
 
 pub(crate) use self::binding::received;
 use crate::maps::{RECORDS, Skip, Wake, add_one, add_record, current, header, wake_flags};
-use crate::memory::{read_kernel, read_user, read_user_bytes};
+use crate::memory::{read_kernel, read_user, read_user_at_most, read_user_bytes};
 
 /// The streams of watched processes. User space sets the size.
 #[map]
@@ -258,16 +258,9 @@ fn tell<const ROOM: usize>(stream: &Stream, segment: &Segment) -> (bool, u32) {
         return (false, 0);
     };
     let to = entry.as_mut_ptr();
-    // SAFETY: the pointer is to the entry's memory. Each read is of a length that the verifier can see to be within it.
-    let captured = unsafe {
-        let bytes = (&raw mut (*to).bytes).cast::<u8>();
-        if segment.wanted >= ROOM as u32 {
-            if read_user_bytes(bytes, ROOM as u32, segment.base) { ROOM as u32 } else { 0 }
-        } else {
-            let length = segment.wanted & (ROOM as u32 - 1);
-            if read_user_bytes(bytes, length, segment.base) { length } else { 0 }
-        }
-    };
+    // SAFETY: the pointer is to the entry's memory, of which so many bytes are for what is captured.
+    let captured =
+        unsafe { read_user_at_most::<ROOM>((&raw mut (*to).bytes).cast::<u8>(), segment.wanted, segment.base) };
     if captured == 0 {
         // SAFETY: the pointer is to live counters.
         add_one(|counters| unsafe { &raw mut (*counters).unreadable });
@@ -566,25 +559,25 @@ fn stream(tgid: u32, ssl: u64) -> Result<*mut Stream, Skip> {
 }
 
 #[inline(always)]
-fn thread() -> u64 {
+pub(crate) fn thread() -> u64 {
     bpf_get_current_pid_tgid()
 }
 
 #[inline(always)]
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_ktime_get_ns() }
 }
 
 #[inline(always)]
-fn table_full() {
+pub(crate) fn table_full() {
     // SAFETY: the pointer is to live counters.
     add_one(|counters| unsafe { &raw mut (*counters).table_full });
 }
 
 /// As [`crate::maps::put_bytes`], in programs that another may interrupt.
 #[inline(always)]
-fn put(kind: RecordKind, wake: Wake, bytes: &[u8]) -> bool {
+pub(crate) fn put(kind: RecordKind, wake: Wake, bytes: &[u8]) -> bool {
     let fitted = RECORDS.output::<[u8]>(bytes, wake_flags(wake)).is_ok();
     add_record(kind, fitted);
     fitted
