@@ -27,7 +27,7 @@ use miku_probe_abi::{
 };
 
 use crate::maps::{RECORDS, Skip, Wake, add_one, add_record, current, header, wake_flags};
-use crate::memory::{read_user, read_user_at_most, read_user_bytes};
+use crate::memory::{read_user, read_user_at_most};
 use crate::tls::{now, put, table_full, thread};
 
 /// The streams of watched processes that are told.
@@ -264,11 +264,10 @@ fn came(thread: u64, call: &InflateCall, output: &Output) -> Result<(), Skip> {
 /// The first bytes of what lies at `base`.
 #[inline(always)]
 fn look(base: u64, size: u32) -> PayloadLook {
-    let mut first = [0; PAYLOAD_LOOK];
-    let length = if size < PAYLOAD_LOOK as u32 { size } else { PAYLOAD_LOOK as u32 };
-    if !read_user_bytes(first.as_mut_ptr(), length, base) {
-        first = [0; PAYLOAD_LOOK];
-    }
+    let mut first = [0_u64; PAYLOAD_LOOK / 8];
+    // What cannot be read stays zeros, which begin no payload.
+    // SAFETY: the destination is as large.
+    unsafe { read_user_at_most::<PAYLOAD_LOOK>(first.as_mut_ptr().cast(), size, base) };
     PayloadLook::new(first)
 }
 

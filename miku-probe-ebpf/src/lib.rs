@@ -585,11 +585,11 @@ const PAYLOAD_TOLD: [&[u8]; 3] = [b"{\"t\":\"MESSAGE_", b"{\"t\":\"INTERACTI", b
 pub struct PayloadLook(u128);
 
 impl PayloadLook {
-    /// The first bytes of a message, zeros behind its end.
+    /// The first bytes of a message, in two words of the machine's own byte order, zeros behind its end.
     #[must_use]
     #[inline(always)]
-    pub const fn new(first: [u8; PAYLOAD_LOOK]) -> Self {
-        Self(u128::from_le_bytes(first))
+    pub const fn new(first: [u64; PAYLOAD_LOOK / 8]) -> Self {
+        Self(first[0].to_le() as u128 | (first[1].to_le() as u128) << 64)
     }
 
     #[inline(always)]
@@ -917,7 +917,8 @@ mod tests {
         let mut first = [0; PAYLOAD_LOOK];
         let length = text.len().min(PAYLOAD_LOOK);
         first[..length].copy_from_slice(&text.as_bytes()[..length]);
-        PayloadLook::new(first)
+        let (words, _) = first.as_chunks();
+        PayloadLook::new([words[0], words[1]].map(u64::from_ne_bytes))
     }
 
     #[test]
