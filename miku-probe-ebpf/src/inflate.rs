@@ -6,7 +6,8 @@
 //! A message is what the gateway flushes: it has ended when a call has used all its input, has room left for output, and, as
 //! far as zlib tells it, stands between two blocks. A stream is told from the first output on that looks like a payload at
 //! the start of a message, and until its data ends, it is reset or freed. Bodies of HTTP and files are not flushed, but
-//! end: they are passed over. Nothing is kept of streams that are not told.
+//! end: they are passed over, unless they are zstd's, begin as payloads do and come in parts. Nothing is kept of streams
+//! that are not told.
 //!
 //! Bounds: one call a thread, [`INFLATED_MAX`] or [`INFLATED_OTHER`] bytes of a message, streams that are told longest ago
 //! make room for others.
@@ -86,8 +87,10 @@ struct ZBuffer {
 struct Output {
     /// Bytes that it put out.
     size: u64,
-    /// Whether they are the first of their stream, as far as that is known.
+    /// Whether it is known that they are the first of their stream.
     first: bool,
+    /// Whether it is known that they are not.
+    later: bool,
     /// Whether a message ends with them.
     ends: bool,
     /// Whether the stream does, which a gateway's never does in order.
@@ -121,6 +124,7 @@ fn try_inflate_return(result: i32) -> Result<(), Skip> {
     let output = Output {
         size,
         first: size != 0 && after.total_out == size,
+        later: after.total_out != size,
         ends: after.avail_in == 0 && after.avail_out != 0 && after.data_type & BETWEEN_BLOCKS != 0,
         over: (result != Z_OK && result != Z_BUF_ERROR) || after.data_type & LAST_BLOCK != 0,
     };
@@ -154,6 +158,7 @@ fn try_zstd_return(result: u64) -> Result<(), Skip> {
     let output = Output {
         size: to.start.wrapping_add(to.pos).wrapping_sub(call.base),
         first: false,
+        later: false,
         ends: from.pos == from.size && to.pos < to.size,
         // 0 at the end of a frame.
         over: result == 0 || result > ZSTD_ERRORS.wrapping_neg(),
@@ -204,7 +209,9 @@ fn came(thread: u64, call: &InflateCall, output: &Output) -> Result<(), Skip> {
     }
     let stream = match INFLATE_STREAMS.get_ptr_mut(key) {
         Some(stream) => stream,
-        None if output.size == 0 || !look(call.base, output.size as u32).is_payload() => return Err(Skip),
+        // What a gateway says first is short: a body would not end a message so soon.
+        None if output.size == 0 || !(output.later || output.ends) => return Err(Skip),
+        None if !look(call.base, output.size as u32).is_payload() => return Err(Skip),
         None => {
             if INFLATE_STREAMS.insert(key, InflateStream::new(now()), 0).is_err() {
                 table_full();

@@ -877,6 +877,10 @@ plain!(
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
+    use std::format;
+
     use super::*;
 
     fn look(bytes: &[u8]) -> ([u8; LOOK], usize) {
