@@ -23,8 +23,9 @@ use aya_ebpf::macros::{map, uprobe};
 use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::ProbeContext;
 use miku_probe_abi::{
-    ABI_VERSION, CAPTURE_MAX, CloseRecord, INFLATED_ENDS, INFLATED_MAX, INFLATED_OTHER, INFLATED_STARTS, InflateCall,
-    InflateStream, InflatedRecord, PAYLOAD_LOOK, PayloadLook, RecordHeader, RecordKind, StreamKey, bytes_of,
+    ABI_VERSION, CAPTURE_MAX, CloseRecord, INFLATE_BETWEEN_BLOCKS, INFLATE_WITHIN, INFLATED_ENDS, INFLATED_MAX,
+    INFLATED_OTHER, INFLATED_STARTS, InflateCall, InflateStream, InflatedRecord, PAYLOAD_LOOK, PayloadLook,
+    RecordHeader, RecordKind, StreamKey, bytes_of,
 };
 
 use crate::maps::{RECORDS, Skip, Wake, add_one, add_record, current, header, wake_flags};
@@ -91,8 +92,10 @@ struct Output {
     first: bool,
     /// Whether it is known that they are not.
     later: bool,
-    /// Whether a message ends with them.
-    ends: bool,
+    /// Whether the input is used up and there was room for more output: a message ends with them if it can end there.
+    drained: bool,
+    /// Whether one can; `None` when the call did nothing that would have changed it.
+    between_blocks: Option<bool>,
     /// Whether the stream does, which a gateway's never does in order.
     over: bool,
 }
@@ -125,7 +128,9 @@ fn try_inflate_return(result: i32) -> Result<(), Skip> {
         size,
         first: size != 0 && after.total_out == size,
         later: after.total_out != size,
-        ends: after.avail_in == 0 && after.avail_out != 0 && after.data_type & BETWEEN_BLOCKS != 0,
+        drained: after.avail_in == 0 && after.avail_out != 0,
+        // Such a call forgets what it should say here.
+        between_blocks: if result == Z_BUF_ERROR { None } else { Some(after.data_type & BETWEEN_BLOCKS != 0) },
         over: (result != Z_OK && result != Z_BUF_ERROR) || after.data_type & LAST_BLOCK != 0,
     };
     came(thread, &call, &output)
@@ -159,7 +164,8 @@ fn try_zstd_return(result: u64) -> Result<(), Skip> {
         size: to.start.wrapping_add(to.pos).wrapping_sub(call.base),
         first: false,
         later: false,
-        ends: from.pos == from.size && to.pos < to.size,
+        drained: from.pos == from.size && to.pos < to.size,
+        between_blocks: Some(true),
         // 0 at the end of a frame.
         over: result == 0 || result > ZSTD_ERRORS.wrapping_neg(),
     };
@@ -210,7 +216,9 @@ fn came(thread: u64, call: &InflateCall, output: &Output) -> Result<(), Skip> {
     let stream = match INFLATE_STREAMS.get_ptr_mut(key) {
         Some(stream) => stream,
         // What a gateway says first is short: a body would not end a message so soon.
-        None if output.size == 0 || !(output.later || output.ends) => return Err(Skip),
+        None if output.size == 0 || !(output.later || (output.drained && output.between_blocks == Some(true))) => {
+            return Err(Skip);
+        }
         None if !look(call.base, output.size as u32).is_payload() => return Err(Skip),
         None => {
             if INFLATE_STREAMS.insert(key, InflateStream::new(now()), 0).is_err() {
@@ -225,16 +233,18 @@ fn came(thread: u64, call: &InflateCall, output: &Output) -> Result<(), Skip> {
     let stream = unsafe { &mut *stream };
     let size = output.size as u32;
     let mut flags = 0;
-    if stream.within == 0 {
+    if stream.flags & INFLATE_WITHIN == 0 {
         if size == 0 {
             return Err(Skip);
         }
         flags = INFLATED_STARTS;
         stream.budget = look(call.base, size).budget();
     }
+    let between_blocks = output.between_blocks.unwrap_or(stream.flags & INFLATE_BETWEEN_BLOCKS != 0);
+    let ends = output.drained && between_blocks;
+    stream.flags = if between_blocks { INFLATE_BETWEEN_BLOCKS } else { 0 } | if ends { 0 } else { INFLATE_WITHIN };
     stream.bytes += u64::from(size);
-    stream.within = !output.ends as u32;
-    if size == 0 && !output.ends {
+    if size == 0 && !ends {
         return Err(Skip);
     }
     let mut piece = Piece { thread, time_ns: now(), handle: call.stream, base: call.base, size: 0, wanted: 0, flags };
@@ -246,7 +256,7 @@ fn came(thread: u64, call: &InflateCall, output: &Output) -> Result<(), Skip> {
         // What is not copied is told with the last piece that is.
         let last = piece.wanted == left || stream.budget == 0 || number == PIECES - 1;
         piece.size = if last { left } else { piece.wanted };
-        if last && output.ends {
+        if last && ends {
             piece.flags |= INFLATED_ENDS;
         }
         // As little of the ring as holds it; the sizes must be known to the verifier.

@@ -628,6 +628,12 @@ impl PayloadLook {
     }
 }
 
+/// A message has begun and not ended.
+pub const INFLATE_WITHIN: u32 = 1;
+
+/// When the last call returned, the decompressor stood where a message can end.
+pub const INFLATE_BETWEEN_BLOCKS: u32 = 2;
+
 /// What the kernel side keeps of a compressed stream that is reported.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -640,8 +646,8 @@ pub struct InflateStream {
     pub lost: u32,
     /// Bytes that may still be copied of the current message.
     pub budget: u32,
-    /// 1 in the midst of a message, else 0.
-    pub within: u32,
+    /// [`INFLATE_WITHIN`] and [`INFLATE_BETWEEN_BLOCKS`].
+    pub flags: u32,
     /// Zero.
     pub padding: u32,
 }
@@ -650,7 +656,7 @@ impl InflateStream {
     /// A stream of which nothing has been told yet.
     #[must_use]
     pub const fn new(generation: u64) -> Self {
-        Self { generation, bytes: 0, lost: 0, budget: 0, within: 0, padding: 0 }
+        Self { generation, bytes: 0, lost: 0, budget: 0, flags: 0, padding: 0 }
     }
 }
 

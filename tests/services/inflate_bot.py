@@ -29,11 +29,18 @@ def payload(event, size):
 
 def letters(count):
     """Letters that do not compress well, the same each time."""
+    return LETTERS[:count]
+
+
+def make_letters(count):
     state, made = 1, bytearray()
     for _ in range(count):
         state = (state * 1103515245 + 12345) % (1 << 31)
         made.append(97 + (state >> 16) % 26)
     return bytes(made)
+
+
+LETTERS = make_letters(300_000)
 
 
 class Zlib:

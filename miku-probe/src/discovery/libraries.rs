@@ -85,6 +85,8 @@ pub enum Function {
     ZstdReset,
     /// `size_t ZSTD_freeDCtx(ZSTD_DCtx *dctx)`, in which `ZSTD_freeDStream` ends
     ZstdFree,
+    /// The rest of `ZSTD_freeDCtx`, when the compiler has put its beginning into its callers; with the same argument
+    ZstdFreePart,
 }
 
 impl Function {
@@ -110,7 +112,7 @@ impl Function {
     pub const OF_ZLIB: [Self; 2] = [Self::Inflate, Self::InflateEnd];
 
     /// Those of zstd.
-    pub const OF_ZSTD: [Self; 3] = [Self::ZstdDecompress, Self::ZstdReset, Self::ZstdFree];
+    pub const OF_ZSTD: [Self; 4] = [Self::ZstdDecompress, Self::ZstdReset, Self::ZstdFree, Self::ZstdFreePart];
 
     /// Its name in the library's symbol table.
     #[must_use]
@@ -135,6 +137,7 @@ impl Function {
             Self::ZstdDecompress => "ZSTD_decompressStream",
             Self::ZstdReset => "ZSTD_DCtx_reset",
             Self::ZstdFree => "ZSTD_freeDCtx",
+            Self::ZstdFreePart => "ZSTD_freeDCtx.part.0",
         }
     }
 }

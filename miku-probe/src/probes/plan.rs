@@ -89,7 +89,9 @@ impl Plan {
             Function::Shutdown | Function::Free => return alone(FREE),
             Function::VSetError | Function::SetError => return alone(ERROR),
             Function::PutError => return alone(PUT_ERROR),
-            Function::InflateEnd | Function::ZstdReset | Function::ZstdFree => return alone(inflate::END),
+            Function::InflateEnd | Function::ZstdReset | Function::ZstdFree | Function::ZstdFreePart => {
+                return alone(inflate::END);
+            }
             // Their exits are not known, so no program is for these.
             Function::Inflate => (inflate::INFLATE, inflate::INFLATE_RETURN, EXIT),
             Function::ZstdDecompress => (inflate::ZSTD, inflate::ZSTD_RETURN, EXIT),

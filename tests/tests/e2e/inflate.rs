@@ -160,7 +160,8 @@ fn assert_records(probe: &Probe, messages: u64, ends: u64) {
 /// All sizes and events, on a stream that the probe sees from its start on, and on one after it.
 fn assert_messages(python: &Python, kind: &str) {
     let mut bot = Bot::start(python);
-    bot.tell(&format!("noise {kind} {}", folder().path().display()));
+    let folder = folder();
+    bot.tell(&format!("noise {kind} {}", folder.path().display()));
     let probe = attach(&bot);
     let mut expected = 0;
     for ends in 0..2 {
@@ -233,7 +234,8 @@ fn in_mid_life() {
 
 /// A process that loads the library long after it was found is noticed in time.
 fn late_library() {
-    let mut bot = Bot::start(&plain().expect("the case needs it"));
+    // Without what an installation may have it import by itself.
+    let mut bot = Bot::by(Command::new(plain().expect("the case needs it").path()).args(["-I", "-S"]));
     let probe = Probe::attach(&[&bot.service()]);
     assert_eq!(sites(&probe.scrape()), 0.0, "it has not loaded the library yet");
     bot.send("zlib", "-", &[20]);

@@ -116,7 +116,9 @@ pub(super) fn place(text: &dyn Text, functions: &Functions) -> Vec<Site> {
         sites.extend(placement.outer(vec![function], function));
     }
     sites.extend(placement.through(F::VSetError, [F::SetError]));
-    for function in [F::PutError, F::Inflate, F::InflateEnd, F::ZstdDecompress, F::ZstdReset, F::ZstdFree] {
+    for function in
+        [F::PutError, F::Inflate, F::InflateEnd, F::ZstdDecompress, F::ZstdReset, F::ZstdFree, F::ZstdFreePart]
+    {
         sites.extend(placement.outer(vec![function], function));
     }
     sites
@@ -396,7 +398,11 @@ fn form(function: Function) -> Form {
         Function::VSetError | Function::SetError => Form::Error,
         Function::PutError => Form::PutError,
         Function::ZstdDecompress => Form::Buffers,
-        Function::Inflate | Function::InflateEnd | Function::ZstdReset | Function::ZstdFree => Form::Stream,
+        Function::Inflate
+        | Function::InflateEnd
+        | Function::ZstdReset
+        | Function::ZstdFree
+        | Function::ZstdFreePart => Form::Stream,
     }
 }
 
