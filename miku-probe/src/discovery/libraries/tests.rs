@@ -131,6 +131,43 @@ fn functions_for_errors_are_found_beside_the_others_or_alone_below_them() {
 }
 
 #[test]
+fn each_flavour_in_a_file_is_found_apart() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let root = folder.path();
+    // Loops keep the compiler from emptying them, and their ends from being all that they are.
+    let zlib = "int inflate(int *stream, int flush) { while (*stream) *stream -= flush; return 0; } \
+                int inflateEnd(int *stream) { *stream = 0; return 0; }";
+    let zstd = "__attribute__((visibility(\"hidden\"))) unsigned long ZSTD_decompressStream(int *zds, int *output, int *input) \
+                { while (*zds) *zds -= *output + *input; return 0; } \
+                void *kept(void) { return ZSTD_decompressStream; }";
+    fs::write(root.join("all.c"), format!("{SOURCE}{zlib}{zstd}")).expect("the folder is ours");
+    let arguments = ["-O2", "-DVISIBILITY=\"default\"", "-shared", "-fPIC", "-o", "all.so", "all.c"];
+    tool("cc", &arguments, root);
+    let examine = |name: &str| placement::examine(&File::open(root.join(name)).expect("made"), &DebugFiles::none());
+    let mut builds = examine("all.so").expect("it is whole");
+    builds.sort_by_key(|build| build.flavour.as_str());
+    let found: Vec<_> = builds.iter().map(|build| (build.flavour, build.flavour.kind(), build.symbols)).collect();
+    let expected = [
+        (Flavour::OpenSsl, Kind::Tls, SymbolSource::Dynsym),
+        (Flavour::Zlib, Kind::Inflate, SymbolSource::Dynsym),
+        (Flavour::Zstd, Kind::Inflate, SymbolSource::Symtab),
+    ];
+    assert_eq!(found, expected);
+    let [_, zlib, zstd] = &builds[..] else { panic!("{builds:?}") };
+    let places: Vec<_> = zlib.sites.iter().map(|site| (&site.calls[..], site.form, site.ret.is_some())).collect();
+    let expected = [(&[Function::Inflate][..], Form::Stream, true), (&[Function::InflateEnd][..], Form::Stream, false)];
+    assert_eq!(places, expected);
+    assert_eq!((zstd.sites.len(), zstd.sites[0].form), (1, Form::Buffers));
+
+    // Without its symbols only what is exported is left; and what merely has the name is not zlib.
+    tool("strip", &["-o", "stripped.so", "all.so"], root);
+    assert_eq!(examine("stripped.so").expect("it is whole").len(), 2);
+    fs::write(root.join("tyre.c"), "int inflate(int *tyre, int bar) { return *tyre += bar; }").expect("it is ours");
+    tool("cc", &["-O2", "-shared", "-fPIC", "-o", "tyre.so", "tyre.c"], root);
+    assert_eq!(examine("tyre.so"), Ok(vec![]));
+}
+
+#[test]
 fn what_is_no_library_for_us_is_told_apart() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let path = folder.path().join("file");
@@ -314,6 +351,48 @@ fn only_so_many_files_are_remembered() {
     finder.scan(&myself(), &mut Seen::default()).expect("this test may read itself");
     assert!(finder.remembered.len() <= before);
     assert!(real.iter().all(|identity| finder.remembered.contains_key(identity)), "the oldest go first");
+}
+
+#[test]
+fn a_module_of_zstandard_without_symbols_is_told() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let root = folder.path().join("zstandard");
+    fs::create_dir(&root).expect("the folder is ours");
+    fs::write(root.join("empty.c"), "int nothing;").expect("the folder is ours");
+    let name = "backend_c.cpython-311-x86_64-linux-gnu.so";
+    tool("cc", &["-shared", "-fPIC", "-s", "-o", name, "empty.c"], &root);
+    let path = root.join(name).canonicalize().expect("it was made");
+    let _loaded = Loaded::new(&path).expect("it can be loaded");
+    let scan = LibraryFinder::new().scan(&myself(), &mut Seen::default()).expect("this test may read itself");
+    let faults = scan.faults.iter().filter(|fault| fault.shown_path == path);
+    let faults: Vec<_> = faults.map(|fault| (fault.kind, fault.reason)).collect();
+    assert_eq!(faults, [(Kind::Inflate, Reason::Stripped)]);
+}
+
+#[test]
+fn the_machines_own_zlib_and_zstd_are_placed_in() {
+    for (names, flavour, function) in [
+        (["libz.so.1", "libz.so"], Flavour::Zlib, Function::Inflate),
+        (["libzstd.so.1", "libzstd.so"], Flavour::Zstd, Function::ZstdDecompress),
+    ] {
+        let Some(loaded) = names.iter().find_map(|name| Loaded::new(Path::new(name))) else {
+            writeln!(io::stderr(), "SKIPPED: this machine has no {} to look into", names[0])
+                .expect("it can be written to");
+            continue;
+        };
+        let scan = LibraryFinder::new().scan(&myself(), &mut Seen::default()).expect("this test may read itself");
+        let named = |library: &&Library| library.shown_path.to_string_lossy().contains(names[1]);
+        let libraries: Vec<_> = scan.libraries.iter().filter(named).collect();
+        let [library] = libraries[..] else { panic!("{names:?}: {libraries:?}") };
+        assert_eq!((library.build.flavour, library.build.symbols), (flavour, SymbolSource::Dynsym));
+        let site = library.build.sites.iter().find(|site| site.calls == [function]).expect("it has it");
+        let offset = loaded.offset_of(function.symbol());
+        let spots = [Some(site.entry), site.ret];
+        for spot in spots.map(|spot| spot.expect("both are needed")) {
+            assert!((offset..offset + 64).contains(&spot.file_offset), "{site:?} from {offset:#x}");
+            assert!(spot.emulated, "it costs little on every build that was looked at: {site:?}");
+        }
+    }
 }
 
 /// How the machine's own `libssl` is found; `None`, said aloud, on one that has none.
