@@ -287,7 +287,9 @@ impl Worker {
                     watched.noticed = true;
                 }
                 Err(error) => {
-                    Kind::ALL.into_iter().for_each(|kind| self.attach_failed(tgid, kind, "its loader", &error))
+                    for kind in Kind::ALL {
+                        self.attach_failed(tgid, kind, "its loader", &error);
+                    }
                 }
             }
         }
