@@ -26,6 +26,12 @@ pub const TAIL: usize = 8;
 /// How many pieces of one gathered read or write are told apart; what follows them is one last piece.
 pub const GATHER_MAX: usize = 16;
 
+/// The most bytes that are copied of one decompressed message whose kind matters, in pieces of [`CAPTURE_MAX`].
+pub const INFLATED_MAX: u32 = 32 << 10;
+
+/// The most bytes that are copied of any other.
+pub const INFLATED_OTHER: u32 = 512;
+
 /// The most bytes of a socket address that are copied: as many as a `sockaddr_un` has.
 pub const ADDRESS_MAX: usize = 112;
 
@@ -73,6 +79,10 @@ pub enum RecordKind {
     Libraries = 13,
     /// Which socket carries a TLS stream became known, or is so no more: [`BindRecord`].
     Bind = 14,
+    /// Bytes came out of a compressed stream: [`InflatedRecord`].
+    Inflated = 15,
+    /// A compressed stream ended: [`CloseRecord`].
+    InflateEnd = 16,
 }
 
 /// How many kinds of records there are.
@@ -80,7 +90,7 @@ pub const KINDS: usize = RecordKind::ALL.len();
 
 impl RecordKind {
     /// All kinds, in the order of their numbers, which start at 1.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Data,
         Self::Open,
         Self::Close,
@@ -95,6 +105,8 @@ impl RecordKind {
         Self::ServerName,
         Self::Libraries,
         Self::Bind,
+        Self::Inflated,
+        Self::InflateEnd,
     ];
 
     /// The kind with this number.
@@ -214,17 +226,43 @@ pub struct OpenRecord {
     pub address: [u8; ADDRESS_MAX],
 }
 
-/// A connection that was closed by its process, or a TLS stream that it freed.
+/// The record's bytes begin a message.
+pub const INFLATED_STARTS: u32 = 1;
+
+/// The record's bytes end a message.
+pub const INFLATED_ENDS: u32 = 2;
+
+/// What came out of a compressed stream; `captured` bytes of its start follow the record.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct InflatedRecord {
+    /// Kind [`RecordKind::Inflated`].
+    pub header: RecordHeader,
+    /// The stream's generation: when it was first seen, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub generation: u64,
+    /// The address of the stream's `z_stream` or `ZSTD_DStream` in the process.
+    pub handle: u64,
+    /// Records of this stream that did not fit the ring so far: when it has risen, some are missing before this.
+    pub lost: u32,
+    /// Bytes of the message that this record stands for; 0 when it tells a message's end alone.
+    pub size: u32,
+    /// Bytes of their start that follow this record.
+    pub captured: u32,
+    /// [`INFLATED_STARTS`] and [`INFLATED_ENDS`].
+    pub flags: u32,
+}
+
+/// A connection that was closed by its process, or a TLS stream that it freed, or a compressed one that ended.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct CloseRecord {
-    /// Kind [`RecordKind::Close`] or [`RecordKind::Free`].
+    /// Kind [`RecordKind::Close`], [`RecordKind::Free`] or [`RecordKind::InflateEnd`].
     pub header: RecordHeader,
     /// The connection's generation.
     pub generation: u64,
-    /// The file descriptor; of a stream the address of its `SSL` in the process.
+    /// The file descriptor; of a stream its address in the process.
     pub handle: u64,
-    /// All bytes received.
+    /// All bytes received, or decompressed.
     pub bytes_in: u64,
     /// All bytes sent.
     pub bytes_out: u64,
@@ -436,7 +474,7 @@ impl Connection {
     }
 }
 
-/// Key of a TLS stream from its first sight until it is freed.
+/// Key of a TLS stream or a compressed one from its first sight until it is freed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamKey {
@@ -444,15 +482,15 @@ pub struct StreamKey {
     pub tgid: u32,
     /// Zero.
     pub padding: u32,
-    /// The address of its `SSL` in the process.
-    pub ssl: u64,
+    /// The address of its `SSL`, `z_stream` or `ZSTD_DStream` in the process.
+    pub address: u64,
 }
 
 impl StreamKey {
-    /// The key of the stream at `ssl` in the process `tgid`.
+    /// The key of the stream at `address` in the process `tgid`.
     #[must_use]
-    pub const fn new(tgid: u32, ssl: u64) -> Self {
-        Self { tgid, padding: 0, ssl }
+    pub const fn new(tgid: u32, address: u64) -> Self {
+        Self { tgid, padding: 0, address }
     }
 }
 
@@ -588,6 +626,110 @@ pub struct TlsCall {
     pub received_flags: u32,
 }
 
+/// How many bytes tell what a decompressed message may be.
+pub const PAYLOAD_LOOK: usize = 16;
+
+/// The keys with which a payload of Discord's gateway may begin, up to the colon.
+const PAYLOAD_KEYS: [&[u8]; 4] = [b"{\"t\":", b"{\"op\":", b"{\"s\":", b"{\"d\":"];
+
+/// How the names of those events begin of which more is to be known, with what is before them in a payload that begins
+/// with its name; no more than [`PAYLOAD_LOOK`] bytes of it.
+const PAYLOAD_TOLD: [&[u8]; 3] = [b"{\"t\":\"MESSAGE_", b"{\"t\":\"INTERACTI", b"{\"t\":\"READY\""];
+
+/// The start of a decompressed message, as far as it is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct PayloadLook(u128);
+
+impl PayloadLook {
+    /// The first bytes of a message, in two words of the machine's own byte order, zeros behind its end.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(first: [u64; PAYLOAD_LOOK / 8]) -> Self {
+        Self(first[0].to_le() as u128 | (first[1].to_le() as u128) << 64)
+    }
+
+    #[inline(always)]
+    const fn begins_with(self, text: &[u8]) -> bool {
+        let (mut value, mut mask) = (0, 0);
+        let mut place = 0;
+        while place < text.len() {
+            value |= (text[place] as u128) << (place * 8);
+            mask |= 0xff << (place * 8);
+            place += 1;
+        }
+        self.0 & mask == value
+    }
+
+    /// Whether it may be a payload of Discord's gateway: it begins with one of the four keys that these have.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_payload(self) -> bool {
+        self.begins_with(PAYLOAD_KEYS[0])
+            || self.begins_with(PAYLOAD_KEYS[1])
+            || self.begins_with(PAYLOAD_KEYS[2])
+            || self.begins_with(PAYLOAD_KEYS[3])
+    }
+
+    /// How many bytes of the message are to be copied: more of a payload whose event matters, or does not stand at its
+    /// start.
+    #[must_use]
+    #[inline(always)]
+    pub const fn budget(self) -> u32 {
+        let matters = if self.begins_with(PAYLOAD_KEYS[0]) {
+            self.begins_with(PAYLOAD_TOLD[0]) || self.begins_with(PAYLOAD_TOLD[1]) || self.begins_with(PAYLOAD_TOLD[2])
+        } else {
+            self.is_payload()
+        };
+        if matters { INFLATED_MAX } else { INFLATED_OTHER }
+    }
+}
+
+/// A message has begun and not ended.
+pub const INFLATE_WITHIN: u32 = 1;
+
+/// When the last call returned, the decompressor stood where a message can end.
+pub const INFLATE_BETWEEN_BLOCKS: u32 = 2;
+
+/// What the kernel side keeps of a compressed stream that is reported.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct InflateStream {
+    /// When it was first seen, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub generation: u64,
+    /// All bytes that came out of it since.
+    pub bytes: u64,
+    /// Records of it that did not fit the ring.
+    pub lost: u32,
+    /// Bytes that may still be copied of the current message.
+    pub budget: u32,
+    /// [`INFLATE_WITHIN`] and [`INFLATE_BETWEEN_BLOCKS`].
+    pub flags: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+impl InflateStream {
+    /// A stream of which nothing has been told yet.
+    #[must_use]
+    pub const fn new(generation: u64) -> Self {
+        Self { generation, bytes: 0, lost: 0, budget: 0, flags: 0, padding: 0 }
+    }
+}
+
+/// A call that decompresses and has begun, by its thread.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct InflateCall {
+    /// The address of its `z_stream` or `ZSTD_DStream`; 0 when the call has ended.
+    pub stream: u64,
+    /// Where its output goes.
+    pub base: u64,
+    /// The address of the `ZSTD_outBuffer`, or 0.
+    pub output: u64,
+    /// The address of the `ZSTD_inBuffer`, or 0.
+    pub input: u64,
+}
+
 /// What a probe on an instruction on a way out of a function must know, passed to it as its cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TlsExit(pub u64);
@@ -709,6 +851,13 @@ const _: () = {
     assert!(offset_of!(OpenRecord, origin) == 40);
     assert!(offset_of!(OpenRecord, address_length) == 44);
     assert!(offset_of!(OpenRecord, address) == 48);
+    assert!(size_of::<InflatedRecord>() == 56);
+    assert!(offset_of!(InflatedRecord, generation) == 24);
+    assert!(offset_of!(InflatedRecord, handle) == 32);
+    assert!(offset_of!(InflatedRecord, lost) == 40);
+    assert!(offset_of!(InflatedRecord, size) == 44);
+    assert!(offset_of!(InflatedRecord, captured) == 48);
+    assert!(offset_of!(InflatedRecord, flags) == 52);
     assert!(size_of::<CloseRecord>() == 64);
     assert!(offset_of!(CloseRecord, bytes_in) == 40);
     assert!(offset_of!(CloseRecord, lost) == 56);
@@ -729,7 +878,9 @@ const _: () = {
     assert!(size_of::<StreamKey>() == 16);
     assert!(size_of::<Stream>() == 80);
     assert!(size_of::<TlsCall>() == 64);
-    assert!(size_of::<Counters>() == 152);
+    assert!(size_of::<InflateStream>() == 32);
+    assert!(size_of::<InflateCall>() == 32);
+    assert!(size_of::<Counters>() == 168);
     assert!(size_of::<TracepointOffsets>() == 32);
     assert!(offset_of!(LengthEvent, sk) == 8);
     assert!(offset_of!(LengthEvent, family) == 16);
@@ -765,6 +916,7 @@ macro_rules! plain {
 plain!(
     RecordHeader,
     DataRecord,
+    InflatedRecord,
     OpenRecord,
     CloseRecord,
     HandshakeRecord,
@@ -775,6 +927,8 @@ plain!(
     Connection,
     StreamKey,
     Stream,
+    InflateStream,
+    InflateCall,
     TlsCall,
     Counters,
     TracepointOffsets,
@@ -783,6 +937,10 @@ plain!(
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
+    use std::format;
+
     use super::*;
 
     fn look(bytes: &[u8]) -> ([u8; LOOK], usize) {
@@ -818,5 +976,41 @@ mod tests {
             let (first, length) = look(bytes);
             assert!(!looks_like_tls(&first, length), "{bytes:?}");
         }
+    }
+    fn payload(text: &str) -> PayloadLook {
+        let mut first = [0; PAYLOAD_LOOK];
+        let length = text.len().min(PAYLOAD_LOOK);
+        first[..length].copy_from_slice(&text.as_bytes()[..length]);
+        let (words, _) = first.as_chunks();
+        PayloadLook::new([words[0], words[1]].map(u64::from_ne_bytes))
+    }
+
+    #[test]
+    fn payloads_begin_with_one_of_four_keys() {
+        for text in [r#"{"t":null,"s":null,"op":10}"#, r#"{"op":11}"#, r#"{"s":1}"#, r#"{"d":251,"op":1}"#] {
+            assert!(payload(text).is_payload(), "{text}");
+        }
+        for text in ["", "{", r#"{"t""#, r#"{ "t":1}"#, r#"{"id":"1"}"#, r#"[{"t":1}]"#, "\u{83}l\0", "<html>"] {
+            assert!(!payload(text).is_payload(), "{text}");
+            assert_eq!(payload(text).budget(), INFLATED_OTHER, "{text}");
+        }
+    }
+
+    #[test]
+    fn more_is_copied_of_events_that_matter() {
+        for name in ["MESSAGE_CREATE", "MESSAGE_REACTION_ADD", "INTERACTION_CREATE", "READY"] {
+            assert_eq!(payload(&format!(r#"{{"t":"{name}","s":1}}"#)).budget(), INFLATED_MAX, "{name}");
+        }
+        for name in ["GUILD_CREATE", "INTEGRATION_CREATE", "READYING", "MESSAGES", "PRESENCE_UPDATE", "X"] {
+            assert_eq!(payload(&format!(r#"{{"t":"{name}","s":1}}"#)).budget(), INFLATED_OTHER, "{name}");
+        }
+        assert_eq!(payload(r#"{"t":null,"s":null,"op":11}"#).budget(), INFLATED_OTHER);
+        // Whose name comes later, if it has one.
+        assert_eq!(payload(r#"{"op":0,"t":"X"}"#).budget(), INFLATED_MAX);
+    }
+
+    #[test]
+    fn pieces_fill_what_is_copied_of_a_message() {
+        assert_eq!(INFLATED_MAX as usize % CAPTURE_MAX, 0);
     }
 }

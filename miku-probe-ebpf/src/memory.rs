@@ -39,3 +39,18 @@ pub(crate) fn read_user_bytes(to: *mut u8, length: u32, from: u64) -> bool {
     // checks the source itself and does not fault.
     unsafe { bpf_probe_read_user(to.cast::<c_void>(), length, from as *const c_void) == 0 }
 }
+
+/// Reads `wanted` bytes of the process's, at most `ROOM`; returns how many were read, none where they cannot be. `ROOM` is a
+/// power of two.
+///
+/// # Safety
+/// The destination has room for `ROOM` bytes.
+#[inline(always)]
+pub(crate) unsafe fn read_user_at_most<const ROOM: usize>(to: *mut u8, wanted: u32, from: u64) -> u32 {
+    if wanted >= ROOM as u32 {
+        return if read_user_bytes(to, ROOM as u32, from) { ROOM as u32 } else { 0 };
+    }
+    // Older verifiers believe in the bound of a length only when it was masked.
+    let length = wanted & (ROOM as u32 - 1);
+    if read_user_bytes(to, length, from) { length } else { 0 }
+}

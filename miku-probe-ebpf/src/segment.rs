@@ -16,7 +16,7 @@ use miku_probe_abi::{
 };
 
 use crate::maps::{RECORDS, Wake, add_one, lost_record, wake_flags};
-use crate::memory::read_user_bytes;
+use crate::memory::{read_user_at_most, read_user_bytes};
 
 /// What is reported, and what is TLS and not looked at: flags of a connection, and the first of a TLS stream too.
 const REPORTED: u32 = 1;
@@ -202,17 +202,10 @@ fn tell_in<const ROOM: usize>(kind: RecordKind, segment: &mut Segment) -> Option
     let to = entry.as_mut_ptr();
     let mut captured = 0;
     if segment.base != 0 && segment.wanted != 0 {
-        // SAFETY: the pointer is to the entry's memory. Each read is of a length that the verifier can see to be within it.
-        let read = unsafe {
-            let bytes = (&raw mut (*to).bytes).cast::<u8>();
-            if segment.wanted >= ROOM as u32 {
-                read_user_bytes(bytes, ROOM as u32, segment.base)
-            } else {
-                read_user_bytes(bytes, segment.wanted & (ROOM as u32 - 1), segment.base)
-            }
-        };
-        if read {
-            captured = if segment.wanted < ROOM as u32 { segment.wanted } else { ROOM as u32 };
+        // SAFETY: the pointer is to the entry's memory, of which so many bytes are for what is captured.
+        captured =
+            unsafe { read_user_at_most::<ROOM>((&raw mut (*to).bytes).cast::<u8>(), segment.wanted, segment.base) };
+        if captured != 0 {
             // SAFETY: as above; there is room for more. What lies behind the copied bytes is not looked at.
             segment.start = unsafe { (&raw const (*to).bytes).cast::<[u8; START]>().read() };
         } else {

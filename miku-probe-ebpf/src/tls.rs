@@ -452,18 +452,18 @@ fn stream(tgid: u32, ssl: u64) -> Result<*mut Stream, Skip> {
 }
 
 #[inline(always)]
-fn thread() -> u64 {
+pub(crate) fn thread() -> u64 {
     bpf_get_current_pid_tgid()
 }
 
 #[inline(always)]
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_ktime_get_ns() }
 }
 
 #[inline(always)]
-fn table_full() {
+pub(crate) fn table_full() {
     // SAFETY: the pointer is to live counters.
     add_one(|counters| unsafe { &raw mut (*counters).table_full });
 }

@@ -75,15 +75,18 @@ pub enum Handle {
     Socket(i32),
     /// A TLS stream, by the address of its `SSL`.
     Tls(u64),
+    /// A compressed stream, by the address of its `z_stream` or `ZSTD_DStream`.
+    Inflate(u64),
 }
 
 impl Handle {
-    /// The scheme of what is seen there: a TLS stream is seen as plaintext, so it is known to be one.
+    /// The scheme of what is seen there: a TLS stream is seen as plaintext, so it is known to be one, and what is
+    /// compressed within it, in practice, is too.
     #[must_use]
     pub const fn scheme(self) -> Scheme {
         match self {
             Self::Socket(_) => Scheme::Http,
-            Self::Tls(_) => Scheme::Https,
+            Self::Tls(_) | Self::Inflate(_) => Scheme::Https,
         }
     }
 }

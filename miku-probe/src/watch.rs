@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+use crate::discovery::libraries::Kind;
 use crate::discovery::process::ProcFs;
 use crate::discovery::selectors::ServiceSpec;
 use crate::discovery::sockets::{self, Socket};
@@ -17,8 +18,10 @@ use crate::discovery::{Change, Discovery, Event, UnknownPid};
 use crate::intake::{Process, Ring};
 use crate::observations::{LostWhere, Names, Observation, Sink, TargetState};
 use crate::pipeline::{Caps, Pipeline, World};
+use crate::probes::attacher::{Attacher, Report};
+use crate::probes::plan::Returns;
 use crate::probes::socket::Way;
-use crate::probes::tls::{Attacher, Report, Returns, Scrubber};
+use crate::probes::tls::Scrubber;
 use crate::probes::{
     ConnectionTable, CounterTable, Kernel, Maps, ProbeError, RunStatistics, Sizes, StreamTable, TargetTable,
 };
@@ -31,7 +34,7 @@ const DRAIN: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_secs(1);
 /// How often all processes are looked at, for what the kernel side does not tell.
 const SCAN: Duration = Duration::from_secs(5);
-/// How long the start waits until the TLS libraries of what runs already are attached to.
+/// How long the start waits until the libraries of what runs already are attached to.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Records taken at once, before other tasks get their turn.
 const BATCH: usize = 16_384;
@@ -81,13 +84,13 @@ struct Core<S> {
     targets: TargetTable,
     connections: ConnectionTable,
     streams: StreamTable,
-    /// What attaches to TLS libraries; `None` when the kernel refused the programs.
+    /// What attaches to libraries; `None` when the kernel refused the programs.
     attacher: Option<Attacher>,
     scrubber: Option<Scrubber>,
-    /// Places in TLS libraries that are attached, by process.
-    places: HashMap<Tgid, u32>,
-    /// Why places in TLS libraries could not be attached, since somebody asked.
-    unattached: Vec<&'static str>,
+    /// Places in libraries that are attached.
+    places: HashMap<(Tgid, Kind), u32>,
+    /// Why places in libraries could not be attached, since somebody asked.
+    unattached: Vec<(Kind, &'static str)>,
     discovery: Discovery,
     pipeline: Pipeline<S, Outside>,
     /// Processes that began to listen: their port may not have been in `/proc` yet when they were first looked at.
@@ -279,20 +282,22 @@ impl<S: Sink> Watch<S> {
 }
 
 impl<S: Sink> Watch<S> {
-    /// How many places in TLS libraries are attached, by service; a service with targets and none is there too.
+    /// How many places in libraries are attached, by service; a service with targets and none is there too.
     #[must_use]
-    pub fn tls_places(&self) -> BTreeMap<ServiceId, u32> {
-        let mut places: BTreeMap<_, _> = self.target_counts().into_iter().map(|(service, ..)| (service, 0)).collect();
-        for (tgid, count) in &self.core.places {
+    pub fn places(&self) -> BTreeMap<(ServiceId, Kind), u32> {
+        let services = self.target_counts().into_iter().map(|(service, ..)| service);
+        let mut places: BTreeMap<_, _> =
+            services.flat_map(|service| Kind::ALL.map(|kind| ((service, kind), 0))).collect();
+        for ((tgid, kind), count) in &self.core.places {
             if let Some(service) = self.core.pipeline.target(*tgid) {
-                *places.entry(service).or_default() += count;
+                *places.entry((service, *kind)).or_default() += count;
             }
         }
         places
     }
 
-    /// Why places in TLS libraries could not be attached, a word for each, since this was last asked.
-    pub fn take_tls_failures(&mut self) -> Vec<&'static str> {
+    /// Why places in libraries could not be attached, a word for each, since this was last asked.
+    pub fn take_place_failures(&mut self) -> Vec<(Kind, &'static str)> {
         std::mem::take(&mut self.core.unattached)
     }
 }
@@ -343,7 +348,7 @@ impl<S: Sink> Core<S> {
                 let changes = self.discovery.examine(tgid, Event::Exec);
                 if self.pipeline.target(tgid).is_some() {
                     self.forget_closed(tgid);
-                    self.attach_tls(Attacher::renew, tgid);
+                    self.order(Attacher::renew, tgid);
                 }
                 changes
             }
@@ -357,7 +362,7 @@ impl<S: Sink> Core<S> {
             }
             Process::Dial { port } => self.discovery.examine(tgid, Event::Dial(port)),
             Process::Libraries => {
-                self.attach_tls(Attacher::look, tgid);
+                self.order(Attacher::look, tgid);
                 Vec::new()
             }
         };
@@ -395,7 +400,7 @@ impl<S: Sink> Core<S> {
             return;
         }
         self.pipeline.add_target(tgid, service);
-        self.attach_tls(Attacher::watch, tgid);
+        self.order(Attacher::watch, tgid);
         if self.kernel.way() == Way::Sockets {
             // A connection becomes known by its first bytes, with all that is to be known of it.
             let listens = |socket: &Socket| socket.listening && socket.transport == Transport::Unix;
@@ -425,22 +430,23 @@ impl<S: Sink> Core<S> {
         }
     }
 
-    fn attach_tls(&self, order: fn(&Attacher, Tgid), tgid: Tgid) {
+    /// Tells what attaches to libraries what becomes of a process.
+    fn order(&self, order: fn(&Attacher, Tgid), tgid: Tgid) {
         if let Some(attacher) = &self.attacher {
             order(attacher, tgid);
         }
     }
 
-    /// Takes in what became of attaching to TLS libraries.
+    /// Takes in what became of attaching to libraries.
     fn take_reports(&mut self) {
         let Some(attacher) = &self.attacher else { return };
         for report in attacher.reports() {
             match report {
-                Report::Places { tgid, count } => drop(self.places.insert(tgid, count)),
-                Report::Failed { reason, .. } => self.unattached.push(reason),
+                Report::Places { tgid, kind, count } => drop(self.places.insert((tgid, kind), count)),
+                Report::Failed { kind, reason } => self.unattached.push((kind, reason)),
             }
         }
-        self.places.retain(|tgid, _| self.pipeline.target(*tgid).is_some());
+        self.places.retain(|(tgid, _), _| self.pipeline.target(*tgid).is_some());
     }
 
     /// How many times the ring is to be overwritten in part now.
@@ -451,7 +457,7 @@ impl<S: Sink> Core<S> {
 
     fn forget(&mut self, tgid: Tgid) {
         self.targets.remove(tgid);
-        self.attach_tls(Attacher::forget, tgid);
+        self.order(Attacher::forget, tgid);
         self.streams.forget(tgid);
         self.failed.retain(|(_, failed)| *failed != tgid);
         self.pipeline.remove_target(tgid, Nanos::now());

@@ -162,8 +162,9 @@ pub fn preflight(object: &[u8]) -> anyhow::Result<()> {
 /// When `output` cannot be written.
 pub fn run(config: CheckConfig, object: &[u8], output: &mut (impl Write + IsTerminal)) -> io::Result<bool> {
     let mut checks = checks(object);
-    let outcome = sites::outcome(&ProcFs::default());
-    checks.push(Check { name: "TLS libraries", intent: Intent::Optional, outcome });
+    let [tls, inflate] = sites::outcomes(&ProcFs::default());
+    checks.push(Check { name: "TLS libraries", intent: Intent::Optional, outcome: tls });
+    checks.push(Check { name: "zlib and zstd", intent: Intent::Optional, outcome: inflate });
     let text = if config.json { json(&checks) } else { table(&checks, config.color && output.is_terminal()) };
     output.write_all(text.as_bytes())?;
     output.flush()?;

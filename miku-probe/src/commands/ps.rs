@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::sites::Tls;
+use super::sites::Sites;
 use crate::config::PsConfig;
+use crate::discovery::libraries::LibraryFinder;
 use crate::discovery::process::ProcFs;
 use crate::discovery::tcp::{Holdings, Tables};
-use crate::discovery::tls::TlsFinder;
 use crate::discovery::{Change, Discovery};
 use crate::units::{ServiceId, Tgid};
 
@@ -29,9 +29,9 @@ struct Row {
     uptime_seconds: Option<u64>,
     listens: Vec<String>,
     connections: usize,
-    /// The TLS libraries in it; absent when it would not be watched or its mappings cannot be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls: Option<Tls>,
+    /// The libraries in it; absent when it would not be watched or its mappings cannot be read.
+    #[serde(flatten)]
+    sites: Option<Sites>,
     /// Whether it would be watched.
     attach: bool,
     /// Why, or why not.
@@ -82,14 +82,14 @@ fn report(proc: &ProcFs, config: &PsConfig) -> io::Result<Report> {
     let mut discovery = Discovery::new(proc.clone(), config.services.clone());
     let changes = discovery.scan()?;
     let tables = Tables::default();
-    let mut finder = TlsFinder::new();
+    let mut finder = LibraryFinder::new();
     let name = |service: ServiceId| discovery.services().get(usize::from(service.0)).cloned();
     let mut rows: Vec<Row> = changes
         .into_iter()
         .filter_map(|change| match change {
             Change::Found(target) => {
                 let mut row = row(proc, &tables, target.tgid, name(target.service), true, target.why);
-                row.tls = proc.process(target.tgid).and_then(|process| Tls::of(&mut finder, &process));
+                row.sites = proc.process(target.tgid).and_then(|process| Sites::of(&mut finder, &process));
                 Some(row)
             }
             Change::Rejected { tgid, service, reason } => {
@@ -125,7 +125,7 @@ fn row(proc: &ProcFs, tables: &Tables, tgid: Tgid, service: Option<String>, atta
         uptime_seconds: proc.age(process.start()).map(|age| age.as_secs()),
         listens: listens.iter().map(ToString::to_string).collect(),
         connections: connections.len(),
-        tls: None,
+        sites: None,
         attach,
         why,
     }
@@ -134,8 +134,9 @@ fn row(proc: &ProcFs, tables: &Tables, tgid: Tgid, service: Option<String>, atta
 fn table(rows: &[Row]) -> String {
     const UNKNOWN: &str = "-";
     let or_unknown = |text: Option<String>| text.unwrap_or_else(|| UNKNOWN.to_owned());
-    let mut lines =
-        vec![["PID", "SERVICE", "COMM", "UPTIME", "LISTENS", "CONNS", "TLS", "ATTACH", "WHY"].map(str::to_owned)];
+    const TITLES: [&str; 10] =
+        ["PID", "SERVICE", "COMM", "UPTIME", "LISTENS", "CONNS", "TLS", "INFLATE", "ATTACH", "WHY"];
+    let mut lines = vec![TITLES.map(str::to_owned)];
     lines.extend(rows.iter().map(|row| {
         [
             row.pid.to_string(),
@@ -144,12 +145,13 @@ fn table(rows: &[Row]) -> String {
             or_unknown(row.uptime_seconds.map(|seconds| age(Duration::from_secs(seconds)))),
             or_unknown((!row.listens.is_empty()).then(|| row.listens.join(","))),
             row.connections.to_string(),
-            or_unknown(row.tls.as_ref().map(Tls::cell)),
+            or_unknown(row.sites.as_ref().map(|sites| sites.tls.cell())),
+            or_unknown(row.sites.as_ref().map(|sites| sites.inflate.cell())),
             if row.attach { "yes" } else { "no" }.to_owned(),
             printable(&row.why),
         ]
     }));
-    let mut widths = [0; 9];
+    let mut widths = [0; TITLES.len()];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
             *width = (*width).max(cell.chars().count());
@@ -186,7 +188,7 @@ fn age(age: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sites::TlsLibrary;
+    use super::super::sites::{Found, FoundLibrary};
     use super::*;
     use crate::config::services::ServiceFlag;
     use crate::discovery::fixture::{Fixture, Sketch};
@@ -213,15 +215,18 @@ mod tests {
                 uptime_seconds: Some(59),
                 listens: vec!["127.0.0.1:8000".to_owned()],
                 connections: 12,
-                tls: Some(Tls {
-                    libraries: vec![TlsLibrary {
-                        path: "/lib/libssl.so.3".to_owned(),
-                        deleted: false,
-                        flavour: "openssl",
-                        symbols: "dynsym",
-                        sites: 6,
-                    }],
-                    faults: vec!["/lib/libssl-1.so is no ELF file".to_owned()],
+                sites: Some(Sites {
+                    tls: Found {
+                        libraries: vec![FoundLibrary {
+                            path: "/lib/libssl.so.3".to_owned(),
+                            deleted: false,
+                            flavour: "openssl",
+                            symbols: "dynsym",
+                            sites: 6,
+                        }],
+                        faults: vec!["/lib/libssl-1.so is no ELF file".to_owned()],
+                    },
+                    inflate: Found::default(),
                 }),
                 attach: true,
                 why: "pid 7".to_owned(),
@@ -231,9 +236,9 @@ mod tests {
         ];
         assert_eq!(
             table(&rows),
-            "  PID  SERVICE  COMM      UPTIME  LISTENS         CONNS  TLS      ATTACH  WHY\n    \
-               7  bot      evil?[2J     59s  127.0.0.1:8000     12  1 (6) !  yes     pid 7\n\
-             12345  -        python3        -  -                   0  -        no      idle\n"
+            "  PID  SERVICE  COMM      UPTIME  LISTENS         CONNS  TLS      INFLATE  ATTACH  WHY\n    \
+               7  bot      evil?[2J     59s  127.0.0.1:8000     12  1 (6) !  0        yes     pid 7\n\
+             12345  -        python3        -  -                   0  -        -        no      idle\n"
         );
     }
 

@@ -10,7 +10,7 @@ use tokio::time::{Duration, MissedTickBehavior, interval};
 use super::{Signals, check, runtime};
 use crate::config::RunConfig;
 use crate::observations::Names;
-use crate::probes::{self, statistics_on, tls};
+use crate::probes::{self, statistics_on};
 use crate::sinks::health::{Health, Status};
 use crate::sinks::metrics::{BuildInfo, Metrics};
 use crate::sinks::web::{self, Site};
@@ -59,7 +59,7 @@ async fn export(config: RunConfig) -> anyhow::Result<()> {
             () = signals.end() => break,
             _ = refresh.tick() => {
                 report_health(&watch, &health);
-                report_tls(&mut watch);
+                report_places(&mut watch);
                 if statistics.is_some() {
                     report_costs(&mut watch);
                 }
@@ -118,17 +118,17 @@ fn report_health(watch: &Watch<Metrics>, health: &Health) {
     }
 }
 
-fn report_tls(watch: &mut Watch<Metrics>) {
-    let failures = watch.take_tls_failures();
-    let places = watch.tls_places();
+fn report_places(watch: &mut Watch<Metrics>) {
+    let failures = watch.take_place_failures();
+    let places = watch.places().into_iter();
     let places: Vec<_> =
-        places.into_iter().map(|(service, count)| (watch.names().service(service).to_owned(), count)).collect();
+        places.map(|((service, kind), count)| (watch.names().service(service).to_owned(), kind, count)).collect();
     let metrics = watch.sink_mut();
-    for (service, count) in places {
-        metrics.set_sites(&service, tls::KIND, count);
+    for (service, kind, count) in places {
+        metrics.set_sites(&service, kind.as_str(), count);
     }
-    for reason in failures {
-        metrics.attach_failed(tls::KIND, reason);
+    for (kind, reason) in failures {
+        metrics.attach_failed(kind.as_str(), reason);
     }
 }
 

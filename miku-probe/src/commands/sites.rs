@@ -1,25 +1,32 @@
-//! What there is of TLS in processes, as `ps` shows it and `check` explains it.
+//! What there is of TLS, zlib and zstd in processes, as `ps` shows it and `check` explains it.
 
 use std::io;
 
 use serde::Serialize;
 
 use super::check::Outcome;
+use crate::discovery::libraries::{Kind, Library, LibraryFinder, Seen};
 use crate::discovery::process::{ProcFs, Process};
-use crate::discovery::tls::{Library, Seen, TlsFinder};
 use crate::discovery::{Change, Discovery};
 
-/// What was found of TLS in a process.
+/// What was found in a process.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Tls {
-    pub(super) libraries: Vec<TlsLibrary>,
-    /// Files that may be TLS libraries and in which nothing can be seen, with the reason.
+pub(super) struct Sites {
+    pub(super) tls: Found,
+    pub(super) inflate: Found,
+}
+
+/// What was found of one kind.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Found {
+    pub(super) libraries: Vec<FoundLibrary>,
+    /// Files that may be such libraries and in which nothing can be seen, with the reason.
     pub(super) faults: Vec<String>,
 }
 
-/// A TLS library in a process.
+/// A library in a process.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct TlsLibrary {
+pub(super) struct FoundLibrary {
     pub(super) path: String,
     /// Whether it is gone from its folder, as after an upgrade.
     pub(super) deleted: bool,
@@ -30,23 +37,35 @@ pub(super) struct TlsLibrary {
     pub(super) sites: usize,
 }
 
-impl Tls {
-    /// What there is of TLS in a process; `None` when its mappings cannot be read.
-    pub(super) fn of(finder: &mut TlsFinder, process: &Process) -> Option<Self> {
-        let scan = finder.scan(process, &mut Seen::default()).ok()?;
-        let library = |library: Library| TlsLibrary {
+impl FoundLibrary {
+    fn of(library: &Library) -> Self {
+        Self {
             path: library.shown_path.display().to_string(),
             deleted: library.deleted,
             flavour: library.build.flavour.as_str(),
             symbols: library.build.symbols.as_str(),
             sites: library.build.sites.len(),
-        };
-        Some(Self {
-            libraries: scan.libraries.into_iter().map(library).collect(),
-            faults: scan.faults.iter().map(ToString::to_string).collect(),
-        })
+        }
     }
+}
 
+impl Sites {
+    /// What there is in a process; `None` when its mappings cannot be read.
+    pub(super) fn of(finder: &mut LibraryFinder, process: &Process) -> Option<Self> {
+        let scan = finder.scan(process, &mut Seen::default()).ok()?;
+        let of_kind = |kind| {
+            let libraries = scan.libraries.iter().filter(|library| library.build.flavour.kind() == kind);
+            let faults = scan.faults.iter().filter(|fault| fault.kind == kind);
+            Found {
+                libraries: libraries.map(FoundLibrary::of).collect(),
+                faults: faults.map(ToString::to_string).collect(),
+            }
+        };
+        Some(Self { tls: of_kind(Kind::Tls), inflate: of_kind(Kind::Inflate) })
+    }
+}
+
+impl Found {
     /// Libraries and their sites in short: `2 (15)`; a `!` when there are some in which nothing can be seen.
     pub(super) fn cell(&self) -> String {
         let sites: usize = self.libraries.iter().map(|library| library.sites).sum();
@@ -58,36 +77,39 @@ impl Tls {
     }
 }
 
-/// Looks at the processes that would be watched by themselves, and says of those without TLS why that is.
-pub(super) fn outcome(proc: &ProcFs) -> Outcome {
-    let looked = look(proc).map_err(|error| format!("the processes cannot be looked at: {error}"));
-    looked.map_or_else(Outcome::Unknown, |looked| judge(&looked))
+/// Looks at the processes that would be watched by themselves, and says of those without TLS why that is; then of those in
+/// which nothing of what is decompressed can be seen. One that has no zlib or zstd, or has not loaded it yet, is well.
+pub(super) fn outcomes(proc: &ProcFs) -> [Outcome; 2] {
+    match look(proc) {
+        Ok(looked) => [judge(&looked), judge_inflate(&looked)],
+        Err(error) => [(); 2].map(|()| Outcome::Unknown(format!("the processes cannot be looked at: {error}"))),
+    }
 }
 
-/// Processes in words, and what there is of TLS in each.
-fn look(proc: &ProcFs) -> io::Result<Vec<(String, Option<Tls>)>> {
+/// Processes in words, and what there is in each.
+fn look(proc: &ProcFs) -> io::Result<Vec<(String, Option<Sites>)>> {
     let mut discovery = Discovery::new(proc.clone(), Vec::new());
-    let mut finder = TlsFinder::new();
+    let mut finder = LibraryFinder::new();
     let changes = discovery.scan()?;
     let found = changes.into_iter().filter_map(|change| match change {
         Change::Found(target) => proc.process(target.tgid),
         _ => None,
     });
     Ok(found
-        .map(|process| (format!("{} (pid {})", process.comm(), process.tgid), Tls::of(&mut finder, &process)))
+        .map(|process| (format!("{} (pid {})", process.comm(), process.tgid), Sites::of(&mut finder, &process)))
         .collect())
 }
 
-fn judge(looked: &[(String, Option<Tls>)]) -> Outcome {
+fn judge(looked: &[(String, Option<Sites>)]) -> Outcome {
     let without: Vec<String> = looked
         .iter()
-        .filter_map(|(process, tls)| match tls {
+        .filter_map(|(process, sites)| match sites {
             None => Some(format!("the mappings of {process} cannot be read")),
-            Some(tls) if !tls.libraries.is_empty() => None,
-            Some(tls) if tls.faults.is_empty() => {
+            Some(Sites { tls, .. }) if !tls.libraries.is_empty() => None,
+            Some(Sites { tls, .. }) if tls.faults.is_empty() => {
                 Some(format!("no file that {process} has mapped defines TLS functions"))
             }
-            Some(tls) => Some(format!("nothing can be seen in {process}: {}", tls.faults.join(", "))),
+            Some(Sites { tls, .. }) => Some(format!("nothing can be seen in {process}: {}", tls.faults.join(", "))),
         })
         .collect();
     if !without.is_empty() {
@@ -95,29 +117,47 @@ fn judge(looked: &[(String, Option<Tls>)]) -> Outcome {
                       or a build that keeps them";
         return Outcome::Bad { what: without.join("; "), remedy: remedy.to_owned() };
     }
-    let sites = looked.iter().flat_map(|(_, tls)| tls).flat_map(|tls| &tls.libraries).count();
+    let sites = looked.iter().flat_map(|(_, sites)| sites).flat_map(|sites| &sites.tls.libraries).count();
     Outcome::Good(match looked.len() {
         0 => "no process would be watched by itself, so none was looked at".to_owned(),
         processes => format!("{sites} in {processes} processes that would be watched"),
     })
 }
 
+fn judge_inflate(looked: &[(String, Option<Sites>)]) -> Outcome {
+    let known = || looked.iter().filter_map(|(process, sites)| Some((process, &sites.as_ref()?.inflate)));
+    let blind: Vec<String> = known()
+        .filter(|(_, inflate)| !inflate.faults.is_empty())
+        .map(|(process, inflate)| format!("nothing can be seen in {process}: {}", inflate.faults.join(", ")))
+        .collect();
+    if !blind.is_empty() {
+        let remedy = "a build that keeps its symbols, or those of its debug package".to_owned();
+        return Outcome::Bad { what: blind.join("; "), remedy };
+    }
+    let libraries: usize = known().map(|(_, inflate)| inflate.libraries.len()).sum();
+    Outcome::Good(format!("{libraries} in {} processes that would be watched", looked.len()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn library() -> TlsLibrary {
+    fn library() -> FoundLibrary {
         let path = "/lib/libssl.so.3".to_owned();
-        TlsLibrary { path, deleted: false, flavour: "openssl", symbols: "dynsym", sites: 6 }
+        FoundLibrary { path, deleted: false, flavour: "openssl", symbols: "dynsym", sites: 6 }
     }
 
     #[test]
     fn a_zero_is_explained() {
-        let stripped = Tls { libraries: vec![], faults: vec!["libssl.so.3 has no symbols".to_owned()] };
-        let well = Tls { libraries: vec![library()], faults: vec![] };
+        let tls = |tls| Sites { tls, ..Sites::default() };
+        let stripped = tls(Found { libraries: vec![], faults: vec!["libssl.so.3 has no symbols".to_owned()] });
+        let well = tls(Found { libraries: vec![library()], faults: vec![] });
         let named = |name: &str, tls| (name.to_owned(), tls);
         for (looked, expected) in [
-            (named("late (pid 1)", Some(Tls::default())), "no file that late (pid 1) has mapped defines TLS functions"),
+            (
+                named("late (pid 1)", Some(Sites::default())),
+                "no file that late (pid 1) has mapped defines TLS functions",
+            ),
             (named("bare (pid 2)", Some(stripped)), "nothing can be seen in bare (pid 2): libssl.so.3 has no symbols"),
             (named("gone (pid 3)", None), "the mappings of gone (pid 3) cannot be read"),
         ] {
@@ -130,5 +170,16 @@ mod tests {
             Outcome::Good("1 in 1 processes that would be watched".to_owned())
         );
         assert!(matches!(judge(&[]), Outcome::Good(_)));
+    }
+
+    #[test]
+    fn a_module_without_symbols_is_explained_and_none_is_well() {
+        let stripped = Found { libraries: vec![], faults: vec!["backend_c.so has no symbols".to_owned()] };
+        let blind = Sites { inflate: stripped, ..Sites::default() };
+        let none = ("idle (pid 4)".to_owned(), Some(Sites::default()));
+        let looked = [none.clone(), ("bot (pid 5)".to_owned(), Some(blind)), ("gone (pid 6)".to_owned(), None)];
+        let Outcome::Bad { what, .. } = judge_inflate(&looked) else { panic!("{looked:?} is not well") };
+        assert_eq!(what, "nothing can be seen in bot (pid 5): backend_c.so has no symbols");
+        assert_eq!(judge_inflate(&[none]), Outcome::Good("0 in 1 processes that would be watched".to_owned()));
     }
 }

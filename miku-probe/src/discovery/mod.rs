@@ -24,13 +24,13 @@ pub mod candidates;
 pub mod containers;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod libraries;
 pub mod process;
 pub mod selectors;
 pub mod sockets;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
-pub mod tls;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

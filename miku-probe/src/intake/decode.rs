@@ -1,8 +1,8 @@
 //! From the bytes of a record to its meaning.
 
 use miku_probe_abi::{
-    ABI_VERSION, BindRecord, CloseRecord, DataRecord, HandshakeRecord, OpenRecord, Origin, Plain, ProcessRecord,
-    RecordHeader, RecordKind, ServerNameRecord, TlsError,
+    ABI_VERSION, BindRecord, CloseRecord, DataRecord, HandshakeRecord, INFLATED_ENDS, INFLATED_STARTS, InflatedRecord,
+    OpenRecord, Origin, Plain, ProcessRecord, RecordHeader, RecordKind, ServerNameRecord, TlsError,
 };
 
 use super::tls_errors::failure;
@@ -26,6 +26,9 @@ pub enum DecodeError {
     /// No such kind, direction or origin.
     #[error("a record with an unknown number {0}")]
     Number(u8),
+    /// Flags of which some are not known.
+    #[error("a record with unknown flags {0:#x}")]
+    Flags(u32),
 }
 
 /// Bytes that moved, or the end of the other side's.
@@ -66,7 +69,28 @@ pub struct Open<'a> {
     pub address: &'a [u8],
 }
 
-/// A connection that its process closed.
+/// What came out of a compressed stream: a message of its, or a part of one.
+#[derive(Clone, Copy, Debug)]
+pub struct Inflated<'a> {
+    /// Of which stream.
+    pub id: ConnId,
+    /// The thread that decompressed it.
+    pub tid: u32,
+    /// When.
+    pub time: Nanos,
+    /// Whether a message starts with these bytes.
+    pub starts: bool,
+    /// Whether a message ends with these bytes.
+    pub ends: bool,
+    /// Bytes of the message that this stands for; 0 when it tells an end alone.
+    pub size: u64,
+    /// The first of them.
+    pub bytes: &'a [u8],
+    /// Records of the stream that were lost so far.
+    pub lost: u32,
+}
+
+/// A connection that its process closed, or a stream that ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Close {
     /// Which.
@@ -75,7 +99,7 @@ pub struct Close {
     pub time: Nanos,
     /// Records of the connection that were lost.
     pub lost: u32,
-    /// All bytes received.
+    /// All bytes received, or decompressed.
     pub bytes_in: u64,
     /// All bytes sent.
     pub bytes_out: u64,
@@ -149,8 +173,10 @@ pub enum Record<'a> {
     Data(Data<'a>),
     /// A connection became known.
     Open(Open<'a>),
-    /// A connection was closed, or a TLS stream freed.
+    /// A connection was closed, a TLS stream freed, or a compressed stream ended.
     Close(Close),
+    /// Bytes came out of a compressed stream.
+    Inflated(Inflated<'a>),
     /// A TLS handshake ended.
     Handshake(Handshake),
     /// A TLS client named its server.
@@ -176,6 +202,7 @@ impl Record<'_> {
             Record::Data(Data { time, .. })
             | Record::Open(Open { time, .. })
             | Record::Close(Close { time, .. })
+            | Record::Inflated(Inflated { time, .. })
             | Record::Handshake(Handshake { time, .. })
             | Record::ServerName(ServerName { time, .. })
             | Record::Bind(Bind { time, .. })
@@ -190,8 +217,12 @@ impl Record<'_> {
             Record::Data(Data { id: ConnId { handle: Handle::Socket(_), .. }, .. }) => RecordKind::Data,
             Record::Data(_) => RecordKind::Plaintext,
             Record::Open(_) => RecordKind::Open,
-            Record::Close(Close { id: ConnId { handle: Handle::Socket(_), .. }, .. }) => RecordKind::Close,
-            Record::Close(_) => RecordKind::Free,
+            Record::Close(close) => match close.id.handle {
+                Handle::Socket(_) => RecordKind::Close,
+                Handle::Tls(_) => RecordKind::Free,
+                Handle::Inflate(_) => RecordKind::InflateEnd,
+            },
+            Record::Inflated(_) => RecordKind::Inflated,
             Record::Handshake(_) => RecordKind::Handshake,
             Record::ServerName(_) => RecordKind::ServerName,
             Record::Bind(_) => RecordKind::Bind,
@@ -228,6 +259,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         RecordKind::Open => Record::Open(open(bytes, tgid, time)?),
         RecordKind::Close => Record::Close(close(bytes, tgid, time, socket)?),
         RecordKind::Free => Record::Close(close(bytes, tgid, time, Handle::Tls)?),
+        RecordKind::Inflated => Record::Inflated(inflated(bytes, tgid, time)?),
+        RecordKind::InflateEnd => Record::Close(close(bytes, tgid, time, Handle::Inflate)?),
         RecordKind::Handshake => {
             let HandshakeRecord { generation, handle, duration_ns, result, error, .. } = read(bytes)?;
             let id = ConnId { tgid, handle: Handle::Tls(handle), generation: Nanos(generation) };
@@ -298,6 +331,28 @@ fn data(bytes: &[u8], tgid: Tgid, time: Nanos, handle: fn(u64) -> Handle) -> Res
         errno: i32::from(record.errno),
         prefix,
         tail: &bytes[TAIL_AT..tail_end],
+    })
+}
+
+fn inflated(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Inflated<'_>, DecodeError> {
+    let record: InflatedRecord = read(bytes)?;
+    let end = size_of::<InflatedRecord>() + record.captured as usize;
+    let captured = bytes.get(size_of::<InflatedRecord>()..end).ok_or(short(bytes, end))?;
+    if record.captured > record.size {
+        return Err(short(bytes, end));
+    }
+    if record.flags & !(INFLATED_STARTS | INFLATED_ENDS) != 0 {
+        return Err(DecodeError::Flags(record.flags));
+    }
+    Ok(Inflated {
+        id: ConnId { tgid, handle: Handle::Inflate(record.handle), generation: Nanos(record.generation) },
+        tid: record.header.tid,
+        time,
+        starts: record.flags & INFLATED_STARTS != 0,
+        ends: record.flags & INFLATED_ENDS != 0,
+        size: u64::from(record.size),
+        bytes: captured,
+        lost: record.lost,
     })
 }
 
@@ -399,6 +454,60 @@ mod tests {
         let Ok(Record::Bind(bind)) = decode(bytes_of(&record)) else { panic!("not a binding") };
         let socket = ConnId { tgid: Tgid(42), handle: Handle::Socket(8), generation: Nanos(4) };
         assert_eq!((bind.id, bind.socket, bind.bound), (id, socket, true));
+    }
+
+    fn inflated_record(captured: &[u8], size: u32, flags: u32) -> Vec<u8> {
+        let length = size_of::<InflatedRecord>() + captured.len();
+        let record = InflatedRecord {
+            header: header(RecordKind::Inflated, length),
+            generation: 5,
+            handle: 9,
+            lost: 3,
+            size,
+            captured: u32::try_from(captured.len()).expect("a capture is short"),
+            flags,
+        };
+        let mut bytes = bytes_of(&record).to_vec();
+        bytes.extend_from_slice(captured);
+        bytes
+    }
+
+    #[test]
+    fn decodes_what_was_inflated() {
+        let id = ConnId { tgid: Tgid(42), handle: Handle::Inflate(9), generation: Nanos(5) };
+        for (flags, starts, ends) in [(0, false, false), (1, true, false), (2, false, true), (3, true, true)] {
+            let bytes = inflated_record(b"{\"t\":", 1000, flags);
+            let Ok(record) = decode(&bytes) else { panic!("not inflated: {:?}", decode(&bytes)) };
+            assert_eq!((record.kind(), record.time()), (RecordKind::Inflated, Nanos(7)));
+            let Record::Inflated(inflated) = record else { panic!("not inflated: {record:?}") };
+            assert_eq!((inflated.id, inflated.tid, inflated.lost), (id, 43, 3));
+            assert_eq!((inflated.starts, inflated.ends, inflated.size), (starts, ends, 1000));
+            assert_eq!(inflated.bytes, b"{\"t\":");
+        }
+        let end = inflated_record(b"", 0, INFLATED_ENDS);
+        assert!(
+            matches!(decode(&end), Ok(Record::Inflated(told)) if told.ends && told.size == 0 && told.bytes.is_empty())
+        );
+
+        let header = header(RecordKind::InflateEnd, size_of::<CloseRecord>());
+        let end = CloseRecord { header, generation: 5, handle: 9, bytes_in: 1000, bytes_out: 0, lost: 3, padding: 0 };
+        let Ok(record) = decode(bytes_of(&end)) else { panic!("not an end") };
+        assert_eq!(record.kind(), RecordKind::InflateEnd);
+        assert!(matches!(record, Record::Close(close) if close.id == id && close.bytes_in == 1000 && close.lost == 3));
+    }
+
+    #[test]
+    fn refuses_what_cannot_have_been_inflated() {
+        let whole = inflated_record(b"{\"op\":11}", 9, INFLATED_STARTS | INFLATED_ENDS);
+        for length in 0..whole.len() {
+            assert!(decode(&whole[..length]).is_err(), "took {length} of {} bytes", whole.len());
+        }
+        let more_than_there_was = inflated_record(b"{\"op\":11}", 8, 0);
+        assert!(matches!(decode(&more_than_there_was), Err(DecodeError::Short { .. })));
+        let mut lying = whole.clone();
+        lying[offset_of!(InflatedRecord, captured)] = 200;
+        assert!(matches!(decode(&lying), Err(DecodeError::Short { .. })));
+        assert_eq!(decode(&inflated_record(b"", 9, 4)).unwrap_err(), DecodeError::Flags(4));
     }
 
     #[test]

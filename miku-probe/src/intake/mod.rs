@@ -4,5 +4,5 @@ mod decode;
 mod ring;
 mod tls_errors;
 
-pub use decode::{Bind, Close, Data, DecodeError, Handshake, Open, Process, Record, ServerName, decode};
+pub use decode::{Bind, Close, Data, DecodeError, Handshake, Inflated, Open, Process, Record, ServerName, decode};
 pub use ring::Ring;

@@ -190,8 +190,10 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         };
         let time = Some(record.time());
         self.records[record.kind() as usize - 1] += 1;
-        self.captured += u64::from(matches!(record, Record::Data(_) | Record::ServerName(_)));
+        self.captured += u64::from(matches!(record, Record::Data(_) | Record::Inflated(_) | Record::ServerName(_)));
         match record {
+            // What is decompressed is of no connection yet.
+            Record::Inflated(_) | Record::Close(Close { id: ConnId { handle: Handle::Inflate(_), .. }, .. }) => {}
             Record::Data(data) => self.data(&data),
             Record::Open(open) => self.open(&open),
             Record::Close(close) => self.close(&close),
@@ -268,7 +270,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         self.release_handshake(close.id, None);
         let end = match close.id.handle {
             Handle::Socket(_) => End::LocalClosed,
-            Handle::Tls(_) => End::Over,
+            Handle::Tls(_) | Handle::Inflate(_) => End::Over,
         };
         self.end(close.id, close.time, end);
         self.connections.remove(close.id);

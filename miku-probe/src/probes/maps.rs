@@ -2,7 +2,10 @@
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, Pod};
-use miku_probe_abi::{CONNECTION_TOLD, Connection, ConnectionKey, Counters, FILTER_SLOTS, Stream, StreamKey, TlsCall};
+use miku_probe_abi::{
+    CONNECTION_TOLD, Connection, ConnectionKey, Counters, FILTER_SLOTS, InflateCall, InflateStream, Stream, StreamKey,
+    TlsCall,
+};
 
 use super::ProbeError;
 use crate::units::{ConnId, Handle, Nanos, Tgid};
@@ -15,7 +18,7 @@ pub struct Maps {
     pub targets: TargetTable,
     /// Their open connections.
     pub connections: ConnectionTable,
-    /// Their TLS streams.
+    /// Their TLS streams and those that they decompress.
     pub streams: StreamTable,
     /// What the kernel side has counted.
     pub counters: CounterTable,
@@ -35,6 +38,8 @@ impl Maps {
                 streams: HashMap::try_from(take("STREAMS")?)?,
                 calls: HashMap::try_from(take("TLS_CALLS")?)?,
                 handshakes: HashMap::try_from(take("TLS_HANDSHAKES")?)?,
+                inflated: HashMap::try_from(take("INFLATE_STREAMS")?)?,
+                inflating: HashMap::try_from(take("INFLATE_CALLS")?)?,
             },
             counters: CounterTable(PerCpuArray::try_from(take("COUNTERS")?)?),
         })
@@ -104,11 +109,11 @@ impl ConnectionTable {
     }
 }
 
-/// The key of a socket; a TLS stream is not in this table.
+/// The key of a socket; a stream is not in this table.
 const fn key(id: ConnId) -> Option<ConnectionKey> {
     match id.handle {
         Handle::Socket(fd) => Some(ConnectionKey { tgid: id.tgid.0, fd }),
-        Handle::Tls(_) => None,
+        Handle::Tls(_) | Handle::Inflate(_) => None,
     }
 }
 
@@ -119,13 +124,16 @@ impl ConnectionTable {
     }
 }
 
-/// The TLS streams of watched processes.
+/// The TLS streams of watched processes, and those that they decompress.
 pub struct StreamTable {
     streams: HashMap<MapData, StreamKey, Stream>,
     /// Calls that have begun, by process and thread.
     calls: HashMap<MapData, u64, TlsCall>,
     /// Handshakes that are being worked on, by process and thread.
     handshakes: HashMap<MapData, u64, u64>,
+    inflated: HashMap<MapData, StreamKey, InflateStream>,
+    /// Calls that decompress and have begun, by process and thread.
+    inflating: HashMap<MapData, u64, InflateCall>,
 }
 
 impl StreamTable {
@@ -134,6 +142,8 @@ impl StreamTable {
         remove_all(&mut self.streams, |key| key.tgid == tgid.0);
         remove_all(&mut self.calls, |thread| thread >> 32 == u64::from(tgid.0));
         remove_all(&mut self.handshakes, |thread| thread >> 32 == u64::from(tgid.0));
+        remove_all(&mut self.inflated, |key| key.tgid == tgid.0);
+        remove_all(&mut self.inflating, |thread| thread >> 32 == u64::from(tgid.0));
     }
 }
 

@@ -3,8 +3,11 @@
 //! One probe that fails never stops the others: each has a declared [`Intent`], and [`status`] makes of it and of what
 //! came of attaching what the metrics and the readiness check say.
 
+pub mod attacher;
+pub mod inflate;
 mod maps;
 mod offsets;
+pub mod plan;
 pub mod process;
 pub mod socket;
 mod statistics;
@@ -23,6 +26,7 @@ use self::socket::Way;
 use self::statistics::statistics_of;
 use self::tls::Scrubber;
 use self::uprobe::Uprobes;
+use crate::discovery::libraries::Kind;
 
 pub use maps::{ConnectionTable, CounterTable, Maps, StreamTable, TargetTable};
 pub use offsets::OffsetError;
@@ -194,15 +198,23 @@ impl Kernel {
             .load(object())
             .map_err(ProbeError::Load)?;
         let mut failures = Vec::new();
-        let mut failed = |error: &(dyn std::error::Error + 'static), what| {
+        let mut failed = |kind: Kind, error: &(dyn std::error::Error + 'static), what| {
             log::warn!("{what}: {}", chain(error));
-            failures.push(Failure { kind: tls::KIND, reason: reason(error) });
+            failures.push(Failure { kind: kind.as_str(), reason: reason(error) });
         };
-        let uprobes = Uprobes::load(&mut ebpf, object(), tls::PROGRAMS, tls::WITH_COOKIES)
-            .inspect_err(|error| failed(error, "nothing of TLS can be seen"))
+        let programs = [tls::PROGRAMS, attacher::PROGRAMS].concat();
+        let mut uprobes = Uprobes::load(&mut ebpf, object(), &programs, tls::WITH_COOKIES)
+            .inspect_err(|error| failed(Kind::Tls, error, "nothing of TLS and of what is compressed can be seen"))
             .ok();
+        if let Some(uprobes) = &mut uprobes
+            && let Err(error) = uprobes.add(&mut ebpf, object(), inflate::PROGRAMS)
+        {
+            failed(Kind::Inflate, &error, "nothing of what is compressed can be seen");
+        }
         let scrubber = Scrubber::load(&mut ebpf, sizes.ring_bytes)
-            .inspect_err(|error| failed(error, "what was captured stays in memory until the ring has come around"))
+            .inspect_err(|error| {
+                failed(Kind::Tls, error, "what was captured stays in memory until the ring has come around");
+            })
             .ok();
         let uprobe_descriptors = uprobes.as_ref().map(Uprobes::descriptors).unwrap_or_default();
         let maps = Maps::take(&mut ebpf)?;

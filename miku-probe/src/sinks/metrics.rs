@@ -402,6 +402,8 @@ const fn record_kind(kind: RecordKind) -> &'static str {
         RecordKind::ServerName => "server_name",
         RecordKind::Libraries => "libraries",
         RecordKind::Bind => "bind",
+        RecordKind::Inflated => "inflated",
+        RecordKind::InflateEnd => "inflate_end",
     }
 }
 

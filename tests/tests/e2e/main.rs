@@ -11,6 +11,7 @@ mod endpoints;
 mod exchanges;
 mod hist;
 mod hostile;
+mod inflate;
 mod lifecycle;
 mod secrets;
 mod servers;
@@ -49,6 +50,8 @@ enum Need {
     PlainPython,
     /// That interpreter with OpenSSL in a file of its own.
     SharedLibrary,
+    /// The environment with zstandard.
+    Zstd,
     /// Node.
     Node,
     /// That the kernel dumps the memory of what is aborted.
@@ -76,6 +79,7 @@ impl Need {
             Self::Discord => tls_stage::discord().map(drop),
             Self::PlainPython => tls_stage::plain().map(drop),
             Self::SharedLibrary => tls_stage::shared_library().map(drop),
+            Self::Zstd => inflate::zstd().map(drop),
             Self::Node => tls_stage::node(),
             Self::CoreDumps => secrets::core_dumps(),
             Self::ControlGroup => discovery::ControlGroup::new("miku-probe-check").map(drop),
@@ -120,6 +124,7 @@ fn main() -> ExitCode {
         ("tls_hostile", tls_hostile::cases()),
         ("tls_handshakes", tls_handshakes::cases()),
         ("tls_discord", tls_discord::cases()),
+        ("inflate", inflate::cases()),
         ("secrets", secrets::cases()),
     ];
     let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");

@@ -76,6 +76,11 @@ impl ManyPrograms {
         Ok(programs)
     }
 
+    /// Takes over the programs of `other`.
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
     /// Asks the kernel whether it has such links, by one that it must refuse: a folder has no code. That it has none
     /// shows in a different refusal.
     fn ask(&self) -> Result<(), ManyError> {

@@ -73,8 +73,10 @@ enum Way {
     /// A link for all places of a program in a file.
     Many(ManyPrograms),
     /// A perf event a place. A program for each [`When`], which only user space tells apart.
-    Each(BTreeMap<(&'static str, When), UProbe>),
+    Each(EachProgram),
 }
+
+type EachProgram = BTreeMap<(&'static str, When), UProbe>;
 
 impl Uprobes {
     /// Loads `programs` of the object that `ebpf` was made of, sharing its maps, none of which must have been taken; and
@@ -97,19 +99,19 @@ impl Uprobes {
                 }
             }
         }
-        let mut each = BTreeMap::new();
-        for name in programs {
-            let program = ebpf.program_mut(name).ok_or(UprobeError::NoProgram(name))?;
-            let program: &mut UProbe = program.try_into()?;
-            program.load()?;
-            for (when, kind) in [(When::Before, ProbeKind::Entry), (When::Returned, ProbeKind::Return)] {
-                // SAFETY: the program was loaded as a `UProbe` above; the kind says only how it will be attached, and the
-                // programs read nothing but registers.
-                let handle = unsafe { UProbe::from_program_info(program.info()?, (*name).into(), kind) }?;
-                each.insert((*name, when), handle);
-            }
+        Ok(Self(Way::Each(load_each(ebpf, programs)?)))
+    }
+
+    /// Loads more programs that do without cookies.
+    ///
+    /// # Errors
+    /// When the kernel refuses one; then none of them is there.
+    pub fn add(&mut self, ebpf: &mut Ebpf, object: &[u8], programs: &[&'static str]) -> Result<(), UprobeError> {
+        match &mut self.0 {
+            Way::Many(many) => many.append(ManyPrograms::load(ebpf, object, programs.iter().copied())?),
+            Way::Each(each) => each.append(&mut load_each(ebpf, programs)?),
         }
-        Ok(Self(Way::Each(each)))
+        Ok(())
     }
 
     /// Whether programs are told the cookies of their places.
@@ -164,6 +166,22 @@ impl Uprobes {
             Way::Each(_) => Vec::new(),
         }
     }
+}
+
+fn load_each(ebpf: &mut Ebpf, programs: &[&'static str]) -> Result<EachProgram, UprobeError> {
+    let mut each = BTreeMap::new();
+    for name in programs {
+        let program = ebpf.program_mut(name).ok_or(UprobeError::NoProgram(name))?;
+        let program: &mut UProbe = program.try_into()?;
+        program.load()?;
+        for (when, kind) in [(When::Before, ProbeKind::Entry), (When::Returned, ProbeKind::Return)] {
+            // SAFETY: the program was loaded as a `UProbe` above; the kind says only how it will be attached, and the
+            // programs read nothing but registers.
+            let handle = unsafe { UProbe::from_program_info(program.info()?, (*name).into(), kind) }?;
+            each.insert((*name, when), handle);
+        }
+    }
+    Ok(each)
 }
 
 /// What holds programs to their places. Dropping it detaches them, one after the other: see [`Links::detach`].

@@ -73,6 +73,8 @@ fn before_anything_is_seen_only_what_is_measured_from_the_start_is_there() {
             "miku_probe_records_total{kind=\"fork\"} 0",
             "miku_probe_records_total{kind=\"free\"} 0",
             "miku_probe_records_total{kind=\"handshake\"} 0",
+            "miku_probe_records_total{kind=\"inflate_end\"} 0",
+            "miku_probe_records_total{kind=\"inflated\"} 0",
             "miku_probe_records_total{kind=\"libraries\"} 0",
             "miku_probe_records_total{kind=\"listen\"} 0",
             "miku_probe_records_total{kind=\"open\"} 0",

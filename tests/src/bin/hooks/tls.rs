@@ -6,10 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::Ebpf;
+use miku_probe::discovery::libraries::{Function, Kind, Library, LibraryFinder, Seen};
 use miku_probe::discovery::process::ProcFs;
-use miku_probe::discovery::tls::{Library, Seen, TlsFinder, TlsFunction};
 use miku_probe::probes::RunStatistics;
-use miku_probe::probes::tls::{Returns, places};
+use miku_probe::probes::plan::{Returns, places};
 use miku_probe::probes::uprobe::{Links, Place, Uprobes, When};
 use miku_probe::units::Tgid;
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
@@ -18,7 +18,7 @@ use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
 const EMPTY: &str = "empty_uprobe";
 
 /// What everybody hooks who wants to see messages.
-const MESSAGES: [TlsFunction; 4] = [TlsFunction::Read, TlsFunction::ReadEx, TlsFunction::Write, TlsFunction::WriteEx];
+const MESSAGES: [Function; 4] = [Function::Read, Function::ReadEx, Function::Write, Function::WriteEx];
 
 /// Where the programs stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,11 +41,12 @@ impl EmptyTls {
     pub(crate) fn attach(at: Where, object: &[u8], watched: &[u32]) -> Result<Self> {
         let mut ebpf = Ebpf::load(object).context("the kernel refuses the object")?;
         let mut uprobes = Uprobes::load(&mut ebpf, object, &[EMPTY], &[])?;
-        let (proc, mut finder, mut links) = (ProcFs::default(), TlsFinder::new(), Links::default());
+        let (proc, mut finder, mut links) = (ProcFs::default(), LibraryFinder::new(), Links::default());
         ensure!(!watched.is_empty(), "nobody was named whose TLS libraries are meant");
         for &pid in watched {
             let process = proc.process(Tgid(pid)).with_context(|| format!("there is no process {pid}"))?;
-            let libraries = finder.scan(&process, &mut Seen::default())?.libraries;
+            let mut libraries = finder.scan(&process, &mut Seen::default())?.libraries;
+            libraries.retain(|library| library.build.flavour.kind() == Kind::Tls);
             if libraries.is_empty() {
                 bail!("process {pid} has no TLS library mapped");
             }
@@ -85,7 +86,7 @@ fn starts(path: &Path) -> Result<Vec<(When, Place)>> {
     let file = object::File::parse(&*bytes).with_context(|| format!("{} is no library", path.display()))?;
     let mut starts = Vec::new();
     for symbol in file.dynamic_symbols().filter(object::ObjectSymbol::is_definition) {
-        let named = |function: &TlsFunction| symbol.name() == Ok(function.symbol());
+        let named = |function: &Function| symbol.name() == Ok(function.symbol());
         if !MESSAGES.iter().any(named) {
             continue;
         }

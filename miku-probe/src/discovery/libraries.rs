@@ -1,12 +1,12 @@
-//! Which TLS libraries a process has mapped, and at which of their instructions uprobes shall stand.
+//! Which libraries a process has mapped that TLS, zlib or zstd is in, and at which of their instructions uprobes shall
+//! stand.
 //!
 //! OpenSSL and its relatives hide anywhere: in `libssl.so.3`, in a `libssl-<hash>.so` that a wheel brings, linked into
-//! an extension module, `libpython` or the interpreter. So every file with executable mappings is asked whether it
-//! *defines* the functions (`symbols`), and where it does, the machine code of its own build decides where probes
-//! stand (`placement`): between two instructions of one function lies a factor of ten in what a hit costs the
-//! target.
+//! an extension module, `libpython` or the interpreter; and so do zlib and zstd. So every file with executable mappings is
+//! asked whether it *defines* the functions (`symbols`), and where it does, the machine code of its own build decides where
+//! probes stand (`placement`): between two instructions of one function lies a factor of ten in what a hit costs the target.
 //!
-//! Nothing here attaches anything. A [`TlsFinder`] remembers what it found in a file, so the second process with the
+//! Nothing here attaches anything. A [`LibraryFinder`] remembers what it found in a file, so the second process with the
 //! same library costs no more than reading its mappings.
 
 mod flow;
@@ -28,24 +28,24 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::discovery::libraries::mappings::{Mapping, OpenError};
+use crate::discovery::libraries::symbols::{DebugFiles, Topic};
 use crate::discovery::process::Process;
-use crate::discovery::tls::mappings::{Mapping, OpenError};
-use crate::discovery::tls::symbols::DebugFiles;
 
-pub use crate::discovery::tls::loader::{Notice, loader_notice};
-pub use crate::discovery::tls::placement::Unfollowed;
-pub use crate::discovery::tls::registers::{CountRegister, ResultRegister};
-pub use crate::discovery::tls::symbols::SymbolSource;
+pub use crate::discovery::libraries::loader::{Notice, loader_notice};
+pub use crate::discovery::libraries::placement::Unfollowed;
+pub use crate::discovery::libraries::registers::{CountRegister, ResultRegister};
+pub use crate::discovery::libraries::symbols::SymbolSource;
 
-/// How many files are remembered, those without TLS among them.
+/// How many files are remembered, those with nothing of interest among them.
 const REMEMBERED_MAX: usize = 1024;
 
 /// How many distinct files of one process are looked into: a process may map what it likes.
 const FILES_MAX: usize = 4096;
 
-/// A function of a TLS library that is probed.
+/// A function that is probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum TlsFunction {
+pub enum Function {
     /// `int SSL_read(SSL *ssl, void *buf, int num)`
     Read,
     /// `int SSL_read_ex(SSL *ssl, void *buf, size_t num, size_t *readbytes)`
@@ -75,10 +75,22 @@ pub enum TlsFunction {
     /// `void ERR_put_error(int lib, int func, int reason, const char *file, int line)`, until OpenSSL 1.1 and in
     /// BoringSSL
     PutError,
+    /// `int inflate(z_stream *strm, int flush)`
+    Inflate,
+    /// `int inflateEnd(z_stream *strm)`
+    InflateEnd,
+    /// `size_t ZSTD_decompressStream(ZSTD_DStream *zds, ZSTD_outBuffer *output, ZSTD_inBuffer *input)`
+    ZstdDecompress,
+    /// `size_t ZSTD_DCtx_reset(ZSTD_DCtx *dctx, ZSTD_ResetDirective reset)`
+    ZstdReset,
+    /// `size_t ZSTD_freeDCtx(ZSTD_DCtx *dctx)`, in which `ZSTD_freeDStream` ends
+    ZstdFree,
+    /// The rest of `ZSTD_freeDCtx`, when the compiler has put its beginning into its callers; with the same argument
+    ZstdFreePart,
 }
 
-impl TlsFunction {
-    /// Those that work on a stream.
+impl Function {
+    /// Those that work on a TLS stream.
     pub const OF_STREAMS: [Self; 11] = [
         Self::Read,
         Self::ReadEx,
@@ -95,6 +107,12 @@ impl TlsFunction {
 
     /// Those by which the library says what went wrong. They may be in another file than those above.
     pub const OF_ERRORS: [Self; 3] = [Self::VSetError, Self::SetError, Self::PutError];
+
+    /// Those of zlib.
+    pub const OF_ZLIB: [Self; 2] = [Self::Inflate, Self::InflateEnd];
+
+    /// Those of zstd.
+    pub const OF_ZSTD: [Self; 4] = [Self::ZstdDecompress, Self::ZstdReset, Self::ZstdFree, Self::ZstdFreePart];
 
     /// Its name in the library's symbol table.
     #[must_use]
@@ -114,11 +132,17 @@ impl TlsFunction {
             Self::VSetError => "ERR_vset_error",
             Self::SetError => "ERR_set_error",
             Self::PutError => "ERR_put_error",
+            Self::Inflate => "inflate",
+            Self::InflateEnd => "inflateEnd",
+            Self::ZstdDecompress => "ZSTD_decompressStream",
+            Self::ZstdReset => "ZSTD_DCtx_reset",
+            Self::ZstdFree => "ZSTD_freeDCtx",
+            Self::ZstdFreePart => "ZSTD_freeDCtx.part.0",
         }
     }
 }
 
-impl fmt::Display for TlsFunction {
+impl fmt::Display for Function {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.symbol())
     }
@@ -145,6 +169,10 @@ pub enum Form {
     Error,
     /// The part of the library in `edi`, what it says in `edx`.
     PutError,
+    /// The stream in `rdi`.
+    Stream,
+    /// The stream in `rdi`, the description of its output in `rsi` and that of its input in `rdx`.
+    Buffers,
 }
 
 /// An instruction that a probe can stand on.
@@ -161,7 +189,7 @@ pub struct Spot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
     /// The function that ends; it decides the result's form, which may not be the site's.
-    pub function: TlsFunction,
+    pub function: Function,
     /// An instruction that is carried out once, after the result is known, on every way out through this exit.
     pub spot: Spot,
     /// Where the result is when that instruction is reached.
@@ -171,14 +199,14 @@ pub struct Exit {
 /// Where the calls of a site end, for probes that do without a return probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exits {
-    /// Nobody needs to know.
+    /// Nobody needs to know, or none but a return probe would see them.
     NotNeeded,
     /// All of them. An exit can be passed without the site's entry before, where the function refused its arguments.
     Known(Vec<Exit>),
     /// They cannot be told: only a return probe sees them all.
     Unknown {
         /// In which function.
-        function: TlsFunction,
+        function: Function,
         /// Why.
         reason: Unfollowed,
     },
@@ -188,7 +216,7 @@ pub enum Exits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     /// The exported functions whose calls pass here: one, or two that share an inner function.
-    pub calls: Vec<TlsFunction>,
+    pub calls: Vec<Function>,
     /// What stands in the registers.
     pub form: Form,
     /// Whether the probes stand in a function that the exported ones call, rather than in these.
@@ -210,13 +238,40 @@ impl Site {
     }
 }
 
-/// The relatives of OpenSSL.
+/// What is seen in a library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// What goes into and comes out of TLS.
+    Tls,
+    /// What is decompressed.
+    Inflate,
+}
+
+impl Kind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Tls, Self::Inflate];
+
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Inflate => "inflate",
+        }
+    }
+}
+
+/// Whose functions they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Flavour {
     /// OpenSSL, or what looks like it.
     OpenSsl,
     /// BoringSSL and what descends from it.
     BoringSsl,
+    /// zlib, or what stands in for it.
+    Zlib,
+    /// zstd.
+    Zstd,
 }
 
 impl Flavour {
@@ -226,6 +281,17 @@ impl Flavour {
         match self {
             Self::OpenSsl => "openssl",
             Self::BoringSsl => "boringssl",
+            Self::Zlib => "zlib",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// What is seen in a library of this flavour.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::OpenSsl | Self::BoringSsl => Kind::Tls,
+            Self::Zlib | Self::Zstd => Kind::Inflate,
         }
     }
 }
@@ -252,7 +318,7 @@ impl FileId {
     }
 }
 
-/// What was found in a file: it is the same for every process that maps it.
+/// What was found of one flavour in a file: it is the same for every process that maps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
     /// Whose it is.
@@ -263,7 +329,7 @@ pub struct Build {
     pub sites: Vec<Site>,
 }
 
-/// A TLS library in a process.
+/// A library in a process.
 #[derive(Clone, Debug)]
 pub struct Library {
     /// The file.
@@ -282,8 +348,8 @@ pub struct Library {
 /// Why a file, or a whole process, yields no sites though it might be expected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Reason {
-    /// It bears the name of a TLS library, and no table has the functions' names.
-    #[error("has no symbols for the functions of TLS, nor is there a debug file for it")]
+    /// It bears the name of such a library, and no table has the functions' names.
+    #[error("has no symbols for the functions that are probed, nor is there a debug file for it")]
     Stripped,
     /// It cannot be read.
     #[error("cannot be read")]
@@ -345,6 +411,8 @@ pub struct Fault {
     pub shown_path: PathBuf,
     /// Whether it is gone from its folder.
     pub deleted: bool,
+    /// What would be seen in it: TLS, but for a file that is named otherwise.
+    pub kind: Kind,
     /// What is wrong with it.
     pub reason: Reason,
 }
@@ -388,7 +456,7 @@ pub struct Seen(HashSet<mappings::Key>);
 /// What one look at a process found.
 #[derive(Clone, Debug, Default)]
 pub struct Scan {
-    /// The TLS libraries.
+    /// The libraries; a file that has several flavours is in it once for each.
     pub libraries: Vec<Library>,
     /// The files that have nothing but the functions by which a TLS library in another file says what went wrong.
     pub errors: Vec<Library>,
@@ -399,16 +467,16 @@ pub struct Scan {
 }
 
 /// What a file is to us.
-type Finding = Result<Option<Arc<Build>>, Reason>;
+type Finding = Result<Vec<Arc<Build>>, Reason>;
 
-/// Finds TLS libraries in processes, and remembers what it found in which file.
+/// Finds libraries in processes, and remembers what it found in which file.
 #[derive(Debug, Default)]
-pub struct TlsFinder {
+pub struct LibraryFinder {
     remembered: HashMap<FileId, (u64, Finding)>,
     clock: u64,
 }
 
-impl TlsFinder {
+impl LibraryFinder {
     /// One that has seen nothing yet.
     #[must_use]
     pub fn new() -> Self {
@@ -426,20 +494,20 @@ impl TlsFinder {
             scan.files += 1;
             let finding = match mapping.open(process) {
                 Ok(opened) => match self.look_into(&opened.file, &mapping, process) {
-                    Ok((identity, Ok(Some(build)))) => {
-                        seen.0.insert(mapping.key);
-                        let of_errors = build.sites.iter().all(Site::is_of_errors);
-                        let libraries = if of_errors { &mut scan.errors } else { &mut scan.libraries };
-                        libraries.push(Library {
-                            identity,
-                            attach_path: opened.path,
-                            shown_path: mapping.path,
-                            deleted: mapping.deleted,
-                            build,
-                        });
-                        continue;
+                    Ok((identity, Ok(builds))) => {
+                        for build in builds {
+                            let of_errors = build.sites.iter().all(Site::is_of_errors);
+                            let libraries = if of_errors { &mut scan.errors } else { &mut scan.libraries };
+                            libraries.push(Library {
+                                identity,
+                                attach_path: opened.path.clone(),
+                                shown_path: mapping.path.clone(),
+                                deleted: mapping.deleted,
+                                build,
+                            });
+                        }
+                        Ok(())
                     }
-                    Ok((_, Ok(None))) => Ok(()),
                     Ok((_, Err(reason))) => Err(reason),
                     Err(_) => Err(Reason::Unreadable),
                 },
@@ -451,7 +519,8 @@ impl TlsFinder {
                 && worth_a_line(reason, &mapping, &scan.faults)
             {
                 let (shown_path, deleted) = (mapping.path.clone(), mapping.deleted);
-                scan.faults.push(Fault { shown_path, deleted, reason });
+                let kind = if mapping.sounds_like_zstd() { Kind::Inflate } else { Kind::Tls };
+                scan.faults.push(Fault { shown_path, deleted, kind, reason });
             }
             seen.0.insert(mapping.key);
         }
@@ -466,11 +535,19 @@ impl TlsFinder {
             return Ok((identity, finding.clone()));
         }
         let debug_files = DebugFiles::of(process.file("root"), &mapping.path);
-        let finding = placement::examine(file, &debug_files).and_then(|build| match build {
+        let finding = placement::examine(file, &debug_files).and_then(|mut builds| {
+            let has = |kind| builds.iter().any(|build: &Build| build.flavour.kind() == kind);
+            let stripped_tls = mapping.sounds_like_tls() && !has(Kind::Tls) && !symbols::imports(file, Topic::Tls);
+            let stripped_zstd =
+                mapping.sounds_like_zstd() && !has(Kind::Inflate) && !symbols::imports(file, Topic::Zstd);
+            if stripped_tls || stripped_zstd {
+                return Err(Reason::Stripped);
+            }
             // Others are not searched for these names: it would take as long once more, and no file has only them.
-            None if mapping.sounds_like_crypto() => Ok(placement::examine_errors(file)?.map(Arc::new)),
-            None if mapping.sounds_like_tls() && !symbols::imports_tls(file) => Err(Reason::Stripped),
-            build => Ok(build.map(Arc::new)),
+            if mapping.sounds_like_crypto() && !has(Kind::Tls) {
+                builds.extend(placement::examine_errors(file)?);
+            }
+            Ok(builds.into_iter().map(Arc::new).collect())
         });
         if self.remembered.len() >= REMEMBERED_MAX
             && let Some(oldest) = self.remembered.iter().min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id)

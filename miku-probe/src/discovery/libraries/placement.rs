@@ -31,8 +31,8 @@ use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, Regis
 
 use super::flow::{End, Flow, Text, resolve};
 use super::registers::{CountRegister, Registers, ResultRegister, Value, is_preserved, writes};
-use super::symbols::{DebugFiles, Functions, Library, Name, Stranger, SymbolSource};
-use super::{Build, Exit, Exits, Flavour, Form, Reason, Site, Spot, TlsFunction};
+use super::symbols::{DebugFiles, Found, Functions, Library, Name, Stranger, SymbolSource, Topic};
+use super::{Build, Exit, Exits, Flavour, Form, Function, Reason, Site, Spot};
 
 /// How many instructions of a wrapper are looked at for the call of an inner function.
 const WRAPPER_MAX: usize = 512;
@@ -66,20 +66,27 @@ pub enum Unfollowed {
     TailCall,
 }
 
-/// Looks into `file`: which functions of TLS it defines, and where probes shall stand. `None` when it defines none.
+/// Looks into `file`: which functions it defines, and where probes shall stand; a build for each flavour.
 ///
 /// # Errors
 /// When it is no file that can be looked into, or what it tells of the functions makes no sense.
-pub(super) fn examine(file: &File, debug_files: &DebugFiles) -> Result<Option<Build>, Reason> {
+pub(super) fn examine(file: &File, debug_files: &DebugFiles) -> Result<Vec<Build>, Reason> {
     let mut library = Library::read(file)?;
-    let Some((functions, symbols)) = library.functions(debug_files)? else { return Ok(None) };
-    let sites = place(&library, &functions);
-    if sites.is_empty() {
-        return Err(Reason::NoCode);
+    let mut builds = Vec::new();
+    for Found { topic, functions, symbols } in library.functions(debug_files)? {
+        let sites = place(&library, &functions);
+        if sites.is_empty() {
+            return Err(Reason::NoCode);
+        }
+        let flavour = match topic {
+            Topic::Zlib => Flavour::Zlib,
+            Topic::Zstd => Flavour::Zstd,
+            _ if functions.contains_key(&Name::Probed(Function::SetHostName)) => Flavour::BoringSsl,
+            _ => Flavour::OpenSsl,
+        };
+        builds.push(Build { flavour, symbols, sites });
     }
-    let boring = functions.contains_key(&Name::Probed(TlsFunction::SetHostName));
-    let flavour = if boring { Flavour::BoringSsl } else { Flavour::OpenSsl };
-    Ok(Some(Build { flavour, symbols, sites }))
+    Ok(builds)
 }
 
 /// Looks into `file` for nothing but the functions by which a TLS library in another file says what went wrong.
@@ -97,7 +104,7 @@ pub(super) fn examine_errors(file: &File) -> Result<Option<Build>, Reason> {
 
 /// The sites of a library.
 pub(super) fn place(text: &dyn Text, functions: &Functions) -> Vec<Site> {
-    use TlsFunction as F;
+    use Function as F;
     let mut placement = Placement { text, functions, info: InstructionInfoFactory::new() };
     let mut sites = Vec::new();
     sites.extend(placement.transfer(F::Read, F::ReadEx));
@@ -109,7 +116,11 @@ pub(super) fn place(text: &dyn Text, functions: &Functions) -> Vec<Site> {
         sites.extend(placement.outer(vec![function], function));
     }
     sites.extend(placement.through(F::VSetError, [F::SetError]));
-    sites.extend(placement.outer(vec![F::PutError], F::PutError));
+    for function in
+        [F::PutError, F::Inflate, F::InflateEnd, F::ZstdDecompress, F::ZstdReset, F::ZstdFree, F::ZstdFreePart]
+    {
+        sites.extend(placement.outer(vec![function], function));
+    }
     sites
 }
 
@@ -138,7 +149,7 @@ struct Placement<'t> {
 }
 
 impl Placement<'_> {
-    fn function(&self, function: TlsFunction) -> Option<Range<u64>> {
+    fn function(&self, function: Function) -> Option<Range<u64>> {
         self.functions.get(&Name::Probed(function)).cloned()
     }
 
@@ -148,7 +159,7 @@ impl Placement<'_> {
     }
 
     /// The sites of one direction: for `plain` and `ex`, as far as there are such.
-    fn transfer(&mut self, plain: TlsFunction, ex: TlsFunction) -> Vec<Site> {
+    fn transfer(&mut self, plain: Function, ex: Function) -> Vec<Site> {
         let (Some(plain_at), Some(ex_at)) = (self.function(plain), self.function(ex)) else {
             return [plain, ex].into_iter().filter_map(|function| self.outer(vec![function], function)).collect();
         };
@@ -176,7 +187,7 @@ impl Placement<'_> {
     }
 
     /// The sites of `inner` and of those of `wrappers` that do not call it.
-    fn through<const N: usize>(&mut self, inner: TlsFunction, wrappers: [TlsFunction; N]) -> Vec<Site> {
+    fn through<const N: usize>(&mut self, inner: Function, wrappers: [Function; N]) -> Vec<Site> {
         let whole = self.function(inner);
         let mut calls = vec![inner];
         let mut alone = Vec::new();
@@ -191,12 +202,15 @@ impl Placement<'_> {
     }
 
     /// The site in the exported `function` itself, which `calls` pass.
-    fn outer(&mut self, calls: Vec<TlsFunction>, function: TlsFunction) -> Option<Site> {
+    fn outer(&mut self, calls: Vec<Function>, function: Function) -> Option<Site> {
         let form = form(function);
         let (entry, ret) = self.entry(self.function(function)?, form)?;
-        let entry_alone = matches!(function, TlsFunction::Shutdown | TlsFunction::Free);
-        let returns = matches!(form, Form::Plain | Form::Ex { .. } | Form::Connection) && !entry_alone;
-        let exits = if returns { self.exits(&[function]) } else { Exits::NotNeeded };
+        let entry_alone = matches!(function, Function::Shutdown | Function::Free);
+        // These jump to computed addresses in every build: nothing would come of looking for their exits.
+        let inflates = matches!(function, Function::Inflate | Function::ZstdDecompress);
+        let followed = matches!(form, Form::Plain | Form::Ex { .. } | Form::Connection) && !entry_alone;
+        let exits = if followed { self.exits(&[function]) } else { Exits::NotNeeded };
+        let returns = followed || inflates;
         Some(Site { calls, form, inner: false, entry, ret: returns.then_some(ret), exits })
     }
 
@@ -302,7 +316,7 @@ impl Placement<'_> {
     }
 
     /// All ends of `functions`.
-    fn exits(&mut self, functions: &[TlsFunction]) -> Exits {
+    fn exits(&mut self, functions: &[Function]) -> Exits {
         let mut exits = Vec::new();
         for &function in functions {
             let Some(range) = self.function(function) else { continue };
@@ -316,7 +330,7 @@ impl Placement<'_> {
     /// Adds the ends of what runs at `range` for `function`.
     fn ends(
         &mut self,
-        function: TlsFunction,
+        function: Function,
         range: Range<u64>,
         chain: usize,
         exits: &mut Vec<Exit>,
@@ -336,7 +350,7 @@ impl Placement<'_> {
     }
 
     /// The cheapest spot for the end at the `ret` at `address`: going back from there, as long as nothing joins.
-    fn exit(&mut self, function: TlsFunction, flow: &Flow, address: u64) -> Option<Exit> {
+    fn exit(&mut self, function: Function, flow: &Flow, address: u64) -> Option<Exit> {
         let exit = |at, emulated, register| {
             let spot = Spot { file_offset: self.text.file_offset(at)?, emulated };
             Some(Exit { function, spot, result: ResultRegister::of(register)? })
@@ -372,19 +386,23 @@ impl Placement<'_> {
 }
 
 /// The form of an exported function.
-fn form(function: TlsFunction) -> Form {
+fn form(function: Function) -> Form {
     match function {
-        TlsFunction::Read | TlsFunction::Write => Form::Plain,
-        TlsFunction::ReadEx | TlsFunction::WriteEx => Form::Ex { count: CountRegister::Rcx },
-        TlsFunction::DoHandshake
-        | TlsFunction::Connect
-        | TlsFunction::Accept
-        | TlsFunction::Shutdown
-        | TlsFunction::Free => Form::Connection,
-        TlsFunction::Ctrl => Form::Control,
-        TlsFunction::SetHostName => Form::HostName,
-        TlsFunction::VSetError | TlsFunction::SetError => Form::Error,
-        TlsFunction::PutError => Form::PutError,
+        Function::Read | Function::Write => Form::Plain,
+        Function::ReadEx | Function::WriteEx => Form::Ex { count: CountRegister::Rcx },
+        Function::DoHandshake | Function::Connect | Function::Accept | Function::Shutdown | Function::Free => {
+            Form::Connection
+        }
+        Function::Ctrl => Form::Control,
+        Function::SetHostName => Form::HostName,
+        Function::VSetError | Function::SetError => Form::Error,
+        Function::PutError => Form::PutError,
+        Function::ZstdDecompress => Form::Buffers,
+        Function::Inflate
+        | Function::InflateEnd
+        | Function::ZstdReset
+        | Function::ZstdFree
+        | Function::ZstdFreePart => Form::Stream,
     }
 }
 
@@ -393,7 +411,8 @@ fn has_arguments(registers: &Registers, form: Form) -> bool {
     match form {
         Form::Plain => registers.hold(0) && registers.hold(1) && registers.hold_int(2),
         Form::Ex { count } => (0..3).all(|number| registers.hold(number)) && registers.hold(count.argument()),
-        Form::Connection => registers.hold(0),
+        Form::Connection | Form::Stream => registers.hold(0),
+        Form::Buffers => (0..3).all(|number| registers.hold(number)),
         Form::Control => registers.hold(0) && registers.hold_int(1) && registers.hold(3),
         Form::HostName => registers.hold(0) && registers.hold(1),
         Form::Error => registers.hold_int(0) && registers.hold_int(1),

@@ -1,20 +1,27 @@
-//! Attaches to the TLS libraries of watched processes, and detaches, on a thread of its own.
+//! Attaches to the libraries of watched processes, and to their loader's notice of new ones, and detaches, on a thread of
+//! its own.
 //!
 //! Looking through files and machine code takes long, and so does the kernel at detaching; the ring must be drained
 //! meanwhile. The thread is told what happens to processes and tells what it did.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{KIND, LIBRARIES, Plan, Returns};
+use super::plan::{Plan, Returns};
+use crate::discovery::libraries::{Kind, Library, LibraryFinder, Seen, loader_notice};
 use crate::discovery::process::{ProcFs, Process};
-use crate::discovery::tls::{Library, Seen, TlsFinder, loader_notice};
 use crate::probes::uprobe::{Links, Place, UprobeError, Uprobes, When};
 use crate::probes::{chain, io_causes, reason};
 use crate::units::Tgid;
+
+/// The program on the loader's notice.
+const LIBRARIES: &str = "libraries";
+
+/// The programs that are attached here and are of no family.
+pub(super) const PROGRAMS: &[&str] = &[LIBRARIES];
 
 /// The least time between two looks at one process: a program that starts loads its libraries one after the other. With
 /// the time for which a record waits in the ring it stays well below 200 ms, within which a library shall be found.
@@ -43,13 +50,15 @@ pub enum Report {
     Places {
         /// Which process.
         tgid: Tgid,
+        /// What is seen there.
+        kind: Kind,
         /// How many.
         count: u32,
     },
     /// Something could not be attached in a process.
     Failed {
-        /// Which process.
-        tgid: Tgid,
+        /// What would have been seen there.
+        kind: Kind,
         /// Why, in a word: the label `reason`.
         reason: &'static str,
     },
@@ -74,13 +83,13 @@ impl Attacher {
         let worker = Worker {
             uprobes,
             returns,
-            finder: TlsFinder::new(),
+            finder: LibraryFinder::new(),
             proc: ProcFs::default(),
             processes: HashMap::new(),
             detaching: Vec::new(),
             reports: told,
         };
-        let thread = thread::Builder::new().name(KIND.to_owned()).spawn(move || worker.work(&taken))?;
+        let thread = thread::Builder::new().name("libraries".to_owned()).spawn(move || worker.work(&taken))?;
         Ok(Self { orders: Some(orders), reports, thread: Some(thread) })
     }
 
@@ -114,7 +123,7 @@ impl Attacher {
         let (done, wait) = mpsc::sync_channel(1);
         self.order(Order::Settle(done));
         if wait.recv_timeout(patience).is_err() {
-            log::info!("still attaching to TLS libraries");
+            log::info!("still attaching to libraries");
         }
     }
 
@@ -150,7 +159,7 @@ impl Drop for Attacher {
 struct Watched {
     seen: Seen,
     links: Links,
-    places: usize,
+    places: BTreeMap<Kind, usize>,
     /// Libraries that are of use only beside a TLS library that is attached to.
     errors: Vec<Library>,
     /// Whether the loader gives notice of new libraries.
@@ -164,7 +173,7 @@ struct Watched {
 struct Worker {
     uprobes: Uprobes,
     returns: Returns,
-    finder: TlsFinder,
+    finder: LibraryFinder,
     proc: ProcFs,
     processes: HashMap<Tgid, Watched>,
     detaching: Vec<JoinHandle<()>>,
@@ -250,14 +259,16 @@ impl Worker {
         let Some(mut watched) = self.processes.remove(&tgid) else { return };
         watched.due = None;
         if let Some(process) = self.proc.process(tgid) {
-            let before = watched.places;
+            let before = watched.places.clone();
             let started = Instant::now();
             self.look_into(&process, &mut watched);
             if watched.places != before {
-                let (places, took) = (watched.places, started.elapsed().as_millis());
+                let (places, took) = (watched.places.values().sum::<usize>(), started.elapsed().as_millis());
                 log::debug!("{places} places are attached in {tgid}, since {took} ms ago");
-                let count = u32::try_from(places).unwrap_or(u32::MAX);
-                self.report(Report::Places { tgid, count });
+                for (kind, places) in &watched.places {
+                    let count = u32::try_from(*places).unwrap_or(u32::MAX);
+                    self.report(Report::Places { tgid, kind: *kind, count });
+                }
             }
         }
         watched.looked = Some(Instant::now());
@@ -275,28 +286,34 @@ impl Worker {
                     watched.links.append(links);
                     watched.noticed = true;
                 }
-                Err(error) => self.attach_failed(tgid, "its loader", &error),
+                Err(error) => {
+                    for kind in Kind::ALL {
+                        self.attach_failed(tgid, kind, "its loader", &error);
+                    }
+                }
             }
         }
         let scan = match self.finder.scan(process, &mut watched.seen) {
             Ok(scan) => scan,
             Err(error) => {
                 if self.proc.process(tgid).is_some() {
-                    log::warn!("cannot look for TLS libraries in {tgid}: {}", chain(&error));
-                    self.report(Report::Failed { tgid, reason: error.reason().as_str() });
+                    log::warn!("cannot look for libraries in {tgid}: {}", chain(&error));
+                    for kind in Kind::ALL {
+                        self.report(Report::Failed { kind, reason: error.reason().as_str() });
+                    }
                 }
                 return;
             }
         };
         for fault in scan.faults {
-            log::warn!("no TLS of {tgid} can be seen in this library: {fault}");
-            self.report(Report::Failed { tgid, reason: fault.reason.as_str() });
+            log::warn!("nothing of {tgid} can be seen in this library: {fault}");
+            self.report(Report::Failed { kind: fault.kind, reason: fault.reason.as_str() });
         }
         for library in &scan.libraries {
             self.attach(tgid, library, watched);
         }
         watched.errors.extend(scan.errors);
-        if watched.places > 0 {
+        if watched.places.contains_key(&Kind::Tls) {
             for library in std::mem::take(&mut watched.errors) {
                 self.attach(tgid, &library, watched);
             }
@@ -305,11 +322,12 @@ impl Worker {
 
     fn attach(&mut self, tgid: Tgid, library: &Library, watched: &mut Watched) {
         let shown = library.shown_path.display().to_string();
+        let kind = library.build.flavour.kind();
         let plan = Plan::new(&library.build, self.returns);
         if !plan.endless.is_empty() {
             let functions: Vec<_> = plan.endless.iter().map(ToString::to_string).collect();
             log::warn!("cannot tell when these end in {shown} of {tgid}: {}", functions.join(", "));
-            self.report(Report::Failed { tgid, reason: "no_exits" });
+            self.report(Report::Failed { kind, reason: "no_exits" });
         }
         let mut attached = 0;
         let mut failed = None;
@@ -323,20 +341,22 @@ impl Worker {
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
-        watched.places += attached;
+        if attached > 0 {
+            *watched.places.entry(kind).or_default() += attached;
+        }
         log::info!("attached to {shown} of {tgid}: {attached} of {} places", plan.len());
         if let Some(error) = failed {
-            self.attach_failed(tgid, &shown, &error);
+            self.attach_failed(tgid, kind, &shown, &error);
         }
     }
 
-    fn attach_failed(&self, tgid: Tgid, shown: &str, error: &UprobeError) {
+    fn attach_failed(&self, tgid: Tgid, kind: Kind, shown: &str, error: &UprobeError) {
         // One that is about to end has no memory any more. Its end is told, and nobody's fault.
         let alive = self.proc.process(tgid).is_some_and(|process| process.exe().is_some());
         let no_process = io_causes(error).any(|cause| cause.raw_os_error() == Some(libc::ESRCH));
         if alive && !no_process {
             log::warn!("cannot attach to {shown} of {tgid}: {}", chain(error));
-            self.report(Report::Failed { tgid, reason: reason(error) });
+            self.report(Report::Failed { kind, reason: reason(error) });
         }
     }
 

@@ -146,6 +146,12 @@ impl Mapping {
             || (name == b"_rust.abi3.so" && cryptography(&self.path))
     }
 
+    /// Whether its name is that of the module by which the wheels of `zstandard` have zstd linked in.
+    pub(super) fn sounds_like_zstd(&self) -> bool {
+        let zstandard = |path: &Path| path.components().any(|part| part.as_os_str() == "zstandard");
+        self.name().starts_with(b"backend_c.") && zstandard(&self.path)
+    }
+
     /// Whether its name is that of the library below a TLS library: `libcrypto.so.3`, `libcrypto-3a0647ea.so.3`.
     pub(super) fn sounds_like_crypto(&self) -> bool {
         self.name().starts_with(b"libcrypto")
@@ -212,6 +218,15 @@ mod tests {
             |path: &str| parse(format!("1-2 r-xp 0 fd:01 42 {path}").as_bytes()).expect("is").sounds_like_crypto();
         assert!(sounds("/l/libcrypto.so.3") && sounds("/l/x.libs/libcrypto-3a0647ea.so.3"));
         assert!(!sounds("/l/libssl.so.3") && !sounds("/libcrypto/libz.so.1"));
+    }
+
+    #[test]
+    fn the_module_of_zstandard_is_known() {
+        let sounds =
+            |path: &str| parse(format!("1-2 r-xp 0 fd:01 42 {path}").as_bytes()).expect("is").sounds_like_zstd();
+        assert!(sounds("/s/site-packages/zstandard/backend_c.cpython-311-x86_64-linux-gnu.so"));
+        assert!(!sounds("/s/site-packages/other/backend_c.cpython-311-x86_64-linux-gnu.so"));
+        assert!(!sounds("/s/site-packages/zstandard/_cffi.cpython-311-x86_64-linux-gnu.so"));
     }
 
     #[test]

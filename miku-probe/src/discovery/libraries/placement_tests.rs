@@ -38,7 +38,7 @@ impl Code {
     }
 
     /// The only site that calls of `function` pass.
-    fn site(&self, function: TlsFunction) -> Site {
+    fn site(&self, function: Function) -> Site {
         let mut sites = self.place().into_iter().filter(|site| site.calls.contains(&function));
         let site = sites.next().expect("there is one");
         assert_eq!(sites.next(), None);
@@ -76,7 +76,7 @@ fn stepped(address: u64) -> Spot {
     Spot { emulated: false, ..emulated(address) }
 }
 
-fn probed(function: TlsFunction) -> Name {
+fn probed(function: Function) -> Name {
     Name::Probed(function)
 }
 
@@ -131,26 +131,26 @@ const INNER_CODE: [u8; 11] = [0x41, 0x55, 0x48, 0x89, 0xfb, 0xff, 0x50, 0x38, 0x
 fn wrappers() -> Code {
     Code::default()
         .function(None, INNER, &INNER_CODE)
-        .function(probed(TlsFunction::Read), PLAIN, &plain(PLAIN, INNER))
-        .function(probed(TlsFunction::ReadEx), EX, &ex(EX, INNER))
+        .function(probed(Function::Read), PLAIN, &plain(PLAIN, INNER))
+        .function(probed(Function::ReadEx), EX, &ex(EX, INNER))
         .function(None, FAIL, &[0xc3])
 }
 
 #[test]
 fn wrappers_that_share_a_function_are_probed_there() {
-    let site = wrappers().site(TlsFunction::Read);
-    assert_eq!(site.calls, [TlsFunction::Read, TlsFunction::ReadEx]);
+    let site = wrappers().site(Function::Read);
+    assert_eq!(site.calls, [Function::Read, Function::ReadEx]);
     assert_eq!((site.inner, site.form), (true, Form::Ex { count: CountRegister::Rcx }));
     assert_eq!((site.entry, site.ret), (emulated(INNER), Some(emulated(INNER))));
 }
 
 #[test]
 fn ends_of_wrappers_are_all_of_their_returns_or_what_is_cheaper_before() {
-    let Exits::Known(exits) = wrappers().site(TlsFunction::Read).exits else { panic!("they can be told") };
+    let Exits::Known(exits) = wrappers().site(Function::Read).exits else { panic!("they can be told") };
     let ends: Vec<_> = exits.iter().map(|exit| (exit.function, exit.spot, exit.result)).collect();
     let result = ResultRegister::Rax;
     // The `nop` of `SSL_read`; of `SSL_read_ex` nothing before the `ret` is emulated.
-    let expected = [(TlsFunction::Read, emulated(PLAIN + 37), result), (TlsFunction::ReadEx, stepped(EX + 18), result)];
+    let expected = [(Function::Read, emulated(PLAIN + 37), result), (Function::ReadEx, stepped(EX + 18), result)];
     assert_eq!(ends, expected);
 }
 
@@ -158,14 +158,14 @@ fn ends_of_wrappers_are_all_of_their_returns_or_what_is_cheaper_before() {
 fn what_a_peek_comes_by_too_is_not_taken() {
     for peek in [ex(OTHER, INNER), direct(0xe9, OTHER, INNER).to_vec()] {
         let code = wrappers().function(Name::Stranger(Stranger::PeekEx), OTHER, &peek);
-        let (read, read_ex) = (code.site(TlsFunction::Read), code.site(TlsFunction::ReadEx));
+        let (read, read_ex) = (code.site(Function::Read), code.site(Function::ReadEx));
         // The `js` and the `call`: the arguments still stand, and the stack pointer has moved.
         assert_eq!((read.inner, read.form, read.entry), (false, Form::Plain, emulated(PLAIN + 6)));
         assert_eq!(read.ret, Some(stepped(PLAIN)));
         assert_eq!((read_ex.inner, read_ex.entry, read_ex.ret), (false, emulated(EX + 4), Some(stepped(EX))));
     }
     let elsewhere = wrappers().function(Name::Stranger(Stranger::Peek), OTHER, &ex(OTHER, FAIL));
-    assert!(elsewhere.site(TlsFunction::Read).inner);
+    assert!(elsewhere.site(Function::Read).inner);
 }
 
 #[test]
@@ -176,8 +176,8 @@ fn a_branch_of_a_merged_function_is_not_the_function() {
     merged[39] = 0x75; // in place of the padding, so that it is reached: jne +61
     merged[38] = 0x90;
     merged[40] = 61 - 41;
-    let code = wrappers().function(probed(TlsFunction::Read), PLAIN, &merged);
-    assert!(!code.site(TlsFunction::Read).inner && !code.site(TlsFunction::ReadEx).inner);
+    let code = wrappers().function(probed(Function::Read), PLAIN, &merged);
+    assert!(!code.site(Function::Read).inner && !code.site(Function::ReadEx).inner);
 }
 
 #[test]
@@ -185,8 +185,8 @@ fn a_wrapper_that_passes_on_something_else_is_probed_itself() {
     // mov %rsp,%rcx is what makes it the function's form; without it `rcx` is whatever the caller left there.
     let mut changed = plain(PLAIN, INNER);
     changed[8..13].copy_from_slice(&[0x0f, 0x1f, 0x44, 0x00, 0x00]);
-    let code = wrappers().function(probed(TlsFunction::Read), PLAIN, &changed);
-    assert!(!code.site(TlsFunction::Read).inner && !code.site(TlsFunction::ReadEx).inner);
+    let code = wrappers().function(probed(Function::Read), PLAIN, &changed);
+    assert!(!code.site(Function::Read).inner && !code.site(Function::ReadEx).inner);
 }
 
 #[test]
@@ -199,23 +199,23 @@ fn flags_between_the_arguments_move_the_count() {
     write.extend([0x48, 0x83, 0xc4, 0x18, 0xc3]);
     let code = Code::default()
         .function(None, INNER, &INNER_CODE)
-        .function(probed(TlsFunction::Write), PLAIN, &write)
+        .function(probed(Function::Write), PLAIN, &write)
         .function(Name::WriteEx2, EX, &ex(EX, INNER))
-        .function(probed(TlsFunction::WriteEx), OTHER, &write_ex);
-    let site = code.site(TlsFunction::WriteEx);
+        .function(probed(Function::WriteEx), OTHER, &write_ex);
+    let site = code.site(Function::WriteEx);
     assert_eq!((site.inner, site.form), (true, Form::Ex { count: CountRegister::R8 }));
     assert_eq!(site.entry, emulated(INNER));
     let Exits::Known(exits) = site.exits else { panic!("they can be told") };
-    assert_eq!(exits.last().map(|exit| (exit.function, exit.spot)), Some((TlsFunction::WriteEx, stepped(EX + 18))));
+    assert_eq!(exits.last().map(|exit| (exit.function, exit.spot)), Some((Function::WriteEx, stepped(EX + 18))));
 }
 
 #[test]
 fn calls_through_the_linkage_table_are_followed() {
     // SSL_read_ex calls SSL_read by a stub: `endbr64; jmp *0x100(%rip)`.
     let stub = [0xf3, 0x0f, 0x1e, 0xfa, 0xff, 0x25, 0x00, 0x01, 0x00, 0x00];
-    let mut code = wrappers().function(None, OTHER, &stub).function(probed(TlsFunction::ReadEx), EX, &ex(EX, OTHER));
+    let mut code = wrappers().function(None, OTHER, &stub).function(probed(Function::ReadEx), EX, &ex(EX, OTHER));
     code.slots.insert(OTHER + 10 + 0x100, PLAIN);
-    let site = code.site(TlsFunction::ReadEx);
+    let site = code.site(Function::ReadEx);
     assert_eq!((site.calls.len(), site.form, site.inner), (2, Form::Plain, false), "it would be counted twice");
     assert_eq!(site.entry, emulated(PLAIN + 6));
 }
@@ -225,16 +225,16 @@ fn handshakes_are_counted_once() {
     let connect = direct(0xe9, PLAIN, INNER);
     let accept = [0x53, 0xff, 0xe0]; // push %rbx; jmp *%rax
     let code = Code::default()
-        .function(probed(TlsFunction::DoHandshake), INNER, &INNER_CODE)
-        .function(probed(TlsFunction::Connect), PLAIN, &connect)
-        .function(probed(TlsFunction::Accept), EX, &accept);
+        .function(probed(Function::DoHandshake), INNER, &INNER_CODE)
+        .function(probed(Function::Connect), PLAIN, &connect)
+        .function(probed(Function::Accept), EX, &accept);
     let calls: Vec<_> = code.place().into_iter().map(|site| site.calls).collect();
-    assert_eq!(calls, [vec![TlsFunction::DoHandshake, TlsFunction::Connect], vec![TlsFunction::Accept]]);
+    assert_eq!(calls, [vec![Function::DoHandshake, Function::Connect], vec![Function::Accept]]);
 }
 
 #[test]
 fn errors_are_seen_once_where_their_numbers_stand() {
-    use TlsFunction::{PutError, SetError, VSetError};
+    use Function::{PutError, SetError, VSetError};
     // sub $0xd8,%rsp; test %al,%al; je 0; call; ret: as functions with any number of arguments begin
     let mut wrapper = vec![0x48, 0x81, 0xec, 0xd8, 0, 0, 0, 0x84, 0xc0, 0x74, 0];
     wrapper.extend(direct(0xe8, PLAIN + 11, INNER));
@@ -256,7 +256,7 @@ fn errors_are_seen_once_where_their_numbers_stand() {
 
 /// What is found for a function of one argument.
 fn handshake(bytes: &[u8]) -> Site {
-    Code::default().function(probed(TlsFunction::DoHandshake), INNER, bytes).site(TlsFunction::DoHandshake)
+    Code::default().function(probed(Function::DoHandshake), INNER, bytes).site(Function::DoHandshake)
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn a_result_is_followed_into_the_register_that_it_comes_from() {
     bytes.extend([0x89, 0xc3]);
     bytes.extend(direct(0xe8, INNER + 8, FAIL));
     bytes.extend([0x89, 0xd8, 0x5b, 0xc3]);
-    let exit = Exit { function: TlsFunction::DoHandshake, spot: emulated(INNER + 8), result: ResultRegister::Rbx };
+    let exit = Exit { function: Function::DoHandshake, spot: emulated(INNER + 8), result: ResultRegister::Rbx };
     assert_eq!(handshake(&bytes).exits, Exits::Known(vec![exit]));
 }
 
@@ -323,7 +323,7 @@ fn what_cannot_be_followed_is_said() {
 #[test]
 fn no_code_is_no_site() {
     let mut code = Code::default();
-    code.functions.insert(probed(TlsFunction::Read), 0x9000..0x9010);
+    code.functions.insert(probed(Function::Read), 0x9000..0x9010);
     assert_eq!(code.place(), []);
 }
 
@@ -416,8 +416,8 @@ proptest! {
         let last = emulated(INNER + end as u64);
         let expected = expected.or((held && !jumped).then_some(last)).unwrap_or(stepped(INNER));
         let expected_ret = expected_ret.or((still && !jumped).then_some(last)).unwrap_or(stepped(INNER));
-        let code = Code::default().function(probed(TlsFunction::WriteEx), INNER, &bytes);
-        let site = code.site(TlsFunction::WriteEx);
+        let code = Code::default().function(probed(Function::WriteEx), INNER, &bytes);
+        let site = code.site(Function::WriteEx);
         prop_assert_eq!((site.entry, site.ret), (expected, Some(expected_ret)));
     }
 }

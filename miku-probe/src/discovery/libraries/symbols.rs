@@ -1,4 +1,4 @@
-//! What an ELF file tells about the functions of TLS in it: their addresses, by whichever table has them.
+//! What an ELF file tells about the functions in it that are probed: their addresses, by whichever table has them.
 //!
 //! A bot maps a hundred files and more, some of them hundreds of megabytes long, of which one or two matter. So a file
 //! is never read whole nor mapped: its tables of names are searched piece by piece, and only where a name is found
@@ -23,7 +23,7 @@ use object::{Endianness, LittleEndian, ReadCache};
 
 use super::flow::Text;
 use super::mappings::open_regular;
-use super::{Reason, TlsFunction};
+use super::{Function, Reason};
 
 /// How much is read at once.
 const PIECE: usize = 64 * 1024;
@@ -67,7 +67,7 @@ impl SymbolSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Name {
     /// A function that is probed.
-    Probed(TlsFunction),
+    Probed(Function),
     /// `SSL_write_ex2`, through which `SSL_write_ex` goes since OpenSSL 3.3.
     WriteEx2,
     /// A function that must not pass an inner function which probes stand in, because it is none of those that are
@@ -99,28 +99,39 @@ impl Name {
     }
 }
 
-/// Names that are looked for at once.
-#[derive(Clone, Copy, Debug)]
-enum Topic {
-    /// What works on a stream.
-    Streams,
-    /// What says what went wrong.
+/// Names that belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Topic {
+    /// What works on a TLS stream.
+    Tls,
+    /// What says what went wrong in one.
     Errors,
+    /// zlib's.
+    Zlib,
+    /// zstd's.
+    Zstd,
 }
 
 impl Topic {
-    /// What all of them begin with.
+    /// Those that every file is searched for.
+    const SOUGHT: [Self; 3] = [Self::Tls, Self::Zlib, Self::Zstd];
+
+    /// What all of its names begin with.
     const fn prefix(self) -> &'static [u8] {
         match self {
-            Self::Streams => b"SSL_",
+            Self::Tls => b"SSL_",
             Self::Errors => b"ERR_",
+            Self::Zlib => b"inflate",
+            Self::Zstd => b"ZSTD_",
         }
     }
 
     fn names(self) -> impl Iterator<Item = (Name, &'static str)> {
-        let (functions, others): (&[TlsFunction], &[_]) = match self {
-            Self::Streams => (&TlsFunction::OF_STREAMS, &Name::OTHERS),
-            Self::Errors => (&TlsFunction::OF_ERRORS, &[]),
+        let (functions, others): (&[Function], &[_]) = match self {
+            Self::Tls => (&Function::OF_STREAMS, &Name::OTHERS),
+            Self::Errors => (&Function::OF_ERRORS, &[]),
+            Self::Zlib => (&Function::OF_ZLIB, &[]),
+            Self::Zstd => (&Function::OF_ZSTD, &[]),
         };
         let functions = functions.iter().map(|function| (Name::Probed(*function), function.symbol()));
         functions.chain(others.iter().copied())
@@ -130,6 +141,26 @@ impl Topic {
     fn longest(self) -> usize {
         self.names().map(|(_, text)| text.len() + 1).max().unwrap_or(0)
     }
+
+    /// Whether the functions are there without which the others are of no use, or are not what they seem to be.
+    fn is_in(self, functions: &Functions) -> bool {
+        let has = |function: &Function| functions.contains_key(&Name::Probed(*function));
+        match self {
+            Self::Tls => [Function::Read, Function::ReadEx, Function::Write, Function::WriteEx].iter().any(has),
+            Self::Errors => Function::OF_ERRORS.iter().any(has),
+            // Other things can be inflated too.
+            Self::Zlib => Function::OF_ZLIB.iter().all(has),
+            Self::Zstd => has(&Function::ZstdDecompress),
+        }
+    }
+}
+
+/// The functions of a topic that a file defines.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) topic: Topic,
+    pub(super) functions: Functions,
+    pub(super) symbols: SymbolSource,
 }
 
 /// The functions that were found: from where to where each is; empty when its size is not told.
@@ -287,18 +318,23 @@ impl<'f> Library<'f> {
         })
     }
 
-    /// The functions, by the first table that has the names; `None` when none has.
-    pub(super) fn functions(&mut self, debug_files: &DebugFiles) -> Result<Option<(Functions, SymbolSource)>, Reason> {
+    /// The functions of each topic that the file has, by the first table that has its names.
+    pub(super) fn functions(&mut self, debug_files: &DebugFiles) -> Result<Vec<Found>, Reason> {
         let unreadable = |_: io::Error| Reason::Unreadable;
-        if let Some(table) = &self.dynsym
-            && let Some((functions, numbers)) = self.tls(table).map_err(unreadable)?
-        {
+        let mut found = Vec::new();
+        let mut numbers = HashMap::new();
+        if let Some(table) = &self.dynsym {
+            self.search(table, SymbolSource::Dynsym, &mut found, &mut numbers).map_err(unreadable)?;
+            let functions = found.iter().flat_map(|found| &found.functions);
+            let functions = functions.map(|(name, range)| (*name, range.clone())).collect();
             self.slots = self.slots_of(&functions, &numbers).map_err(unreadable)?;
-            return Ok(Some((functions, SymbolSource::Dynsym)));
+        }
+        if found.len() == Topic::SOUGHT.len() {
+            return Ok(found);
         }
         if let Some(table) = &self.symtab {
-            let found = self.tls(table).map_err(unreadable)?;
-            return Ok(found.map(|(functions, _)| (functions, SymbolSource::Symtab)));
+            self.search(table, SymbolSource::Symtab, &mut found, &mut numbers).map_err(unreadable)?;
+            return Ok(found);
         }
         let link = self.debug_link.as_deref().map(OsStr::from_bytes);
         for path in debug_files.candidates(self.build_id.as_deref(), link) {
@@ -308,57 +344,76 @@ impl<'f> Library<'f> {
                 continue;
             };
             if let Some(table) = self.build_id.as_ref().and(debug.symtab.as_ref()) {
-                let found = debug.tls(table).map_err(unreadable)?;
-                return Ok(found.map(|(functions, _)| (functions, SymbolSource::DebugFile)));
+                debug.search(table, SymbolSource::DebugFile, &mut found, &mut numbers).map_err(unreadable)?;
+                return Ok(found);
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// The functions by which a TLS library in another file says what went wrong, which must be exported to it.
     pub(super) fn errors(&mut self) -> Result<Functions, Reason> {
         let unreadable = |_: io::Error| Reason::Unreadable;
         let Some(table) = &self.dynsym else { return Ok(Functions::new()) };
-        let (functions, numbers) = self.defined(table, Topic::Errors).map_err(unreadable)?;
+        let mut defined = self.defined(table, &[Topic::Errors]).map_err(unreadable)?;
+        let (functions, numbers) = defined.pop().map(|(_, defined)| defined).unwrap_or_default();
         self.slots = self.slots_of(&functions, &numbers).map_err(unreadable)?;
         Ok(functions)
     }
 
-    /// The functions of both topics that `table` defines, when those are there that data goes through.
-    fn tls(&self, table: &Table) -> io::Result<Option<Defined>> {
-        let (mut functions, mut numbers) = self.defined(table, Topic::Streams)?;
-        if !is_tls(&functions) {
-            return Ok(None);
+    /// Adds to `found` the topics that are not in it and that `table` has, and their symbols' numbers to `numbers`.
+    fn search(
+        &self,
+        table: &Table,
+        symbols: SymbolSource,
+        found: &mut Vec<Found>,
+        numbers: &mut HashMap<u32, Name>,
+    ) -> io::Result<()> {
+        let missing = |topic: &Topic| found.iter().all(|found| found.topic != *topic);
+        let topics: Vec<Topic> = Topic::SOUGHT.into_iter().filter(missing).collect();
+        for (topic, (mut functions, of_topic)) in self.defined(table, &topics)? {
+            if !topic.is_in(&functions) {
+                continue;
+            }
+            numbers.extend(of_topic);
+            if topic == Topic::Tls {
+                for (_, errors) in self.defined(table, &[Topic::Errors])? {
+                    functions.extend(errors.0);
+                    numbers.extend(errors.1);
+                }
+            }
+            found.push(Found { topic, functions, symbols });
         }
-        let errors = self.defined(table, Topic::Errors)?;
-        functions.extend(errors.0);
-        numbers.extend(errors.1);
-        Ok(Some((functions, numbers)))
+        Ok(())
     }
 
-    /// The functions of `topic` that `table` defines.
-    fn defined(&self, table: &Table, topic: Topic) -> io::Result<Defined> {
-        let names = self.names(&table.names, topic)?;
-        let (mut functions, mut numbers) = (Functions::new(), HashMap::new());
+    /// The functions of each of `topics` that `table` defines.
+    fn defined(&self, table: &Table, topics: &[Topic]) -> io::Result<Vec<(Topic, Defined)>> {
+        let names = self.names(&table.names, topics)?;
+        let mut defined: Vec<(Topic, Defined)> = topics.iter().map(|topic| (*topic, Defined::default())).collect();
         if names.is_empty() {
-            return Ok((functions, numbers));
+            return Ok(defined);
         }
         self.records::<Sym64<LittleEndian>>(&table.symbols, |number, symbol| {
-            let Some(name) = names.get(&u64::from(symbol.st_name(LittleEndian))) else { return };
-            if symbol.st_type() == elf::STT_FUNC && !symbol.is_undefined(LittleEndian) {
+            let Some((topic, name)) = names.get(&u64::from(symbol.st_name(LittleEndian))) else { return };
+            if symbol.st_type() == elf::STT_FUNC
+                && !symbol.is_undefined(LittleEndian)
+                && let Some((_, (functions, numbers))) = defined.get_mut(*topic)
+            {
                 let address = symbol.st_value(LittleEndian);
                 let end = address.saturating_add(symbol.st_size(LittleEndian));
                 functions.entry(*name).or_insert(address..end);
                 numbers.insert(number, *name);
             }
         })?;
-        Ok((functions, numbers))
+        Ok(defined)
     }
 
-    /// Where in a table of names those looked for stand. Where one name ends as another, they may share a place.
-    fn names(&self, part: &Part, topic: Topic) -> io::Result<HashMap<u64, Name>> {
-        let finder = memmem::Finder::new(topic.prefix());
-        let overlap = topic.longest();
+    /// Where in a table of names those of `topics` stand, each with its topic's place among these. Where one name ends as
+    /// another, they may share a place.
+    fn names(&self, part: &Part, topics: &[Topic]) -> io::Result<HashMap<u64, (usize, Name)>> {
+        let finders: Vec<_> = topics.iter().map(|topic| (*topic, memmem::Finder::new(topic.prefix()))).collect();
+        let overlap = topics.iter().map(|topic| topic.longest()).max().unwrap_or(0);
         let mut found = HashMap::new();
         let mut piece = vec![0; PIECE];
         let mut at = part.start;
@@ -366,9 +421,11 @@ impl<'f> Library<'f> {
         while at < end && found.len() < NAMES_MAX {
             let wanted = usize::try_from(end - at).map_or(PIECE, |left| left.min(PIECE));
             let read = self.file.read_at(&mut piece[..wanted], at)?;
-            for place in finder.find_iter(&piece[..read]) {
-                if let Some(name) = Name::at(&piece[place..read], topic) {
-                    found.insert(at - part.start + place as u64, name);
+            for (number, (topic, finder)) in finders.iter().enumerate() {
+                for place in finder.find_iter(&piece[..read]) {
+                    if let Some(name) = Name::at(&piece[place..read], *topic) {
+                        found.insert(at - part.start + place as u64, (number, name));
+                    }
                 }
             }
             // What begins at the end of this piece is whole at the start of the next.
@@ -449,15 +506,8 @@ impl Text for Library<'_> {
     }
 }
 
-/// Whether the functions are there that data goes through.
-fn is_tls(functions: &Functions) -> bool {
-    [TlsFunction::Read, TlsFunction::ReadEx, TlsFunction::Write, TlsFunction::WriteEx]
-        .into_iter()
-        .any(|function| functions.contains_key(&Name::Probed(function)))
-}
-
-/// Whether `file` has the functions of TLS from another one.
-pub(super) fn imports_tls(file: &File) -> bool {
-    let names = |library: Library<'_>| library.names(&library.dynsym.as_ref()?.names, Topic::Streams).ok();
+/// Whether `file` has the functions of `topic` from another one.
+pub(super) fn imports(file: &File, topic: Topic) -> bool {
+    let names = |library: Library<'_>| library.names(&library.dynsym.as_ref()?.names, &[topic]).ok();
     Library::read(file).ok().and_then(names).is_some_and(|names| !names.is_empty())
 }

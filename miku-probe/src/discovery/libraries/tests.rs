@@ -51,8 +51,11 @@ fn compile(folder: &Path, name: &str, visibility: &str) {
     tool("cc", &linker, folder);
 }
 
+/// What a file of no more than one flavour has.
 fn examine(path: &Path, debug_files: &DebugFiles) -> Result<Option<Build>, Reason> {
-    placement::examine(&File::open(path).expect("it was made"), debug_files)
+    let mut builds = placement::examine(&File::open(path).expect("it was made"), debug_files)?;
+    assert!(builds.len() < 2, "{builds:?}");
+    Ok(builds.pop())
 }
 
 #[test]
@@ -94,7 +97,7 @@ fn a_library_that_only_calls_the_functions_is_none() {
     tool("cc", &["-O2", "-shared", "-fPIC", "-o", "_ssl.so", "user.c", "./exported.so"], folder.path());
     let path = folder.path().join("_ssl.so");
     assert_eq!(examine(&path, &DebugFiles::none()), Ok(None));
-    assert!(symbols::imports_tls(&File::open(&path).expect("it was made")), "so it is not called stripped");
+    assert!(symbols::imports(&File::open(&path).expect("it was made"), Topic::Tls), "so it is not called stripped");
 }
 
 #[test]
@@ -109,13 +112,13 @@ fn functions_for_errors_are_found_beside_the_others_or_alone_below_them() {
     }
     let paths = ["libcrypto-0123.so.9", "libother.so.9"].map(|name| root.join(name).canonicalize().expect("is made"));
     let loaded = paths.each_ref().map(|path| Loaded::new(path).expect("it can be loaded"));
-    let scan = TlsFinder::new().scan(&myself(), &mut Seen::default()).expect("this test may read itself");
+    let scan = LibraryFinder::new().scan(&myself(), &mut Seen::default()).expect("this test may read itself");
     let ours = |library: &&Library| paths.contains(&library.shown_path);
     assert_eq!(scan.libraries.iter().filter(ours).count(), 0, "nothing goes through it");
     let [library] = scan.errors.iter().filter(ours).collect::<Vec<_>>()[..] else { panic!("{scan:?}") };
     assert_eq!(library.shown_path, paths[0], "only that name is asked");
     let [site] = &library.build.sites[..] else { panic!("{library:?}") };
-    assert_eq!((&site.calls[..], site.form), (&[TlsFunction::PutError][..], Form::PutError));
+    assert_eq!((&site.calls[..], site.form), (&[Function::PutError][..], Form::PutError));
     let offset = loaded[0].offset_of("ERR_put_error");
     assert!((offset..offset + 32).contains(&site.entry.file_offset), "{site:?} from {offset:#x}");
 
@@ -124,7 +127,44 @@ fn functions_for_errors_are_found_beside_the_others_or_alone_below_them() {
     tool("cc", &hidden, root);
     let found = examine(&root.join("one.so"), &DebugFiles::none()).expect("it is whole").expect("it has them");
     let calls: Vec<_> = found.sites.iter().flat_map(|site| site.calls.clone()).collect();
-    assert!(calls.contains(&TlsFunction::PutError) && calls.contains(&TlsFunction::Read), "{calls:?}");
+    assert!(calls.contains(&Function::PutError) && calls.contains(&Function::Read), "{calls:?}");
+}
+
+#[test]
+fn each_flavour_in_a_file_is_found_apart() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let root = folder.path();
+    // Loops keep the compiler from emptying them, and their ends from being all that they are.
+    let zlib = "int inflate(int *stream, int flush) { while (*stream) *stream -= flush; return 0; } \
+                int inflateEnd(int *stream) { *stream = 0; return 0; }";
+    let zstd = "__attribute__((visibility(\"hidden\"))) unsigned long ZSTD_decompressStream(int *zds, int *output, int *input) \
+                { while (*zds) *zds -= *output + *input; return 0; } \
+                void *kept(void) { return ZSTD_decompressStream; }";
+    fs::write(root.join("all.c"), format!("{SOURCE}{zlib}{zstd}")).expect("the folder is ours");
+    let arguments = ["-O2", "-DVISIBILITY=\"default\"", "-shared", "-fPIC", "-o", "all.so", "all.c"];
+    tool("cc", &arguments, root);
+    let examine = |name: &str| placement::examine(&File::open(root.join(name)).expect("made"), &DebugFiles::none());
+    let mut builds = examine("all.so").expect("it is whole");
+    builds.sort_by_key(|build| build.flavour.as_str());
+    let found: Vec<_> = builds.iter().map(|build| (build.flavour, build.flavour.kind(), build.symbols)).collect();
+    let expected = [
+        (Flavour::OpenSsl, Kind::Tls, SymbolSource::Dynsym),
+        (Flavour::Zlib, Kind::Inflate, SymbolSource::Dynsym),
+        (Flavour::Zstd, Kind::Inflate, SymbolSource::Symtab),
+    ];
+    assert_eq!(found, expected);
+    let [_, zlib, zstd] = &builds[..] else { panic!("{builds:?}") };
+    let places: Vec<_> = zlib.sites.iter().map(|site| (&site.calls[..], site.form, site.ret.is_some())).collect();
+    let expected = [(&[Function::Inflate][..], Form::Stream, true), (&[Function::InflateEnd][..], Form::Stream, false)];
+    assert_eq!(places, expected);
+    assert_eq!((zstd.sites.len(), zstd.sites[0].form), (1, Form::Buffers));
+
+    // Without its symbols only what is exported is left; and what merely has the name is not zlib.
+    tool("strip", &["-o", "stripped.so", "all.so"], root);
+    assert_eq!(examine("stripped.so").expect("it is whole").len(), 2);
+    fs::write(root.join("tyre.c"), "int inflate(int *tyre, int bar) { return *tyre += bar; }").expect("it is ours");
+    tool("cc", &["-O2", "-shared", "-fPIC", "-o", "tyre.so", "tyre.c"], root);
+    assert_eq!(examine("tyre.so"), Ok(vec![]));
 }
 
 #[test]
@@ -235,7 +275,7 @@ fn a_library_that_is_loaded_late_is_found_even_when_it_is_deleted() {
     let of_ours = |scan: Scan| -> Vec<Library> {
         scan.libraries.into_iter().filter(|library| library.shown_path == path).collect()
     };
-    let (mut finder, mut seen) = (TlsFinder::new(), Seen::default());
+    let (mut finder, mut seen) = (LibraryFinder::new(), Seen::default());
     let first = finder.scan(&myself(), &mut seen).expect("this test may read itself");
     assert!(first.files > 2, "the program and the C library at least");
     assert!(of_ours(first).is_empty());
@@ -272,12 +312,14 @@ fn a_stripped_library_is_told_by_its_name_once() {
     tool("objcopy", &["--strip-all", "hidden.so", "libssl-0123.so.3"], folder.path());
     let path = folder.path().join("libssl-0123.so.3").canonicalize().expect("it was made");
     let _loaded = Loaded::new(&path).expect("it can be loaded");
-    let (mut finder, mut seen) = (TlsFinder::new(), Seen::default());
+    let (mut finder, mut seen) = (LibraryFinder::new(), Seen::default());
     let scan = finder.scan(&myself(), &mut seen).expect("this test may read itself");
     let faults: Vec<_> = scan.faults.iter().filter(|fault| fault.shown_path == path).collect();
     assert_eq!(faults.iter().map(|fault| fault.reason).collect::<Vec<_>>(), [Reason::Stripped]);
     assert!(
-        faults[0].to_string().ends_with("has no symbols for the functions of TLS, nor is there a debug file for it")
+        faults[0]
+            .to_string()
+            .ends_with("has no symbols for the functions that are probed, nor is there a debug file for it")
     );
     let again = finder.scan(&myself(), &mut seen).expect("this test may read itself");
     assert!(again.faults.iter().all(|fault| fault.shown_path != path));
@@ -289,18 +331,18 @@ fn a_process_that_has_ended_is_said() {
     let process = ProcFs::default().process(Tgid(child.id())).expect("it waits for its input");
     drop(child.stdin.take());
     child.wait().expect("it is ours");
-    let error = TlsFinder::new().scan(&process, &mut Seen::default()).expect_err("it has ended");
+    let error = LibraryFinder::new().scan(&process, &mut Seen::default()).expect_err("it has ended");
     assert_eq!(error.reason(), Reason::ProcessGone);
 }
 
 #[test]
 fn only_so_many_files_are_remembered() {
-    let mut finder = TlsFinder::new();
+    let mut finder = LibraryFinder::new();
     finder.scan(&myself(), &mut Seen::default()).expect("this test may read itself");
     let real: Vec<FileId> = finder.remembered.keys().copied().collect();
     for inode in 0..REMEMBERED_MAX as u64 + 10 {
         let identity = FileId { device: 0, inode, size: 0, modified: (0, 0) };
-        finder.remembered.insert(identity, (0, Ok(None)));
+        finder.remembered.insert(identity, (0, Ok(Vec::new())));
     }
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     compile(folder.path(), "more.so", "default");
@@ -309,6 +351,48 @@ fn only_so_many_files_are_remembered() {
     finder.scan(&myself(), &mut Seen::default()).expect("this test may read itself");
     assert!(finder.remembered.len() <= before);
     assert!(real.iter().all(|identity| finder.remembered.contains_key(identity)), "the oldest go first");
+}
+
+#[test]
+fn a_module_of_zstandard_without_symbols_is_told() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let root = folder.path().join("zstandard");
+    fs::create_dir(&root).expect("the folder is ours");
+    fs::write(root.join("empty.c"), "int nothing;").expect("the folder is ours");
+    let name = "backend_c.cpython-311-x86_64-linux-gnu.so";
+    tool("cc", &["-shared", "-fPIC", "-s", "-o", name, "empty.c"], &root);
+    let path = root.join(name).canonicalize().expect("it was made");
+    let _loaded = Loaded::new(&path).expect("it can be loaded");
+    let scan = LibraryFinder::new().scan(&myself(), &mut Seen::default()).expect("this test may read itself");
+    let faults = scan.faults.iter().filter(|fault| fault.shown_path == path);
+    let faults: Vec<_> = faults.map(|fault| (fault.kind, fault.reason)).collect();
+    assert_eq!(faults, [(Kind::Inflate, Reason::Stripped)]);
+}
+
+#[test]
+fn the_machines_own_zlib_and_zstd_are_placed_in() {
+    for (names, flavour, function) in [
+        (["libz.so.1", "libz.so"], Flavour::Zlib, Function::Inflate),
+        (["libzstd.so.1", "libzstd.so"], Flavour::Zstd, Function::ZstdDecompress),
+    ] {
+        let Some(loaded) = names.iter().find_map(|name| Loaded::new(Path::new(name))) else {
+            writeln!(io::stderr(), "SKIPPED: this machine has no {} to look into", names[0])
+                .expect("it can be written to");
+            continue;
+        };
+        let scan = LibraryFinder::new().scan(&myself(), &mut Seen::default()).expect("this test may read itself");
+        let named = |library: &&Library| library.shown_path.to_string_lossy().contains(names[1]);
+        let libraries: Vec<_> = scan.libraries.iter().filter(named).collect();
+        let [library] = libraries[..] else { panic!("{names:?}: {libraries:?}") };
+        assert_eq!((library.build.flavour, library.build.symbols), (flavour, SymbolSource::Dynsym));
+        let site = library.build.sites.iter().find(|site| site.calls == [function]).expect("it has it");
+        let offset = loaded.offset_of(function.symbol());
+        let spots = [Some(site.entry), site.ret];
+        for spot in spots.map(|spot| spot.expect("both are needed")) {
+            assert!((offset..offset + 64).contains(&spot.file_offset), "{site:?} from {offset:#x}");
+            assert!(spot.emulated, "it costs little on every build that was looked at: {site:?}");
+        }
+    }
 }
 
 /// How the machine's own `libssl` is found; `None`, said aloud, on one that has none.
@@ -324,17 +408,17 @@ fn system_library() -> Option<Loaded> {
 #[test]
 fn the_machines_own_libssl_is_placed_in() {
     let Some(loaded) = system_library() else { return };
-    let scan = TlsFinder::new().scan(&myself(), &mut Seen::default()).expect("this test may read itself");
+    let scan = LibraryFinder::new().scan(&myself(), &mut Seen::default()).expect("this test may read itself");
     let is_system = |library: &&Library| library.shown_path.to_string_lossy().contains("/libssl.so.");
     let library = scan.libraries.iter().find(is_system).expect("it is loaded");
     let build = &library.build;
     assert_eq!((build.flavour, build.symbols), (Flavour::OpenSsl, SymbolSource::Dynsym));
     let file = fs::read(&library.attach_path).expect("it is mapped");
-    let mut calls: Vec<TlsFunction> = build.sites.iter().flat_map(|site| site.calls.iter().copied()).collect();
+    let mut calls: Vec<Function> = build.sites.iter().flat_map(|site| site.calls.iter().copied()).collect();
     calls.sort_unstable();
     calls.dedup();
     assert_eq!(calls.len(), build.sites.iter().map(|site| site.calls.len()).sum::<usize>(), "one site each");
-    for function in TlsFunction::OF_STREAMS.into_iter().filter(|function| *function != TlsFunction::SetHostName) {
+    for function in Function::OF_STREAMS.into_iter().filter(|function| *function != Function::SetHostName) {
         assert!(calls.contains(&function), "{function}");
     }
     for site in &build.sites {
@@ -350,7 +434,7 @@ fn the_machines_own_libssl_is_placed_in() {
         }
     }
     // As on every build that was looked at: the four that data goes through cost little.
-    for function in [TlsFunction::Read, TlsFunction::ReadEx, TlsFunction::Write, TlsFunction::WriteEx] {
+    for function in [Function::Read, Function::ReadEx, Function::Write, Function::WriteEx] {
         let site = build.sites.iter().find(|site| site.calls.contains(&function)).expect("all are there");
         assert!(site.entry.emulated && matches!(site.exits, Exits::Known(_)), "{site:?}");
     }
