@@ -1,6 +1,8 @@
-//! Discord: what is known of its API beyond HTTP.
+//! Discord: what is known of its API beyond HTTP, and how long people wait for a bot's answers.
 
 mod limits;
+pub mod reply;
 pub mod rest;
+pub mod usage;
 
 pub use limits::{Call, Waits};
