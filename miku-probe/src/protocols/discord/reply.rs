@@ -661,6 +661,11 @@ impl Replies {
         match why {
             Why::Caused(cause) => self.owner(cause).filter(here),
             Why::Unclear(things) => {
+                // Part of whose model's answer it is that nobody knows, may be anybody's.
+                let anybodys = |cause: &Cause| matches!(cause, Cause::Llm(_) | Cause::Bytes) && self.owner(*cause).is_none();
+                if things.iter().flatten().any(anybodys) {
+                    return None;
+                }
                 let mut owners = things.into_iter().flatten().filter_map(|cause| self.owner(cause)).filter(here);
                 let first = owners.next()?;
                 owners.all(|other| other == first).then_some(first)
@@ -673,6 +678,8 @@ impl Replies {
     fn agrees(&self, why: Why, id: Id) -> bool {
         match why {
             Why::Caused(cause) => self.owner(cause) == Some(id),
+            // What else was received may make a bot write as well.
+            Why::Unclear(things) if things.contains(&Some(Cause::Other)) => false,
             Why::Unclear(things) => things.into_iter().flatten().any(|cause| self.owner(cause) == Some(id)),
             Why::Uncaused => true,
         }
@@ -1027,13 +1034,16 @@ impl Replies {
         } else {
             self.is_uncertain(time, None);
         }
-        let kept = owner.and_then(|id| self.table.get_mut(id)).is_some_and(|one| {
+        let sleeper = self.is_sleeper(time) && alone.is_none();
+        let waits = owner.and_then(|id| self.table.get_mut(id)).is_some_and(|one| {
             let kept = Conversation::keep(&mut one.llms, id);
-            one.waiting += u32::from(kept);
-            one.speechless += u32::from(kept);
-            kept
+            // Where the turn is not believed, nobody is believed to wait.
+            let waits = kept && !sleeper;
+            one.waiting += u32::from(waits);
+            one.speechless += u32::from(waits);
+            waits
         });
-        let waits = owner.filter(|_| kept);
+        let waits = owner.filter(|_| waits);
         let llm = Llm { start: time, first_token: None, end: None, started_by, alone, rivals, waits, unsettled };
         self.llms.insert(id, llm);
     }

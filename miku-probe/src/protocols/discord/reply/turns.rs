@@ -76,12 +76,12 @@ impl Turns {
             turn.sent = false;
         }
         turn.last = time;
-        let known = turn.things.iter_mut().find(|(from, known)| {
+        let known = turn.things.iter().position(|(from, known)| {
             (*from == source && (cause == Cause::Bytes || *known == Cause::Bytes))
                 || (*known == cause && cause != Cause::Other)
         });
         match known {
-            Some((_, known)) if *known == Cause::Bytes => *known = cause,
+            Some(at) if turn.things[at].1 == Cause::Bytes => turn.things[at].1 = cause,
             Some(_) => {}
             // One more than is told, so that it shows.
             None if turn.things.len() <= THINGS_MAX => turn.things.push((source, cause)),
