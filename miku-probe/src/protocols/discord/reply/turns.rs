@@ -51,6 +51,8 @@ pub(super) enum Why {
     Caused(Cause),
     /// Because of one of these.
     Unclear(Things),
+    /// The same, but so late that a timer or another thread may as well have made it send.
+    Late(Things),
     /// It received nothing in this turn: a timer or another thread made it send.
     Uncaused,
 }
@@ -95,7 +97,8 @@ impl Turns {
             return Why::Uncaused;
         };
         let first = !std::mem::replace(&mut turn.sent, true);
-        if let ([(_, cause)], true) = (&turn.things[..], first && time.since(turn.last) <= CAUSED)
+        let late = time.since(turn.last) > CAUSED;
+        if let ([(_, cause)], true, false) = (&turn.things[..], first, late)
             && *cause != Cause::Bytes
         {
             return Why::Caused(*cause);
@@ -106,7 +109,7 @@ impl Turns {
                 *place = Some(*cause);
             }
         }
-        Why::Unclear(things)
+        if late { Why::Late(things) } else { Why::Unclear(things) }
     }
 
     /// Forgets everything: something was lost.
@@ -161,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_turn_ends_with_time_and_with_what_is_sent() {
-        assert_eq!(sent(&[(1, MODEL, 10)], 16), unclear(&[MODEL]), "it is late for that");
+        assert!(matches!(sent(&[(1, MODEL, 10)], 16), Why::Late([Some(MODEL), None, ..])));
         assert_eq!(sent(&[(1, MODEL, 10)], 31), Why::Uncaused);
         assert_eq!(sent(&[(2, Cause::Other, 10), (1, MODEL, 31)], 32), Why::Caused(MODEL));
         let mut turns = Turns::default();
