@@ -1,7 +1,10 @@
 //! What the protocols make of the records, and the sinks consume: the one arrow between the two.
 
+mod discord;
+
 use miku_probe_abi::RecordKind;
 
+pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
 use crate::units::{Direction, Nanos, Scheme, ServiceId, Side, Symbol, Symbols, Transport};
 
 /// The request methods that OpenTelemetry knows by name; all others are one label value.
@@ -239,6 +242,22 @@ pub enum Unmatched {
     Detached,
     /// An exchange was followed but ended unknown: one for each [`Outcome::Unknown`], beside the reason why.
     HalfSeen,
+    /// An answer of a bot's that could be the answer to more than one message, or to none.
+    AnswerAmbiguous,
+    /// An answer of a bot's to a message that was not seen, or in a channel where nobody waits for one.
+    AnswerUnknown,
+    /// An answer of a bot's of which too much was not seen to know to what, or whether it was one.
+    AnswerHalfSeen,
+    /// A message was answered for certain, but perhaps not for the first time.
+    AnswerNotFirst,
+    /// A person perhaps waits in vain; or was answered where it cannot be told.
+    UnansweredUnsure,
+    /// A bot began to type for one of several who wait in that channel.
+    TypingAmbiguous,
+    /// A call of a language model that was made while people waited, and cannot be told for whom.
+    LlmAmbiguous,
+    /// More is open at once than is followed.
+    TableFull,
 }
 
 impl Unmatched {
@@ -254,6 +273,14 @@ impl Unmatched {
             Self::PipelineTooDeep => "pipeline_too_deep",
             Self::Detached => "detached",
             Self::HalfSeen => "half_seen",
+            Self::AnswerAmbiguous => "answer_ambiguous",
+            Self::AnswerUnknown => "answer_unknown",
+            Self::AnswerHalfSeen => "answer_half_seen",
+            Self::AnswerNotFirst => "answer_not_first",
+            Self::UnansweredUnsure => "unanswered_unsure",
+            Self::TypingAmbiguous => "typing_ambiguous",
+            Self::LlmAmbiguous => "llm_ambiguous",
+            Self::TableFull => "table_full",
         }
     }
 }
@@ -340,6 +367,13 @@ pub enum Observation {
         route: Symbol,
         /// From the end of the refusal to the start of the next try.
         wait: Nanos,
+    },
+    /// A bot on Discord did something, or something happened to it.
+    Discord {
+        /// Whose.
+        service: ServiceId,
+        /// What.
+        what: Discord,
     },
     /// Something belongs to no whole exchange.
     Unmatched {

@@ -118,6 +118,11 @@ impl<S: Series, const N: usize> Family<S, N> {
             })
             .clone()
     }
+
+    /// Drops the series with these label values: what it told is not so any more, and nothing else is.
+    pub(super) fn remove(&self, values: [&str; N]) {
+        self.inner.series.lock().unwrap_or_else(PoisonError::into_inner).remove(&values.map(Box::from));
+    }
 }
 
 impl<S: Series, const N: usize> Collector for Family<S, N> {
@@ -161,6 +166,18 @@ mod tests {
              test_total{first=\"a\",second=\"bc\"} 2\n\
              test_total{first=\"ab\",second=\"c\"} 11\n"
         );
+    }
+
+    #[test]
+    fn a_series_that_was_removed_begins_anew() {
+        let family = Family::<IntCounter, 1>::new("test_total", "Help.", ["label"], &[]);
+        let removed = family.get(["a"]);
+        removed.inc();
+        family.remove(["a"]);
+        family.remove(["b"]);
+        assert_eq!(family.collect()[0].get_metric(), []);
+        removed.inc();
+        assert_eq!(family.get(["a"]).get(), 0);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! whatever caps stand upstream.
 
 mod catalog;
+mod discord;
 mod keys;
 mod limits;
 
@@ -72,6 +73,7 @@ pub struct Metrics {
     transfers: FastMap<TransferKey, IntCounter>,
     handshakes: FastMap<(ServiceId, Text), HandshakeSeries>,
     rate_limits: RateLimits,
+    discord: discord::Series,
     in_flight: FastMap<(ServiceId, Side), IntGauge>,
     unmatched: FastMap<(&'static str, Unmatched), IntCounter>,
     overflows: FastMap<&'static str, IntCounter>,
@@ -104,6 +106,7 @@ impl Metrics {
             transfers: FastMap::default(),
             handshakes: FastMap::default(),
             rate_limits: RateLimits::default(),
+            discord: discord::Series::new(&registry),
             in_flight: FastMap::default(),
             unmatched: FastMap::default(),
             overflows: FastMap::default(),
@@ -270,6 +273,11 @@ impl Sink for Metrics {
             Observation::RateLimitWait { service, route, wait } => {
                 if self.rate_limits.waited(&self.families, (service, route), wait, names) {
                     self.overflow("http_route");
+                }
+            }
+            Observation::Discord { service, ref what } => {
+                if let Some(label) = self.discord.observe(service, what, names) {
+                    self.overflow(label);
                 }
             }
             Observation::Unmatched { protocol, reason } => self

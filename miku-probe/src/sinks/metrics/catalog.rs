@@ -13,7 +13,7 @@ pub const HTTP_BUCKETS: &[f64] =
 pub const FAST_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
 
-/// All families of this sink but the process's own.
+/// All families of this sink but the process's own and those of Discord.
 pub(super) struct Families {
     pub(super) up: Family<IntGauge, 0>,
     pub(super) build_info: Family<IntGauge, 3>,
@@ -45,17 +45,6 @@ pub(super) struct Families {
 
 impl Families {
     pub(super) fn new(registry: &Registry) -> Self {
-        fn family<S: Series, const N: usize>(
-            registry: &Registry,
-            name: &'static str,
-            help: &'static str,
-            labels: [&'static str; N],
-            buckets: &'static [f64],
-        ) -> Family<S, N> {
-            let family = Family::new(name, help, labels, buckets);
-            register(registry, family.clone());
-            family
-        }
         Self {
             up: family(registry, "miku_up", "1 while the probe runs.", [], &[]),
             build_info: family(
@@ -242,6 +231,19 @@ impl Families {
             ),
         }
     }
+}
+
+/// A new family, which is registered.
+pub(super) fn family<S: Series, const N: usize>(
+    registry: &Registry,
+    name: &'static str,
+    help: &'static str,
+    labels: [&'static str; N],
+    buckets: &'static [f64],
+) -> Family<S, N> {
+    let family = Family::new(name, help, labels, buckets);
+    register(registry, family.clone());
+    family
 }
 
 pub(super) fn register(registry: &Registry, collector: impl Collector + 'static) {

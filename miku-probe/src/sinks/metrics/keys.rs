@@ -4,7 +4,7 @@ use crate::observations::{AbortReason, Exchange, Method, Names, Outcome};
 use crate::units::{Direction, Scheme, ServiceId, Side, Symbol, Transport};
 
 /// The label value of what is over a cap, or of what is no value at all.
-const OTHER: &str = "other";
+pub(super) const OTHER: &str = "other";
 
 /// OpenTelemetry's value of `error.type` for an error without a name of its own.
 const OTHER_ERROR: &str = "_OTHER";

@@ -1,0 +1,1097 @@
+//! How long a person waits for a bot's answer: from what one process receives and sends to replies and their phases.
+//!
+//! A conversation begins with the gateway's event that carries a person's message or interaction. It ends with the first
+//! REST call that answers it: a message that is created, a callback of type 4 or 7, or, after a callback of type 5 or 6,
+//! the first follow-up or edit by the interaction's token. Typing is no answer, an edit of a message is none, and of
+//! several answers only the first counts.
+//!
+//! # What is certain
+//! An interaction's calls carry its id or token. A message that is created may name the one that it answers
+//! (`message_reference`), in whatever channel. Those ties are exact. All else is concluded, and only so far:
+//!
+//! - **Turns.** An event loop goes on with what it awaited in the turn in which that arrives. So what a thread sends is put
+//!   down to the one thing that it received in this turn, if it received nothing else and has sent nothing since. A turn
+//!   lasts at most 20 ms; what was received before, and made the thread send nothing in that time, is over: that is how
+//!   messages that the bot ignores fall out. A turn says for whom the bot types, for whom it calls a language model, and
+//!   whom a message without a reference answers, if it goes to that person's channel and nobody else there is at the point
+//!   of being answered.
+//! - **Alone.** If one conversation is open in a channel, what the bot does there without a reference is for it. Open is
+//!   every message of the last five minutes that was not answered, whether the bot means to or not. It holds only if the bot
+//!   was not seen at work in the channel for ten seconds after it had answered somebody, for an answer may have several
+//!   parts; and only if the bot began to answer that one and waits for no call of his, or the message is less than three
+//!   seconds old, for a bot may write of its own accord. If the turn says otherwise, it does not hold. If events were
+//!   missed, it does not for five minutes.
+//!
+//! An answer that fits neither, while somebody in that channel may be meant, is [`Unmatched::AnswerAmbiguous`]; from then
+//! on those people may have been answered, so that a later exact tie is [`Unmatched::AnswerNotFirst`] and no reply. Whoever
+//! waits for a call of his own to end cannot be meant. Ignored messages are forgotten after five minutes and count nowhere.
+//!
+//! # Language models
+//! A call belongs to a conversation if its turn says so at its start, and at its end too: the answer was sent in the turn
+//! in which the model's answer, or a part of it, arrived. One of the two is enough if nobody else was at the point of
+//! doing anything: each who began to be answered waited for a call of his own. It is enough, too, that only one
+//! conversation was open in the process, the process was serving no request, and nothing else made the thread call. If
+//! start and end disagree, it belongs to nobody. What belongs to nobody is [`Phase::Other`] and counts as
+//! [`Unmatched::LlmAmbiguous`].
+//!
+//! # What is assumed
+//! Code that sleeps, or that waits for another thread, may go on in a turn that something else made. It takes two such
+//! coincidences at one conversation within 20 ms each to tie a call to the wrong one, and one to take a message without a
+//! reference for the answer to another message of the same channel. And what a timer makes the bot write where one person
+//! alone is at the point of being answered is taken for that answer.
+//!
+//! # Unanswered
+//! A person who waits in vain counts only where the bot certainly began: it typed, called a model, deferred, or failed to
+//! answer, and did nothing more for five minutes, or its process ended. An acknowledgement of type 6 alone is none: it
+//! promises nothing. If the bot meanwhile wrote something that belongs to nobody, it is [`Unmatched::UnansweredUnsure`].
+
+mod phases;
+#[cfg(test)]
+mod properties;
+mod table;
+#[cfg(test)]
+mod tests;
+mod turns;
+
+use std::collections::{HashMap, VecDeque};
+
+use self::phases::{Span, part};
+use self::table::{Conversation, Id, Key, Retry, Rivals, State, Table, Try};
+use self::turns::{Cause, Turns, Why};
+use crate::observations::{Phase, Phases, ReplyKind, Unmatched};
+use crate::units::Nanos;
+
+/// How long a message may wait without a sign, and a bot that began may do nothing.
+const WINDOW: Nanos = Nanos(300_000_000_000);
+
+/// How long a bot may still be at work on further parts of an answer.
+const TRAIL: Nanos = Nanos(10_000_000_000);
+
+/// How young a message is for which a bot may do something without having shown that it means to.
+const FRESH: Nanos = Nanos(3_000_000_000);
+
+/// After which time a call that never ended is given up.
+const CALL_MAX: Nanos = Nanos(900_000_000_000);
+
+/// How long a call of a language model that ended, and belongs to nobody yet, may still turn out to be somebody's.
+const LLM_KEPT: Nanos = Nanos(10_000_000_000);
+
+/// How soon after it began to type a library may type again to go on: they do so every five to nine seconds.
+const TYPE_AGAIN: Nanos = Nanos(4_000_000_000);
+
+/// How many REST calls, and how many calls of language models, are followed at once.
+const CALLS_MAX: usize = 4_096;
+
+/// How many nonces of refused messages are kept in mind.
+const REFUSED_MAX: usize = 64;
+
+/// How many actions that belong to nobody for certain are kept in mind.
+const UNCERTAIN_MAX: usize = 256;
+
+/// The status of a refusal by a rate limit (RFC 6585, section 4).
+const TOO_MANY_REQUESTS: u16 = 429;
+
+/// A connection (or a decompressed stream on it), by any number that is its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Source(pub u64);
+
+/// A REST call, by any number that is its own while it is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallId(pub u64);
+
+/// A call of a language model, by any number that is its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LlmId(pub u64);
+
+/// Keyed hash of an interaction's token. Callers hash at once and keep no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
+
+/// When and where something happened.
+#[derive(Clone, Copy, Debug)]
+pub struct At {
+    /// When.
+    pub time: Nanos,
+    /// On which thread.
+    pub tid: u32,
+    /// On which connection.
+    pub source: Source,
+}
+
+/// Who wrote a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Author {
+    /// A person.
+    Person,
+    /// The bot itself.
+    Itself,
+    /// Another bot, or a webhook.
+    Machine,
+}
+
+/// The type of an interaction: <https://discord.com/developers/docs/interactions/receiving-and-responding>.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InteractionKind {
+    /// A command.
+    Command,
+    /// A button or a menu.
+    Component,
+    /// A form that was sent.
+    ModalSubmit,
+    /// A person still types a command: nobody waits for an answer.
+    Autocomplete,
+    /// Anything else, such as a ping.
+    Other,
+}
+
+impl InteractionKind {
+    /// The kind of this number.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        match number {
+            2 => Self::Command,
+            3 => Self::Component,
+            4 => Self::Autocomplete,
+            5 => Self::ModalSubmit,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What a REST call does, as far as its method and path tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Begins to type: `POST /channels/{channel}/typing`.
+    Typing {
+        /// Where.
+        channel: u64,
+    },
+    /// Creates a message: `POST /channels/{channel}/messages`.
+    Create {
+        /// Where.
+        channel: u64,
+    },
+    /// Edits a message: `PATCH /channels/{channel}/messages/{message}`.
+    Edit {
+        /// Where.
+        channel: u64,
+    },
+    /// Answers an interaction: `POST /interactions/{interaction}/{token}/callback`.
+    Callback {
+        /// Which.
+        interaction: u64,
+        /// Its token.
+        token: Token,
+    },
+    /// Writes or edits by a token: `POST /webhooks/{id}/{token}` or `PATCH …/messages/@original`. It may be an
+    /// interaction's, or that of a channel's webhook.
+    Webhook {
+        /// The token.
+        token: Token,
+    },
+    /// Anything else.
+    Other,
+}
+
+/// Which message one that is created answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reference {
+    /// Not enough of the body was seen.
+    #[default]
+    Unseen,
+    /// It names none.
+    Absent,
+    /// The one with this id.
+    To(u64),
+}
+
+/// What a REST call's body says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Body {
+    /// `message_reference.message_id`.
+    pub reference: Reference,
+    /// The type of an interaction's callback.
+    pub callback: Option<u64>,
+    /// Hash of the `nonce`.
+    pub nonce: Option<u64>,
+}
+
+/// Something that a process received or sent.
+///
+/// What a thread received and sent has to be told once, and all of it: bytes of connections whose content is seen elsewhere
+/// (the socket below TLS, the compressed stream below `inflate`) under that one's [`Source`].
+#[derive(Clone, Copy, Debug)]
+pub enum Input {
+    /// The gateway dispatched `MESSAGE_CREATE`.
+    Message {
+        /// Where.
+        channel: u64,
+        /// Its id.
+        message: u64,
+        /// By whom.
+        author: Author,
+    },
+    /// The gateway dispatched `INTERACTION_CREATE`.
+    Interaction {
+        /// Its id.
+        interaction: u64,
+        /// Its token.
+        token: Token,
+        /// Where.
+        channel: Option<u64>,
+        /// Its type.
+        kind: InteractionKind,
+    },
+    /// Anything else was received: another event, a request, the answer to a call that is not told as such.
+    Received,
+    /// Bytes were received that are part of something told under the same source, or of nothing known.
+    Bytes,
+    /// Anything else was sent.
+    Sent,
+    /// A REST call of Discord's API began.
+    CallBegan {
+        /// Which.
+        call: CallId,
+        /// What it does.
+        action: Action,
+    },
+    /// It ended.
+    CallEnded {
+        /// Which.
+        call: CallId,
+        /// Its status, if that was seen.
+        status: Option<u16>,
+        /// What its request said.
+        body: Body,
+    },
+    /// A request to a language model began.
+    LlmBegan {
+        /// Which.
+        llm: LlmId,
+    },
+    /// Part of the model's answer came.
+    LlmReceived {
+        /// Which.
+        llm: LlmId,
+        /// Whether the first token is in it. Of an answer that is not streamed, that is its first byte.
+        first_token: bool,
+    },
+    /// The model's answer ended, or was given up.
+    LlmEnded {
+        /// Which.
+        llm: LlmId,
+    },
+    /// A request that the process serves began; tell [`Input::Received`] too.
+    ServingBegan,
+    /// The process answered it.
+    ServingEnded,
+}
+
+/// A person was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// What the person did.
+    pub kind: ReplyKind,
+    /// When the gateway's event came.
+    pub event: Nanos,
+    /// From then to the end of the first answer.
+    pub duration: Nanos,
+    /// Where the time went; together it is the duration.
+    pub phases: Phases,
+}
+
+/// What is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A person was answered.
+    Reply(Reply),
+    /// The bot began to answer a person, and never did.
+    Unanswered(ReplyKind),
+    /// Something cannot be told.
+    Unmatched(Unmatched),
+}
+
+/// To whom an answer without a reference goes, as it looked when it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// For certain.
+    Tied(Id),
+    /// It is a further part of an answer, or belongs to an interaction.
+    Further,
+    /// Nobody waits there.
+    Nobody,
+    /// Somebody may be meant.
+    Ambiguous,
+}
+
+/// A REST call under way.
+#[derive(Debug)]
+struct Call {
+    action: Action,
+    start: Nanos,
+    why: Why,
+    /// Whose it is, when the path or the turn says so.
+    owner: Option<Id>,
+    verdict: Verdict,
+    rivals: Rivals,
+}
+
+/// A call of a language model.
+#[derive(Debug)]
+struct Llm {
+    start: Nanos,
+    first_token: Option<Nanos>,
+    end: Option<Nanos>,
+    /// Whose its turn says it is.
+    started_by: Option<Id>,
+    /// Whose it is, because nobody else was there.
+    alone: Option<Id>,
+    rivals: Rivals,
+    /// Who waits for its end.
+    waits: Option<Id>,
+    /// Somebody waited when it began, and it was neither tied nor counted yet.
+    unsettled: bool,
+}
+
+/// The replies of one process.
+#[derive(Debug, Default)]
+pub struct Replies {
+    table: Table,
+    turns: Turns,
+    calls: HashMap<CallId, Call>,
+    llms: HashMap<LlmId, Llm>,
+    /// Actions that belong to nobody for certain: when, and in which channel if that is known.
+    uncertain: VecDeque<(Nanos, Option<u64>)>,
+    /// The latest of those that were forgotten.
+    uncertain_lost: Option<Nanos>,
+    /// Requests that the process serves.
+    serving: u32,
+    /// When something was written that belongs to nobody.
+    stray: Option<Nanos>,
+    /// Nonces of messages that were refused, and are nobody's for certain.
+    refused: VecDeque<u64>,
+    /// When code of the process was last seen to go on without, or in another's, turn.
+    slept: Option<Nanos>,
+}
+
+impl Replies {
+    /// Takes in one thing. They come in the order in which they happened.
+    pub fn feed(&mut self, at: At, input: Input, tell: &mut impl FnMut(Event)) {
+        let At { time, tid, source } = at;
+        match input {
+            Input::Message { channel, message, author } => {
+                let cause = match author {
+                    Author::Person => self.enter(Key::Message(message), Some(channel), State::Silent, time, tell),
+                    // Bots do not answer themselves.
+                    Author::Itself => Cause::Bytes,
+                    Author::Machine => Cause::Other,
+                };
+                self.turns.receive(tid, source, cause, time);
+            }
+            Input::Interaction { interaction, token, channel, kind } => {
+                let state = match kind {
+                    InteractionKind::Command | InteractionKind::Component | InteractionKind::ModalSubmit => {
+                        State::Silent
+                    }
+                    InteractionKind::Autocomplete | InteractionKind::Other => State::Answered,
+                };
+                let cause = self.enter(Key::Interaction(interaction, token.0), channel, state, time, tell);
+                self.turns.receive(tid, source, cause, time);
+            }
+            Input::Received => self.turns.receive(tid, source, Cause::Other, time),
+            Input::Bytes => self.turns.receive(tid, source, Cause::Bytes, time),
+            Input::Sent => {
+                self.turns.send(tid, time);
+            }
+            Input::CallBegan { call, action } => self.call_began(at, call, action, tell),
+            Input::CallEnded { call, status, body } => {
+                let cause = self.call_ended(time, call, status, body, tell);
+                self.turns.receive(tid, source, cause, time);
+            }
+            Input::LlmBegan { llm } => self.llm_began(at, llm, tell),
+            Input::LlmReceived { llm, first_token } => {
+                if first_token {
+                    self.llm_spoke(llm, time);
+                }
+                self.turns.receive(tid, source, Cause::Llm(llm), time);
+            }
+            Input::LlmEnded { llm } => {
+                self.llm_ended(llm, time);
+                self.turns.receive(tid, source, Cause::Llm(llm), time);
+            }
+            Input::ServingBegan => self.serving = self.serving.saturating_add(1),
+            Input::ServingEnded => self.serving = self.serving.saturating_sub(1),
+        }
+    }
+
+    /// Takes in that things may have been missed: records were lost, or the process ran before it was watched.
+    pub fn gap(&mut self, time: Nanos) {
+        self.table.gap(time);
+        self.turns.clear();
+    }
+
+    /// Lets time pass: to be called about once a second.
+    pub fn tick(&mut self, now: Nanos, tell: &mut impl FnMut(Event)) {
+        if now >= WINDOW {
+            for id in self.table.older(now.since(WINDOW)) {
+                self.expire(id, now, tell);
+            }
+        }
+        self.table.prune(now);
+        self.calls.retain(|_, call| now.since(call.start) < CALL_MAX);
+        let table = &self.table;
+        self.llms.retain(|_, llm| {
+            let owned = llm.started_by.or(llm.alone).is_some_and(|id| table.get(id).is_some_and(Conversation::is_open));
+            let keep = now.since(llm.start) < CALL_MAX
+                && (owned || llm.end.is_none_or(|end| now.since(end) < LLM_KEPT));
+            if !keep && llm.unsettled {
+                tell(Event::Unmatched(Unmatched::LlmAmbiguous));
+            }
+            keep
+        });
+        while self.uncertain.front().is_some_and(|(time, _)| now.since(*time) > WINDOW) {
+            self.uncertain.pop_front();
+        }
+    }
+
+    /// The process ended: whom it began to answer is not answered any more.
+    pub fn finish(mut self, tell: &mut impl FnMut(Event)) {
+        let begun: Vec<Id> = self.table.begun().collect();
+        for id in begun {
+            self.give_up(id, tell);
+        }
+        for _ in self.llms.values().filter(|llm| llm.unsettled) {
+            tell(Event::Unmatched(Unmatched::LlmAmbiguous));
+        }
+    }
+
+    fn expire(&mut self, id: Id, now: Nanos, tell: &mut impl FnMut(Event)) {
+        let Some(one) = self.table.get(id) else { return };
+        let idle = now.since(one.last);
+        match one.state {
+            State::Begun if idle < CALL_MAX && (idle < WINDOW || one.is_blocked()) => {}
+            State::Begun => self.give_up(id, tell),
+            State::Answered | State::Spoiled if idle < TRAIL => {}
+            State::Silent | State::Answered | State::Spoiled => drop(self.table.remove(id)),
+        }
+    }
+
+    fn give_up(&mut self, id: Id, tell: &mut impl FnMut(Event)) {
+        let Some(one) = self.table.remove(id) else { return };
+        let unsure = self.stray.is_some_and(|stray| stray >= one.event);
+        tell(if unsure { Event::Unmatched(Unmatched::UnansweredUnsure) } else { Event::Unanswered(one.kind()) });
+    }
+
+    /// Enters what a person did, and tells what that may cause.
+    fn enter(
+        &mut self,
+        key: Key,
+        channel: Option<u64>,
+        state: State,
+        time: Nanos,
+        tell: &mut impl FnMut(Event),
+    ) -> Cause {
+        let (id, crowded_out) = self.table.insert(key, channel, state, time);
+        if crowded_out {
+            tell(Event::Unmatched(Unmatched::TableFull));
+        }
+        // What comes a second time, as after a session is resumed, was heard already.
+        id.map_or(Cause::Other, Cause::Conversation)
+    }
+
+    fn call_began(&mut self, at: At, id: CallId, action: Action, tell: &mut impl FnMut(Event)) {
+        let why = self.turns.send(at.tid, at.time);
+        if self.calls.len() >= CALLS_MAX {
+            tell(Event::Unmatched(Unmatched::TableFull));
+            return;
+        }
+        let rivals = self.table.rivals();
+        let mut verdict = Verdict::Nobody;
+        let owner = match action {
+            Action::Typing { channel } => self.typing(channel, why, at.time, tell),
+            Action::Create { channel } => {
+                // After a refusal it is told when to go on.
+                let refused = self.table.open_in(channel).any(|(_, one)| one.retry.is_some());
+                if why == Why::Uncaused && !refused && self.table.open_in(channel).next().is_some() {
+                    self.slept(at.time);
+                }
+                verdict = self.verdict(channel, why, at.time);
+                match verdict {
+                    Verdict::Tied(id) => Some(id),
+                    _ => None,
+                }
+            }
+            Action::Callback { interaction, token } => {
+                self.table.interaction(interaction).or_else(|| self.table.token(token.0))
+            }
+            Action::Webhook { token } => self.table.token(token.0),
+            Action::Edit { channel } => {
+                self.table.touch(channel, at.time);
+                None
+            }
+            Action::Other => None,
+        };
+        if let Some(one) = owner.and_then(|owner| self.table.get_mut(owner)) {
+            one.calls += 1;
+        }
+        if let (Some(owner), Action::Callback { .. } | Action::Webhook { .. }) = (owner, action) {
+            self.check(owner, why, at.time);
+            self.act(owner, at.time);
+        }
+        self.calls.insert(id, Call { action, start: at.time, why, owner, verdict, rivals });
+    }
+
+    /// Code went on that was made to by a timer or another thread.
+    fn slept(&mut self, time: Nanos) {
+        self.slept = self.slept.max(Some(time));
+    }
+
+    /// Whether code of the process was seen to do so lately.
+    fn is_sleeper(&self, time: Nanos) -> bool {
+        self.slept.is_some_and(|slept| time.since(slept) < WINDOW)
+    }
+
+    /// Something was sent that is a conversation's for certain: holds against it what its turn says.
+    fn check(&mut self, id: Id, why: Why, time: Nanos) {
+        if self.table.get(id).is_some_and(|one| one.retry.is_some()) {
+            return;
+        }
+        let other = self.owner_of(why).is_some_and(|owner| owner != id);
+        if other || why == Why::Uncaused {
+            self.slept(time);
+        }
+    }
+
+    /// Whether the turn may be believed about a channel: in a process that sleeps, not if there is another young message.
+    fn is_believed(&self, id: Id, channel: u64, time: Nanos) -> bool {
+        let rival = |(other, one): (Id, &Conversation)| {
+            other != id && !one.is_speechless() && (one.state == State::Begun || time.since(one.event) <= TRAIL)
+        };
+        !self.is_sleeper(time) || !self.table.open_in(channel).any(rival)
+    }
+
+    /// For whom the bot begins to type.
+    fn typing(
+        &mut self,
+        channel: u64,
+        why: Why,
+        time: Nanos,
+        tell: &mut impl FnMut(Event),
+    ) -> Option<Id> {
+        let refused = only(self.table.open_in(channel)).filter(|id| self.table.get(*id).is_some_and(Conversation::waits_to_type));
+        // Libraries type again every few seconds while they type: it may be that.
+        let again = |one: &Conversation| one.typed.is_some_and(|typed| time.since(typed) >= TYPE_AGAIN);
+        let renewals = self.table.open_in(channel).filter(|(_, one)| again(one)).count();
+        if why == Why::Uncaused && renewals == 0 && refused.is_none() {
+            self.slept(time);
+        }
+        let sole = || {
+            let sole = self.table.sole_in(channel, time)?;
+            (self.agrees(why, sole) && self.is_signed(sole, time)).then_some(sole)
+        };
+        let by_turn = || {
+            let id = self.owner_in(why, channel)?;
+            let open = self.table.get(id)?.is_open();
+            (open && renewals == 0 && self.is_believed(id, channel, time)).then_some(id)
+        };
+        let Some(owner) = by_turn().or(refused).or_else(sole) else {
+            if let Some(id) = only(self.table.open_in(channel).filter(|(_, one)| again(one))) {
+                // Who is perhaps still typed for is not given up yet.
+                self.table.set(id, State::Begun, time);
+            } else if renewals == 0 && self.table.open_in(channel).next().is_some() {
+                tell(Event::Unmatched(Unmatched::TypingAmbiguous));
+            }
+            self.is_uncertain(time, Some(channel));
+            return None;
+        };
+        self.act(owner, time);
+        self.table.set(owner, State::Begun, time);
+        if let Some(one) = self.table.get_mut(owner) {
+            one.typed = Some(time);
+            if let Some(refused) = one.typing_refused.take() {
+                Conversation::keep(&mut one.sleeps, (refused, time));
+            }
+        }
+        Some(owner)
+    }
+
+    /// Whom a message that is created in `channel` answers, if it turns out to have no reference.
+    fn verdict(&self, channel: u64, why: Why, time: Nanos) -> Verdict {
+        // What else was received may make a bot write as well.
+        let others = matches!(why, Why::Unclear(things) if things.contains(&Some(Cause::Other)));
+        let caused = self.owner_in(why, channel).filter(|_| !others);
+        if let Some((id, one)) = caused.and_then(|id| self.table.get(id).map(|one| (id, one))) {
+            if !one.is_open() || !one.is_message() {
+                return Verdict::Further;
+            }
+            let mut others = self.table.open_in(channel).filter(|(other, _)| *other != id);
+            let rivals = others.any(|(_, one)| one.state == State::Begun && !one.is_blocked());
+            if !rivals && self.is_believed(id, channel, time) {
+                return Verdict::Tied(id);
+            }
+            return Verdict::Ambiguous;
+        }
+        if let Some((id, one)) = self.table.sole_in(channel, time).and_then(|id| Some((id, self.table.get(id)?))) {
+            if !one.is_message() {
+                return Verdict::Nobody;
+            }
+            let tied = self.agrees(why, id) && !one.is_blocked() && self.is_signed(id, time);
+            return if tied { Verdict::Tied(id) } else { Verdict::Ambiguous };
+        }
+        if self.table.open_in(channel).any(|(_, one)| one.is_message() && !one.is_speechless()) {
+            Verdict::Ambiguous
+        } else if self.table.is_trailing(channel, time) {
+            Verdict::Further
+        } else {
+            Verdict::Nobody
+        }
+    }
+
+    /// Whether it is plausible that the bot does something for a conversation now.
+    fn is_signed(&self, id: Id, time: Nanos) -> bool {
+        self.table.get(id).is_some_and(|one| one.state == State::Begun || time.since(one.event) <= FRESH)
+    }
+
+    /// The conversation that made a thread send, if that is clear.
+    fn owner_of(&self, why: Why) -> Option<Id> {
+        match why {
+            Why::Caused(cause) => self.owner(cause),
+            Why::Unclear(_) | Why::Late(_) | Why::Uncaused => None,
+        }
+    }
+
+    /// The only conversation of a channel that may have made a thread send something there.
+    fn owner_in(&self, why: Why, channel: u64) -> Option<Id> {
+        let here = |id: &Id| self.table.get(*id).is_some_and(|one| one.channel == Some(channel));
+        match why {
+            Why::Caused(cause) => self.owner(cause).filter(here),
+            Why::Unclear(things) => {
+                // Part of whose model's answer it is that nobody knows, may be anybody's.
+                let anybodys = |cause: &Cause| matches!(cause, Cause::Llm(_) | Cause::Bytes) && self.owner(*cause).is_none();
+                if things.iter().flatten().any(anybodys) {
+                    return None;
+                }
+                let mut owners = things.into_iter().flatten().filter_map(|cause| self.owner(cause)).filter(here);
+                let first = owners.next()?;
+                owners.all(|other| other == first).then_some(first)
+            }
+            Why::Late(_) | Why::Uncaused => None,
+        }
+    }
+
+    /// Whether a conversation may have made a thread send.
+    fn agrees(&self, why: Why, id: Id) -> bool {
+        match why {
+            Why::Caused(cause) => self.owner(cause) == Some(id),
+            // What else was received may make a bot write as well.
+            Why::Unclear(things) | Why::Late(things) if things.contains(&Some(Cause::Other)) => false,
+            Why::Unclear(things) | Why::Late(things) => things.into_iter().flatten().any(|cause| self.owner(cause) == Some(id)),
+            Why::Uncaused => true,
+        }
+    }
+
+    fn owner(&self, cause: Cause) -> Option<Id> {
+        match cause {
+            Cause::Bytes | Cause::Other => None,
+            Cause::Conversation(id) => Some(id),
+            Cause::Llm(llm) => self.llms.get(&llm).and_then(|llm| llm.started_by.or(llm.alone)),
+        }
+    }
+
+    /// The bot does something visible for a conversation.
+    fn act(&mut self, id: Id, time: Nanos) {
+        let Some(one) = self.table.get(id) else { return };
+        let pickup = one.pickup.unwrap_or_else(|| {
+            let forgotten = self.uncertain_lost.filter(|lost| *lost >= one.event).map(|_| one.event);
+            let seen = self.uncertain.iter().find(|(when, channel)| {
+                *when >= one.event && channel.is_none_or(|channel| one.channel == Some(channel))
+            });
+            let doubt = forgotten.or(seen.map(|(when, _)| *when));
+            doubt.map_or(time, |doubt| doubt.min(time))
+        });
+        if let Some(one) = self.table.get_mut(id) {
+            one.pickup = Some(pickup.min(time));
+            one.last = one.last.max(time);
+        }
+    }
+
+    /// Somebody's first visible action may have been this one.
+    fn is_uncertain(&mut self, time: Nanos, channel: Option<u64>) {
+        if self.uncertain.len() >= UNCERTAIN_MAX {
+            self.uncertain_lost = self.uncertain.pop_front().map(|(time, _)| time);
+        }
+        self.uncertain.push_back((time, channel));
+    }
+
+    /// Takes in the end of a REST call, and tells what that may cause.
+    fn call_ended(
+        &mut self,
+        end: Nanos,
+        id: CallId,
+        status: Option<u16>,
+        body: Body,
+        tell: &mut impl FnMut(Event),
+    ) -> Cause {
+        let Some(call) = self.calls.remove(&id) else { return Cause::Other };
+        if let Some(one) = call.owner.and_then(|owner| self.table.get_mut(owner)) {
+            one.calls -= 1;
+            one.last = one.last.max(end);
+        }
+        let owner = match call.action {
+            Action::Typing { .. } => {
+                if let (Some(TOO_MANY_REQUESTS), Some(one)) =
+                    (status, call.owner.and_then(|owner| self.table.get_mut(owner)))
+                {
+                    one.typing_refused = Some(end);
+                }
+                call.owner
+            }
+            Action::Create { channel } => self.created(&call, channel, end, status, body, tell),
+            Action::Callback { .. } => self.called_back(&call, end, status, body.callback, tell),
+            Action::Webhook { .. } => {
+                match call.owner {
+                    Some(owner) => self.answer(owner, &call, end, status, body.nonce, tell),
+                    None if is_success(status) => self.strayed(&call, end, tell),
+                    None => {}
+                }
+                call.owner
+            }
+            Action::Edit { channel } => {
+                self.table.touch(channel, end);
+                None
+            }
+            Action::Other => None,
+        };
+        owner.map_or(Cause::Other, Cause::Conversation)
+    }
+
+    /// Something was written where nobody waits. Perhaps it is the answer to somebody who waits elsewhere.
+    fn strayed(&mut self, call: &Call, time: Nanos, tell: &mut impl FnMut(Event)) {
+        self.stray = Some(time);
+        if let Some(id) = self.owner_of(call.why)
+            && self.table.get(id).is_some_and(Conversation::is_open)
+            && matches!(call.action, Action::Webhook { .. })
+        {
+            self.table.set(id, State::Spoiled, time);
+            tell(Event::Unmatched(Unmatched::AnswerAmbiguous));
+        }
+    }
+
+    /// A message was created, or not: tells whose it is.
+    fn created(
+        &mut self,
+        call: &Call,
+        channel: u64,
+        end: Nanos,
+        status: Option<u16>,
+        body: Body,
+        tell: &mut impl FnMut(Event),
+    ) -> Option<Id> {
+        let retried = || {
+            let same = |retry: Retry| retry.nonce.is_some() && retry.nonce == body.nonce;
+            let unknown = |retry: Retry| retry.nonce.is_none() || body.nonce.is_none();
+            let by_nonce = self.table.open_in(channel).filter(|(_, one)| one.retry.is_some_and(same));
+            let alone = only(self.table.open_in(channel));
+            only(by_nonce).or(alone.filter(|id| self.table.get(*id).is_some_and(|one| one.retry.is_some_and(unknown))))
+        };
+        let failed = status.is_some() && !is_success(status);
+        let owner = match (body.reference, call.verdict) {
+            (Reference::To(message), _) => {
+                let owner = self.table.message(message);
+                if let Some(owner) = owner {
+                    self.check(owner, call.why, call.start);
+                } else if !failed {
+                    self.stray = Some(end);
+                    tell(Event::Unmatched(Unmatched::AnswerUnknown));
+                }
+                owner
+            }
+            (Reference::Absent, verdict) => match (retried(), verdict) {
+                (Some(retry), _) => Some(retry),
+                (None, _) if body.nonce.is_some_and(|nonce| self.refused.contains(&nonce)) => {
+                    self.is_ambiguous(channel, end, status, tell);
+                    None
+                }
+                (None, Verdict::Tied(id)) => Some(id),
+                (None, Verdict::Further) => {
+                    self.table.touch(channel, end);
+                    let known = self.owner_of(call.why);
+                    return known.filter(|id| self.table.get(*id).is_some_and(|one| one.channel == Some(channel)));
+                }
+                (None, Verdict::Nobody) => {
+                    if !failed {
+                        self.stray = Some(end);
+                        tell(Event::Unmatched(Unmatched::AnswerUnknown));
+                    }
+                    None
+                }
+                (None, Verdict::Ambiguous) => {
+                    self.is_ambiguous(channel, end, status, tell);
+                    None
+                }
+            },
+            (Reference::Unseen, verdict) => {
+                if !failed {
+                    tell(Event::Unmatched(Unmatched::AnswerHalfSeen));
+                    self.stray = Some(end);
+                    if matches!(verdict, Verdict::Tied(_) | Verdict::Ambiguous) {
+                        self.spoil(channel, end);
+                    }
+                }
+                None
+            }
+        };
+        match (owner, body.nonce) {
+            (Some(owner), _) => self.answer(owner, call, end, status, body.nonce, tell),
+            (None, Some(nonce)) if status == Some(TOO_MANY_REQUESTS) => {
+                if self.refused.len() >= REFUSED_MAX {
+                    self.refused.pop_front();
+                }
+                self.refused.push_back(nonce);
+            }
+            (None, _) => {}
+        }
+        owner
+    }
+
+    /// A message was created that may answer any of several, or none.
+    fn is_ambiguous(&mut self, channel: u64, end: Nanos, status: Option<u16>, tell: &mut impl FnMut(Event)) {
+        if is_success(status) || status.is_none() {
+            tell(Event::Unmatched(Unmatched::AnswerAmbiguous));
+            self.spoil(channel, end);
+        }
+    }
+
+    /// Whoever may have been meant by a message in `channel` may have been answered. If all of them wait for something,
+    /// it may have been any.
+    fn spoil(&mut self, channel: u64, time: Nanos) {
+        let meant = |one: &Conversation| one.is_message() && !one.is_speechless();
+        let anybody = self.table.open_in(channel).any(|(_, one)| meant(one));
+        let ids: Vec<Id> = self
+            .table
+            .open_in(channel)
+            .filter(|(_, one)| if anybody { meant(one) } else { one.is_message() })
+            .map(|(id, _)| id)
+            .collect();
+        for id in ids {
+            self.table.set(id, State::Spoiled, time);
+        }
+        self.table.touch(channel, time);
+    }
+
+    fn called_back(
+        &mut self,
+        call: &Call,
+        end: Nanos,
+        status: Option<u16>,
+        callback: Option<u64>,
+        tell: &mut impl FnMut(Event),
+    ) -> Option<Id> {
+        let owner = call.owner?;
+        let open = self.table.get(owner).is_some_and(Conversation::is_open);
+        match (status, callback) {
+            _ if !open => {}
+            (Some(200..=299), Some(4 | 7)) => self.answer(owner, call, end, status, None, tell),
+            (Some(200..=299), Some(deferred @ (5 | 6))) => {
+                if let Some(one) = self.table.get_mut(owner) {
+                    // What was refused until now was not the answer, which is yet to come.
+                    if let Some(refused) = one.tries.drain(..).next_back().filter(|last| last.refused) {
+                        Conversation::keep(&mut one.sleeps, (refused.end, call.start));
+                    }
+                    one.retry = None;
+                }
+                if deferred == 5 {
+                    self.table.set(owner, State::Begun, end);
+                }
+            }
+            // A form, or what else is shown at once: nobody waits on.
+            (Some(200..=299), Some(_)) => self.table.set(owner, State::Answered, end),
+            (Some(200..=299) | None, _) => {
+                self.table.set(owner, State::Spoiled, end);
+                tell(Event::Unmatched(Unmatched::AnswerHalfSeen));
+            }
+            (Some(_), _) => self.answer(owner, call, end, status, None, tell),
+        }
+        Some(owner)
+    }
+
+    /// A call that answers a conversation for certain ended.
+    fn answer(
+        &mut self,
+        id: Id,
+        call: &Call,
+        end: Nanos,
+        status: Option<u16>,
+        nonce: Option<u64>,
+        tell: &mut impl FnMut(Event),
+    ) {
+        let Some(one) = self.table.get(id) else { return };
+        if one.state == State::Answered {
+            if let Some(channel) = one.channel {
+                self.table.touch(channel, end);
+            }
+            return;
+        }
+        if one.state == State::Spoiled {
+            if is_success(status) {
+                self.table.set(id, State::Answered, end);
+                tell(Event::Unmatched(Unmatched::AnswerNotFirst));
+            }
+            return;
+        }
+        match status {
+            Some(200..=299) if call.start >= one.event => {
+                self.act(id, call.start);
+                if let Some(reply) = self.reply(id, call, end) {
+                    tell(Event::Reply(reply));
+                }
+                self.table.set(id, State::Answered, end);
+                self.settle(id, tell);
+            }
+            Some(200..=299) | None => {
+                self.table.set(id, State::Spoiled, end);
+                tell(Event::Unmatched(Unmatched::AnswerHalfSeen));
+            }
+            Some(other) => {
+                self.act(id, call.start);
+                self.table.set(id, State::Begun, end);
+                let Some(one) = self.table.get_mut(id) else { return };
+                let refused = other == TOO_MANY_REQUESTS;
+                Conversation::keep(&mut one.tries, Try { start: call.start, end, refused });
+                one.retry = refused.then_some(Retry { nonce });
+            }
+        }
+    }
+
+    /// The reply that a call makes.
+    fn reply(&mut self, id: Id, call: &Call, end: Nanos) -> Option<Reply> {
+        let ending = match call.why {
+            Why::Caused(Cause::Llm(llm)) => Some(llm),
+            _ => None,
+        };
+        let sleeper = self.is_sleeper(call.start);
+        let one = self.table.get(id)?;
+        let mut spans = Vec::new();
+        let last = Try { start: call.start, end, refused: false };
+        let tries: Vec<Try> = one.tries.iter().copied().chain([last]).collect();
+        spans.extend(tries.iter().map(|one| Span { phase: Phase::Post, start: one.start, end: one.end }));
+        spans.extend(
+            tries
+                .windows(2)
+                .filter(|pair| pair[0].refused)
+                .map(|pair| Span { phase: Phase::RateLimit, start: pair[0].end, end: pair[1].start }),
+        );
+        let mut pickup = one.pickup.unwrap_or(call.start);
+        let perhaps = one.llms.iter().copied().chain(ending.filter(|ending| !one.llms.contains(ending)));
+        for llm_id in perhaps {
+            let Some(llm) = self.llms.get_mut(&llm_id) else { continue };
+            let ends = ending == Some(llm_id);
+            let belongs = llm.start >= one.event
+                && match llm.started_by {
+                    Some(owner) if sleeper => owner == id && ends && llm.rivals.only(id),
+                    Some(owner) => owner == id && (ends || llm.rivals.only(id)),
+                    None if llm.alone == Some(id) => true,
+                    None => !sleeper && ends && llm.rivals.only(id) && call.rivals.only(id),
+                };
+            if !belongs {
+                continue;
+            }
+            llm.unsettled = false;
+            pickup = pickup.min(llm.start);
+            let stop = llm.end.unwrap_or(end);
+            let first = llm.first_token.unwrap_or(stop);
+            spans.push(Span { phase: Phase::LlmFirstToken, start: llm.start, end: first });
+            spans.push(Span { phase: Phase::LlmGeneration, start: first, end: stop });
+        }
+        spans.extend(one.sleeps.iter().map(|(start, end)| Span { phase: Phase::RateLimit, start: *start, end: *end }));
+        spans.push(Span { phase: Phase::Pickup, start: one.event, end: pickup });
+        let phases = part(one.event, end, &spans);
+        Some(Reply { kind: one.kind(), event: one.event, duration: end.since(one.event), phases })
+    }
+
+    /// Counts the calls of language models that seemed to be a conversation's, and forgets those that ended.
+    fn settle(&mut self, id: Id, tell: &mut impl FnMut(Event)) {
+        let Some(one) = self.table.get_mut(id) else { return };
+        (one.waiting, one.speechless) = (0, 0);
+        for llm_id in std::mem::take(&mut one.llms) {
+            let Some(llm) = self.llms.get_mut(&llm_id) else { continue };
+            llm.waits = None;
+            if std::mem::take(&mut llm.unsettled) {
+                tell(Event::Unmatched(Unmatched::LlmAmbiguous));
+            }
+            if llm.end.is_some() {
+                self.llms.remove(&llm_id);
+            }
+        }
+    }
+
+    fn llm_began(&mut self, at: At, id: LlmId, tell: &mut impl FnMut(Event)) {
+        let At { time, tid, .. } = at;
+        let why = self.turns.send(tid, time);
+        if why == Why::Uncaused {
+            self.slept(time);
+        }
+        if self.llms.len() >= CALLS_MAX {
+            tell(Event::Unmatched(Unmatched::TableFull));
+            self.is_uncertain(time, None);
+            return;
+        }
+        let open = |id: &Id| self.table.get(*id).is_some_and(Conversation::is_open);
+        let started_by = self.owner_of(why).filter(open);
+        let sole = self.table.sole(time).filter(|id| self.serving == 0 && self.agrees(why, *id));
+        let alone = sole.filter(|id| self.table.get(*id).is_some_and(|one| !one.is_blocked()));
+        let rivals = self.table.rivals();
+        let owner = started_by.or(alone);
+        let unsettled = self.table.is_any_open();
+        let certain = started_by.is_some_and(|id| rivals.only(id) && !self.is_sleeper(time));
+        if certain && let Some(id) = started_by {
+            self.act(id, time);
+            self.table.set(id, State::Begun, time);
+        } else {
+            self.is_uncertain(time, None);
+        }
+        let sleeper = self.is_sleeper(time) && alone.is_none();
+        let waits = owner.and_then(|id| self.table.get_mut(id)).is_some_and(|one| {
+            let kept = Conversation::keep(&mut one.llms, id);
+            // Where the turn is not believed, nobody is believed to wait.
+            let waits = kept && !sleeper;
+            one.waiting += u32::from(waits);
+            one.speechless += u32::from(waits);
+            waits
+        });
+        let waits = owner.filter(|_| waits);
+        let llm = Llm { start: time, first_token: None, end: None, started_by, alone, rivals, waits, unsettled };
+        self.llms.insert(id, llm);
+    }
+
+    fn llm_spoke(&mut self, id: LlmId, time: Nanos) {
+        let Some(llm) = self.llms.get_mut(&id).filter(|llm| llm.first_token.is_none() && llm.end.is_none()) else { return };
+        llm.first_token = Some(time);
+        if let Some(one) = llm.waits.and_then(|id| self.table.get_mut(id)) {
+            one.speechless -= 1;
+        }
+    }
+
+    fn llm_ended(&mut self, id: LlmId, time: Nanos) {
+        let Some(llm) = self.llms.get_mut(&id) else { return };
+        llm.end.get_or_insert(time);
+        let spoke = llm.first_token.is_some();
+        if let Some(one) = llm.waits.take().and_then(|id| self.table.get_mut(id)) {
+            one.waiting -= 1;
+            one.speechless -= u32::from(!spoke);
+            one.last = one.last.max(time);
+        }
+    }
+}
+
+/// The only one of these, if there is one only.
+fn only<'a>(mut some: impl Iterator<Item = (Id, &'a Conversation)>) -> Option<Id> {
+    match (some.next(), some.next()) {
+        (Some((one, _)), None) => Some(one),
+        _ => None,
+    }
+}
+
+fn is_success(status: Option<u16>) -> bool {
+    matches!(status, Some(200..=299))
+}
