@@ -10,8 +10,8 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use miku_probe_abi::{
-    ABI_VERSION, CAPTURE_CALL, CAPTURE_LATER, CAPTURE_MAX, DataRecord, Direction, FRAMES, LOOK, RecordHeader, RecordKind,
-    START, TAIL, looks_like_call, looks_like_frame, looks_like_object, looks_like_start, looks_like_tls,
+    ABI_VERSION, CAPTURE_CALL, CAPTURE_LATER, CAPTURE_MAX, DataRecord, Direction, FRAMES, LOOK, RecordHeader,
+    RecordKind, START, TAIL, looks_like_call, looks_like_frame, looks_like_object, looks_like_start, looks_like_tls,
     looks_like_upgrade,
 };
 

@@ -11,8 +11,8 @@ mod by_socket;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use miku_probe_abi::{
-    ADDRESS_MAX, CONNECTION_REPORTED, CONNECTION_TLS, CONNECTION_TOLD, CloseRecord, Connection, ConnectionKey, Direction,
-    GATHER_MAX, OpenRecord, Origin, RecordKind,
+    ADDRESS_MAX, CONNECTION_REPORTED, CONNECTION_TLS, CONNECTION_TOLD, CloseRecord, Connection, ConnectionKey,
+    Direction, GATHER_MAX, OpenRecord, Origin, RecordKind,
 };
 
 use crate::maps::{CONNECTIONS, SOCKETS, Skip, Wake, count, header, put};

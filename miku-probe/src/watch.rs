@@ -486,6 +486,7 @@ impl<S: Sink> Core<S> {
 
     fn tick(&mut self) {
         self.take_reports();
+        self.pipeline.tick(Nanos::now());
         for id in self.pipeline.silent(SILENT) {
             if let Some((bytes_in, bytes_out)) = self.connections.bytes(id) {
                 self.pipeline.moved(id, bytes_in, bytes_out);

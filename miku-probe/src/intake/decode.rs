@@ -36,6 +36,8 @@ pub enum DecodeError {
 pub struct Data<'a> {
     /// On which connection.
     pub id: ConnId,
+    /// The thread that moved them.
+    pub tid: u32,
     /// When.
     pub time: Nanos,
     /// Records of the connection that were lost so far.
@@ -324,6 +326,7 @@ fn data(bytes: &[u8], tgid: Tgid, time: Nanos, handle: fn(u64) -> Handle) -> Res
     };
     Ok(Data {
         id: ConnId { tgid, handle: handle(record.handle), generation: Nanos(record.generation) },
+        tid: record.header.tid,
         time,
         lost: record.lost,
         direction,

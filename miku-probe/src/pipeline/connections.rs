@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use crate::discovery::addresses::Address;
 use crate::discovery::sockets::Socket;
 use crate::protocols::http1::Machine;
+use crate::protocols::websocket;
 use crate::units::{ConnId, Handle, Nanos, ServiceId, Symbol, Symbols, Tgid, Transport};
 
 /// Who is at the other end.
@@ -55,6 +56,10 @@ pub(super) struct Connection {
     /// Of a socket: the TLS stream that it carries.
     pub(super) carried: Carried,
     pub(super) machine: Machine,
+    /// What follows its frames, if it became a websocket.
+    pub(super) websocket: Option<Box<websocket::Machine>>,
+    /// Whether that is known to be none of a gateway of Discord's.
+    pub(super) is_others: bool,
 }
 
 impl Connection {
@@ -72,6 +77,8 @@ impl Connection {
             socket: None,
             carried: Carried::Unknown,
             machine: Machine::default(),
+            websocket: None,
+            is_others: false,
         }
     }
 }

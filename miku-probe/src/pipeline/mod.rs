@@ -3,7 +3,9 @@
 //! It knows neither the kernel nor the clock: what it must ask of the world goes through [`World`], so that it runs the
 //! same on a replayed stream.
 
+mod bots;
 mod connections;
+mod listening;
 mod servers;
 mod services;
 mod streams;
@@ -14,19 +16,17 @@ use std::collections::HashMap;
 
 use miku_probe_abi::RecordKind;
 
+use self::bots::{Bot, Bots, Out};
 pub use self::connections::Peer;
 use self::connections::{Carried, Connection, Connections};
-use self::services::{Link, Service};
+use self::services::Service;
 use crate::discovery::addresses::decode_address;
 use crate::discovery::sockets::Socket;
-use crate::intake::{Close, Data, Open, Process, Record, decode};
-use crate::observations::{LostWhere, Names, Observation, Outcome, Sink, Unmatched};
-use crate::protocols::http1::{End, Event, Segment};
+use crate::intake::{Close, Data, Inflated, Open, Process, Record, decode};
+use crate::observations::{Discord, LostWhere, Names, Observation, Sink};
+use crate::protocols::http1::{End, Segment};
 use crate::protocols::routes::{RouteError, RoutePattern};
 use crate::units::{ConnId, Direction, Handle, Nanos, ServiceId, Tgid};
-
-/// The label `protocol`.
-const HTTP1: &str = "http1";
 
 /// What the pipeline asks of the world outside it.
 pub trait World {
@@ -53,6 +53,7 @@ pub struct Pipeline<S, W> {
     services: Vec<Service>,
     targets: HashMap<Tgid, ServiceId>,
     connections: Connections,
+    bots: Bots,
     records: [u64; RecordKind::ALL.len()],
     captured: u64,
     sink: S,
@@ -70,6 +71,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             services: Vec::new(),
             targets: HashMap::new(),
             connections,
+            bots: Bots::default(),
             records: [0; RecordKind::ALL.len()],
             captured: 0,
             sink,
@@ -124,6 +126,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             self.end(id, time, End::Detached);
             self.connections.remove(id);
         }
+        self.forget_bot(tgid, time);
     }
 
     /// The connections of a process that are believed to be open.
@@ -193,7 +196,10 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         self.captured += u64::from(matches!(record, Record::Data(_) | Record::Inflated(_) | Record::ServerName(_)));
         match record {
             // What is decompressed is of no connection yet.
-            Record::Inflated(_) | Record::Close(Close { id: ConnId { handle: Handle::Inflate(_), .. }, .. }) => {}
+            Record::Inflated(inflated) => self.inflated(&inflated),
+            Record::Close(Close { id: id @ ConnId { handle: Handle::Inflate(_), .. }, time, .. }) => {
+                self.with_bot(id.tgid, |bot, out| bot.stream_ended(id, time, out));
+            }
             Record::Data(data) => self.data(&data),
             Record::Open(open) => self.open(&open),
             Record::Close(close) => self.close(&close),
@@ -203,6 +209,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             Record::Process { tgid, time: at, event } => {
                 if event == Process::Exec && self.target(tgid).is_some() {
                     self.forget_streams(tgid, at);
+                    self.forget_bot(tgid, at);
                 }
                 return (time, Some((tgid, event)));
             }
@@ -297,6 +304,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         }
         if self.gap_before(data.id, data.lost) {
             self.feed(data.id, Step::Gap(data.time));
+            self.with_bot(data.id.tgid, |bot, _| bot.gap(data.time));
         }
         if data.size == 0 {
             let end = match data.errno {
@@ -317,7 +325,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         }
         let segment =
             Segment { time: data.time, direction: data.direction, size, prefix: data.prefix, tail: data.tail };
-        self.feed(data.id, Step::Segment(segment));
+        self.feed(data.id, Step::Segment(segment, data.tid));
         self.bytes(data.id, data.direction, size);
     }
 
@@ -365,36 +373,49 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         Some((service, peer))
     }
 
-    /// Runs the connection's state machine on something and observes what it tells.
-    fn feed(&mut self, id: ConnId, step: Step<'_>) {
-        let Self { connections, services, names, sink, .. } = self;
-        let Some(connection) = connections.get_mut(id) else { return };
-        let Connection { service, peer, ref server_name, ref mut machine, .. } = *connection;
-        let link = Link { service, scheme: id.handle.scheme(), peer, server_name: server_name.as_deref() };
-        let Some(kept) = services.get_mut(usize::from(service.0)) else { return };
-        let mut tell = |event: Event<'_>| match event {
-            Event::Began { side } => {
-                sink.observe(&Observation::InFlight { service, side, change: 1 }, names);
-            }
-            Event::Finished(finished) => {
-                sink.observe(&Observation::InFlight { service, side: finished.side, change: -1 }, names);
-                if finished.outcome == Outcome::Unknown {
-                    sink.observe(&Observation::Unmatched { protocol: HTTP1, reason: Unmatched::HalfSeen }, names);
+    /// Takes in what was inflated of a stream that looks like a gateway's.
+    fn inflated(&mut self, inflated: &Inflated<'_>) {
+        let tgid = inflated.id.tgid;
+        if let Some(service) = self.target(tgid) {
+            self.bots.enter(tgid, service, inflated.time);
+            self.with_bot(tgid, |bot, out| bot.inflated(inflated, out));
+        }
+    }
+
+    /// Does something with the bot that a process is, if it is one.
+    fn with_bot(&mut self, tgid: Tgid, act: impl FnOnce(&mut Bot, &mut Out<'_, S>)) {
+        let Self { bots, services, names, sink, .. } = self;
+        let Some(bot) = bots.get_mut(tgid) else { return };
+        let service = bot.service;
+        if let Some(kept) = services.get_mut(usize::from(service.0)) {
+            act(bot, &mut Out { service, kept, names, sink });
+        }
+    }
+
+    /// The process is no bot any more.
+    fn forget_bot(&mut self, tgid: Tgid, time: Nanos) {
+        let Self { bots, services, names, sink, .. } = self;
+        let Some(bot) = bots.remove(tgid) else { return };
+        let service = bot.service;
+        if let Some(kept) = services.get_mut(usize::from(service.0)) {
+            bot.gone(time, &mut Out { service, kept, names, sink });
+        }
+    }
+
+    /// Lets time pass: to be called about once a second.
+    pub fn tick(&mut self, now: Nanos) {
+        let Self { bots, services, names, sink, .. } = self;
+        let active = bots.active_is_due(now);
+        for bot in bots.iter_mut() {
+            let service = bot.service;
+            let Some(kept) = services.get_mut(usize::from(service.0)) else { continue };
+            let mut out = Out { service, kept, names, sink };
+            bot.tick(now, &mut out);
+            if active {
+                for active in out.kept.community.usage.active(now) {
+                    out.observe(&Observation::Discord { service, what: Discord::Active(active) });
                 }
-                kept.finished(link, &finished, names, sink);
             }
-            Event::Body(_) | Event::Asked { .. } | Event::Answered(_) | Event::Upgraded(_) => {}
-            Event::Unmatched(reason) => {
-                if reason == Unmatched::HeadTruncated {
-                    sink.observe(&Observation::Lost { at: LostWhere::Capture, count: 1 }, names);
-                }
-                sink.observe(&Observation::Unmatched { protocol: HTTP1, reason }, names);
-            }
-        };
-        match step {
-            Step::Segment(segment) => _ = machine.segment(&segment, &mut tell),
-            Step::Gap(time) => machine.gap(time, &mut tell),
-            Step::End(time, end) => machine.end(time, end, &mut tell),
         }
     }
 }
@@ -402,7 +423,8 @@ impl<S: Sink, W: World> Pipeline<S, W> {
 /// What a connection's state machine takes in.
 #[derive(Clone, Copy)]
 enum Step<'a> {
-    Segment(Segment<'a>),
+    /// Bytes that moved, and the thread that moved them.
+    Segment(Segment<'a>, u32),
     Gap(Nanos),
     End(Nanos, End),
 }

@@ -3,6 +3,7 @@
 use super::servers::Servers;
 use super::{Caps, Peer};
 use crate::observations::{Exchange, Names, Observation, RateLimitScope, Sink};
+use crate::protocols::discord::usage::{Usage, Vocabulary};
 use crate::protocols::discord::{Waits, rest};
 use crate::protocols::http1::Finished;
 use crate::protocols::routes::{RouteError, RoutePattern, RouteTable};
@@ -30,12 +31,38 @@ pub(super) struct Service {
     waits: Waits,
     /// The template of Discord's API at hand.
     template: String,
+    pub(super) community: Community,
+}
+
+/// What is kept of those who use a bot on Discord.
+#[derive(Debug)]
+pub(super) struct Community {
+    pub(super) usage: Usage,
+    pub(super) events: Vocabulary,
+    pub(super) commands: Vocabulary,
+}
+
+impl Community {
+    /// Discord has some 80 events.
+    const EVENTS_MAX: usize = 128;
+
+    /// An application may have 100 commands of each of three types for all guilds.
+    const COMMANDS_MAX: usize = 200;
+
+    fn new() -> Self {
+        Self {
+            usage: Usage::default(),
+            events: Vocabulary::new(Self::EVENTS_MAX),
+            commands: Vocabulary::new(Self::COMMANDS_MAX),
+        }
+    }
 }
 
 impl Service {
     pub(super) fn new(patterns: Vec<RoutePattern>, caps: Caps) -> Result<Self, RouteError> {
         let routes = RouteTable::new(patterns, caps.routes)?;
-        Ok(Self { routes, servers: Servers::new(caps.servers), waits: Waits::default(), template: String::new() })
+        let (waits, template, community) = (Waits::default(), String::new(), Community::new());
+        Ok(Self { routes, servers: Servers::new(caps.servers), waits, template, community })
     }
 
     /// Names what the state machine found, and observes it.
@@ -46,7 +73,7 @@ impl Service {
         names: &mut Names,
         sink: &mut impl Sink,
     ) {
-        let to_discord = finished.side == Side::Client && self.is_discords(link, finished);
+        let to_discord = self.is_discords(link, finished.side, finished.path, finished.host);
         let (route, overflow) = if to_discord {
             self.routes.known(&self.template, &mut names.symbols)
         } else {
@@ -92,14 +119,14 @@ impl Service {
         sink.observe(&Observation::Exchange(exchange), names);
     }
 
-    /// Whether it is a call of Discord's API, of which the template is then at hand.
-    fn is_discords(&mut self, link: Link<'_>, finished: &Finished<'_>) -> bool {
-        if !finished.path.starts_with("/api") {
+    /// Whether a request to `host` is a call of Discord's API, of which the template is then at hand.
+    pub(super) fn is_discords(&mut self, link: Link<'_>, side: Side, path: &str, host: &str) -> bool {
+        if side == Side::Server || !path.starts_with("/api") {
             return false;
         }
-        let is_host = rest::is_host(finished.host) || link.server_name.is_some_and(rest::is_host);
+        let is_host = rest::is_host(host) || link.server_name.is_some_and(rest::is_host);
         self.template.clear();
-        rest::template(finished.path, is_host, &mut self.template)
+        rest::template(path, is_host, &mut self.template)
     }
 
     /// Observes whether a call of Discord's API was refused by a rate limit, or is the second try of one that was.

@@ -139,6 +139,23 @@ impl From<u64> for Response {
     }
 }
 
+impl Response {
+    /// Its number, if it is one of these.
+    #[must_use]
+    pub const fn number(self) -> Option<u64> {
+        Some(match self {
+            Self::Pong => 1,
+            Self::Message => 4,
+            Self::DeferredMessage => 5,
+            Self::DeferredUpdate => 6,
+            Self::Update => 7,
+            Self::Choices => 8,
+            Self::Modal => 9,
+            Self::Other => return None,
+        })
+    }
+}
+
 impl Action {
     /// What a call with this method and path does, its body aside. Whether the path is one of Discord's, the caller has to
     /// know from the host, or from [`super::rest::template`].

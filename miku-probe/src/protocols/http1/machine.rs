@@ -160,6 +160,12 @@ impl Machine {
         (certain && left.size > 0).then_some(left)
     }
 
+    /// Whether a message of HTTP was seen so far.
+    #[must_use]
+    pub const fn has_begun(&self) -> bool {
+        self.side.is_some()
+    }
+
     /// Takes in that segments of this connection, in either direction, were lost before the next one.
     pub fn gap(&mut self, time: Nanos, listener: &mut impl Listener) {
         if self.carries != Carries::Http {

@@ -1,0 +1,607 @@
+//! Bots on Discord: what a process says to it and hears from it, from exchanges, websockets and inflated streams to
+//! observations.
+//!
+//! A process is followed as a bot from the first thing on that only a bot does: it calls Discord's API, connects to its
+//! gateway, or inflates what only the gateway sends. From then on all that it is seen to receive and send is told to its
+//! [`Replies`], each once. Bytes of a gateway's websocket are not: they are told as what comes out of the stream that
+//! inflates them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher as _, RandomState};
+
+use super::services::Service;
+use crate::intake::Inflated;
+use crate::observations::{
+    Discord, GatewayChange, Names, Observation, ReconnectReason, Shard as ShardLabel, Sink, Unmatched,
+};
+use crate::protocols::discord::calls::{self, Action};
+use crate::protocols::discord::gateway::{self, Gateways, Told};
+use crate::protocols::discord::payload::{Payload, Shard};
+use crate::protocols::discord::reply::{
+    self, At, Author, CallId, Input, InteractionKind, LlmId, Replies, Source, Token,
+};
+use crate::protocols::discord::usage::Guilds;
+use crate::protocols::http1::{Collected, End, Event, ExchangeId, Finished, Interest, Media, Request};
+use crate::protocols::llm::{Follower, Progress};
+use crate::protocols::websocket::{self, Message};
+use crate::units::{ConnId, Direction, Nanos, ServiceId, Side, Tgid};
+
+/// The label `protocol`.
+const DISCORD: &str = "discord";
+
+/// Inflated streams of one process whose losses are kept in mind: as many as [`Gateways`] follows.
+const STREAMS_MAX: usize = gateway::CONNECTIONS_MAX;
+
+/// Calls of one process whose bodies are followed at once: those that are more may be told as half seen.
+const BODIES_MAX: usize = 1024;
+
+/// How often the numbers of active users and channels are told.
+const ACTIVE_EVERY: Nanos = Nanos(10_000_000_000);
+
+/// All processes that are bots.
+#[derive(Debug, Default)]
+pub(super) struct Bots {
+    bots: HashMap<Tgid, Bot>,
+    /// One key for all, so that users and channels of several processes of a service count once.
+    hasher: RandomState,
+    active_told: Nanos,
+}
+
+/// Whose observations they are, and where they go.
+pub(super) struct Out<'a, S> {
+    pub(super) service: ServiceId,
+    pub(super) kept: &'a mut Service,
+    pub(super) names: &'a mut Names,
+    pub(super) sink: &'a mut S,
+}
+
+impl<S: Sink> Out<'_, S> {
+    pub(super) fn observe(&mut self, observation: &Observation) {
+        self.sink.observe(observation, self.names);
+    }
+
+    fn discord(&mut self, what: Discord) {
+        self.observe(&Observation::Discord { service: self.service, what });
+    }
+
+    fn unmatched(&mut self, reason: Unmatched) {
+        self.observe(&Observation::Unmatched { protocol: DISCORD, reason });
+    }
+
+    fn overflow(&mut self, label: &'static str) {
+        self.observe(&Observation::LabelOverflow { label });
+    }
+
+    fn replied(&mut self, event: reply::Event) {
+        match event {
+            reply::Event::Reply(reply) => {
+                let reply::Reply { kind, duration, phases, .. } = reply;
+                self.discord(Discord::Reply { kind, duration, phases });
+            }
+            reply::Event::Unanswered(kind) => self.discord(Discord::Unanswered { kind }),
+            reply::Event::Unmatched(reason) => self.unmatched(reason),
+        }
+    }
+}
+
+impl Bots {
+    pub(super) fn get_mut(&mut self, tgid: Tgid) -> Option<&mut Bot> {
+        self.bots.get_mut(&tgid)
+    }
+
+    /// The bot that a process is, from now on.
+    pub(super) fn enter(&mut self, tgid: Tgid, service: ServiceId, time: Nanos) -> &mut Bot {
+        let hasher = &self.hasher;
+        self.bots.entry(tgid).or_insert_with(|| Bot::new(service, time, hasher.clone()))
+    }
+
+    /// Takes a bot off the list, to be told that it is no more.
+    pub(super) fn remove(&mut self, tgid: Tgid) -> Option<Bot> {
+        self.bots.remove(&tgid)
+    }
+
+    /// Whether what a process says over a websocket is what bots say to Discord's gateway, as far as can be told at a glance.
+    pub(super) fn sounds_like_one(message: &Message<'_>) -> bool {
+        !message.compressed && message.bytes.starts_with(b"{\"op\"")
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Bot> {
+        self.bots.values_mut()
+    }
+
+    /// Whether it is time to tell of active users.
+    pub(super) fn active_is_due(&mut self, now: Nanos) -> bool {
+        let due = !self.bots.is_empty() && now.since(self.active_told) >= ACTIVE_EVERY;
+        if due {
+            self.active_told = now;
+        }
+        due
+    }
+}
+
+/// A call of Discord's API under way.
+#[derive(Debug)]
+struct Calling {
+    id: CallId,
+    action: Action,
+    body: Option<Collected>,
+}
+
+/// A call of a language model under way.
+#[derive(Debug)]
+struct Asking {
+    id: LlmId,
+    follower: Follower,
+    /// It is certain that it is one, and that was told.
+    begun: bool,
+}
+
+/// One process.
+#[derive(Debug)]
+pub(super) struct Bot {
+    pub(super) service: ServiceId,
+    gateways: Gateways,
+    replies: Replies,
+    hasher: RandomState,
+    account: Account,
+    calling: HashMap<(ConnId, ExchangeId), Calling>,
+    asking: HashMap<(ConnId, ExchangeId), Asking>,
+    /// The number of the next call.
+    next: u64,
+    /// Lost records of inflated streams so far.
+    lost: HashMap<ConnId, u32>,
+    /// Whether the segment at hand was told to the replies.
+    told: bool,
+}
+
+/// What a bot learns of itself.
+#[derive(Debug, Default)]
+struct Account {
+    /// Its own user.
+    itself: Option<u64>,
+    guilds: HashMap<Option<Shard>, Guilds>,
+    guilds_told: Option<u64>,
+    /// The shards of which it was told whether they are up.
+    shards: BTreeSet<ShardLabel>,
+}
+
+impl Bot {
+    fn new(service: ServiceId, time: Nanos, hasher: RandomState) -> Self {
+        Self {
+            service,
+            gateways: Gateways::new(time, hasher.clone()),
+            replies: Replies::default(),
+            hasher,
+            account: Account::default(),
+            calling: HashMap::new(),
+            asking: HashMap::new(),
+            next: 0,
+            lost: HashMap::new(),
+            told: false,
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn source(&self, id: ConnId) -> Source {
+        Source(self.hasher.hash_one(id))
+    }
+
+    fn at(&self, id: ConnId, tid: u32, time: Nanos) -> At {
+        At { time, tid, source: self.source(id) }
+    }
+
+    fn feed<S: Sink>(&mut self, at: At, input: Input, out: &mut Out<'_, S>) {
+        self.told = true;
+        self.replies.feed(at, input, &mut |event| out.replied(event));
+    }
+
+    /// A call of Discord's API began.
+    pub(super) fn call<S: Sink>(
+        &mut self,
+        id: ConnId,
+        tid: u32,
+        request: &Request<'_>,
+        out: &mut Out<'_, S>,
+    ) -> Interest {
+        let action = Action::of(request.method, request.path, &self.hasher);
+        let wants_body = action.wants_body();
+        let call = CallId(self.number());
+        let body = (wants_body && self.has_room(out)).then(|| Collected::new(calls::BODY_MAX));
+        self.calling.insert((id, request.id), Calling { id: call, action, body });
+        let at = self.at(id, tid, request.start);
+        self.feed(at, Input::CallBegan { call, action: action_of(&action) }, out);
+        if wants_body { Interest::Request } else { Interest::Nothing }
+    }
+
+    /// A request began that is none to Discord's API.
+    pub(super) fn request<S: Sink>(
+        &mut self,
+        id: ConnId,
+        tid: u32,
+        request: &Request<'_>,
+        out: &mut Out<'_, S>,
+    ) -> Interest {
+        let at = self.at(id, tid, request.start);
+        if request.side == Side::Server {
+            self.feed(at, Input::ServingBegan, out);
+            self.feed(at, Input::Received, out);
+            return Interest::Nothing;
+        }
+        if !self.has_room(out) {
+            return Interest::Nothing;
+        }
+        let Some(follower) = Follower::new(request) else { return Interest::Nothing };
+        let asking = Asking { id: LlmId(self.number()), follower, begun: false };
+        self.asking.insert((id, request.id), asking);
+        self.ask_if_certain(id, request.id, at, out);
+        Interest::Whole
+    }
+
+    /// Whether the body of one more call can be followed.
+    fn has_room<S: Sink>(&self, out: &mut Out<'_, S>) -> bool {
+        let room = self.calling.len() + self.asking.len() < BODIES_MAX;
+        if !room {
+            out.unmatched(Unmatched::TableFull);
+        }
+        room
+    }
+
+    /// Tells that a language model is asked, once that is certain.
+    fn ask_if_certain<S: Sink>(&mut self, id: ConnId, exchange: ExchangeId, at: At, out: &mut Out<'_, S>) {
+        let Some(asking) = self.asking.get_mut(&(id, exchange)) else { return };
+        if asking.follower.is_call() && !std::mem::replace(&mut asking.begun, true) {
+            let llm = asking.id;
+            self.feed(at, Input::LlmBegan { llm }, out);
+        }
+    }
+
+    /// Takes in what was found of an exchange that is of interest.
+    pub(super) fn exchange<S: Sink>(&mut self, id: ConnId, tid: u32, event: &Event<'_>, out: &mut Out<'_, S>) {
+        let (exchange, time) = match event {
+            Event::Body(piece) => (piece.id, piece.time),
+            Event::Asked { id, time } => (*id, *time),
+            Event::Answered(answer) => (answer.id, answer.time),
+            _ => return,
+        };
+        if let Some(Calling { action, body, .. }) = self.calling.get_mut(&(id, exchange)) {
+            match (event, &mut *body) {
+                (Event::Body(piece), Some(body)) => body.push(piece),
+                (Event::Asked { .. }, _) => read(action, body.take(), &self.hasher),
+                _ => {}
+            }
+        }
+        let Some(asking) = self.asking.get_mut(&(id, exchange)) else { return };
+        let llm = asking.id;
+        let progress = asking.follower.tell(event);
+        let at = self.at(id, tid, time);
+        self.ask_if_certain(id, exchange, at, out);
+        let answered_whole = matches!(event, Event::Answered(answer) if answer.media == Media::Json);
+        let first_token = progress == Progress::FirstToken || answered_whole;
+        if first_token || progress == Progress::Tokens {
+            self.feed(at, Input::LlmReceived { llm, first_token }, out);
+        }
+    }
+
+    /// An exchange ended.
+    pub(super) fn finished<S: Sink>(&mut self, id: ConnId, tid: u32, finished: &Finished<'_>, out: &mut Out<'_, S>) {
+        let at = self.at(id, tid, finished.end);
+        if let Some(Calling { id: call, mut action, body }) = self.calling.remove(&(id, finished.id)) {
+            read(&mut action, body, &self.hasher);
+            self.feed(at, Input::CallEnded { call, status: finished.status, body: body_of(&action) }, out);
+        } else if let Some(asking) = self.asking.remove(&(id, finished.id)) {
+            if asking.begun {
+                self.feed(at, Input::LlmEnded { llm: asking.id }, out);
+            }
+        } else if finished.side == Side::Server {
+            self.replies.feed(at, Input::ServingEnded, &mut |event| out.replied(event));
+        }
+    }
+
+    /// Ends a segment: what of it was not told yet, is now, unless it is `quiet`: told elsewhere.
+    pub(super) fn segment_ended<S: Sink>(
+        &mut self,
+        id: ConnId,
+        tid: u32,
+        time: Nanos,
+        direction: Direction,
+        quiet: bool,
+        out: &mut Out<'_, S>,
+    ) {
+        if !std::mem::take(&mut self.told) && !quiet {
+            let input = if direction == Direction::In { Input::Bytes } else { Input::Sent };
+            self.feed(self.at(id, tid, time), input, out);
+            self.told = false;
+        }
+    }
+
+    /// A connection to `host` became a websocket.
+    pub(super) fn opened(&mut self, id: ConnId, host: &str) {
+        self.gateways.opened(id, host);
+    }
+
+    /// Takes in what a websocket brought.
+    pub(super) fn websocket<S: Sink>(
+        &mut self,
+        id: ConnId,
+        tid: u32,
+        event: &websocket::Event<'_>,
+        out: &mut Out<'_, S>,
+    ) {
+        let (gateways, mut hearing) = self.hear(self.source(id), tid, out);
+        gateways.websocket(id, event, &mut |told| hearing.told(&told));
+    }
+
+    /// Takes in what was inflated.
+    pub(super) fn inflated<S: Sink>(&mut self, inflated: &Inflated<'_>, out: &mut Out<'_, S>) {
+        let Inflated { id, tid, time, starts, ends, size, bytes, lost } = *inflated;
+        let has_room = self.lost.len() < STREAMS_MAX;
+        let lost_before = match self.lost.get_mut(&id) {
+            Some(before) => std::mem::replace(before, lost),
+            None => {
+                if has_room {
+                    self.lost.insert(id, lost);
+                }
+                lost
+            }
+        };
+        if lost != lost_before {
+            self.replies.gap(time);
+        }
+        let (gateways, mut hearing) = self.hear(self.source(id), tid, out);
+        if lost != lost_before {
+            gateways.stream_gap(id, &mut |told| hearing.told(&told));
+        }
+        gateways.inflated(id, &gateway::Piece { time, starts, ends, size, bytes }, &mut |told| hearing.told(&told));
+        self.told = false;
+    }
+
+    /// An inflated stream ended.
+    pub(super) fn stream_ended<S: Sink>(&mut self, id: ConnId, time: Nanos, out: &mut Out<'_, S>) {
+        self.lost.remove(&id);
+        let (gateways, mut hearing) = self.hear(self.source(id), 0, out);
+        gateways.stream_ended(id, time, &mut |told| hearing.told(&told));
+    }
+
+    /// A connection, or one half of it, ended.
+    pub(super) fn ended<S: Sink>(&mut self, id: ConnId, time: Nanos, end: End, out: &mut Out<'_, S>) {
+        let (gateways, mut hearing) = self.hear(self.source(id), 0, out);
+        gateways.ended(id, time, end, &mut |told| hearing.told(&told));
+    }
+
+    /// Records were lost.
+    pub(super) fn gap(&mut self, time: Nanos) {
+        self.replies.gap(time);
+    }
+
+    /// Lets time pass.
+    pub(super) fn tick<S: Sink>(&mut self, now: Nanos, out: &mut Out<'_, S>) {
+        let (gateways, mut hearing) = self.hear(Source(0), 0, out);
+        gateways.tick(now, &mut |told| hearing.told(&told));
+        self.replies.tick(now, &mut |event| out.replied(event));
+    }
+
+    /// The process is no more, or no longer watched.
+    pub(super) fn gone<S: Sink>(self, time: Nanos, out: &mut Out<'_, S>) {
+        self.replies.finish(&mut |event| out.replied(event));
+        for shard in self.account.shards {
+            out.discord(Discord::Gateway { shard, time, change: GatewayChange::Gone });
+        }
+        if self.account.guilds_told.is_some() {
+            out.discord(Discord::Guilds(None));
+        }
+    }
+
+    fn hear<'a, 'b, S>(
+        &'a mut self,
+        source: Source,
+        tid: u32,
+        out: &'a mut Out<'b, S>,
+    ) -> (&'a mut Gateways, Hearing<'a, 'b, S>) {
+        let Self { gateways, replies, hasher, account, told, .. } = self;
+        (gateways, Hearing { replies, hasher, account, told, tid, source, out })
+    }
+}
+
+/// Takes in what the gateways tell.
+struct Hearing<'a, 'b, S> {
+    replies: &'a mut Replies,
+    hasher: &'a RandomState,
+    account: &'a mut Account,
+    told: &'a mut bool,
+    tid: u32,
+    source: Source,
+    out: &'a mut Out<'b, S>,
+}
+
+impl<S: Sink> Hearing<'_, '_, S> {
+    fn told(&mut self, told: &Told<'_>) {
+        let Told { shard, time, event } = *told;
+        let label = ShardLabel(shard.map(|shard| shard.index));
+        let (shard, change) = match event {
+            gateway::Event::Dispatch { payload, .. } => return self.dispatched(shard, time, payload),
+            gateway::Event::Unreadable => return self.out.unmatched(Unmatched::Malformed),
+            gateway::Event::Refused => return self.out.unmatched(Unmatched::TableFull),
+            // It is dispatched as an event too.
+            gateway::Event::Resumed => return,
+            gateway::Event::Up { shard, up } => {
+                let label = ShardLabel(shard);
+                if up.is_some() {
+                    self.account.shards.insert(label)
+                } else {
+                    self.account.shards.remove(&label)
+                };
+                let change = match up {
+                    Some(true) => GatewayChange::Up,
+                    Some(false) => GatewayChange::Down,
+                    None => GatewayChange::Gone,
+                };
+                (label, change)
+            }
+            gateway::Event::SessionStarted => (label, GatewayChange::SessionStarted),
+            gateway::Event::Heartbeat(wait) => (label, GatewayChange::Heartbeat(wait)),
+            gateway::Event::Missed => (label, GatewayChange::Missed),
+            gateway::Event::Reconnect { reason, close_code } => {
+                (label, GatewayChange::Reconnect { reason: reason_of(reason), close_code })
+            }
+        };
+        self.out.discord(Discord::Gateway { shard, time, change });
+    }
+
+    /// An event of Discord's came.
+    fn dispatched(&mut self, shard: Option<Shard>, time: Nanos, payload: &Payload) {
+        let name = payload.event.as_deref().unwrap_or_default();
+        let (symbol, overflow) = self.out.kept.community.events.symbol(name, &mut self.out.names.symbols);
+        if overflow {
+            self.out.overflow("event");
+        }
+        self.out.discord(Discord::Event { name: symbol });
+        let data = &payload.data;
+        let mut input = Input::Received;
+        match name {
+            "MESSAGE_CREATE" => {
+                let author = self.author(payload);
+                if author == Author::Person {
+                    self.seen(data.author, data.channel, time);
+                }
+                if let (Some(channel), Some(message)) = (data.channel, data.id) {
+                    input = Input::Message { channel, message, author };
+                } else if author == Author::Person {
+                    self.out.unmatched(Unmatched::HeadTruncated);
+                }
+            }
+            "INTERACTION_CREATE" => {
+                let kind = InteractionKind::from_number(data.r#type.unwrap_or(0));
+                self.seen(data.member.or(data.user), data.channel, time);
+                if kind == InteractionKind::Command
+                    && let Some(command) = &data.command
+                {
+                    self.commanded(command);
+                }
+                if let (Some(interaction), Some(token)) = (data.id, data.token) {
+                    input = Input::Interaction { interaction, token: Token(token), channel: data.channel, kind };
+                } else {
+                    self.out.unmatched(Unmatched::HeadTruncated);
+                }
+            }
+            "READY" => {
+                self.account.itself = data.user.or(self.account.itself);
+                if let Some(guilds) = data.guilds {
+                    self.guilds(shard, |kept| kept.ready(u64::from(guilds)));
+                }
+            }
+            "GUILD_CREATE" => {
+                if let Some(guild) = data.id {
+                    let guild = self.hasher.hash_one(guild);
+                    self.guilds(shard, |kept| kept.create(guild));
+                }
+            }
+            "GUILD_DELETE" => {
+                if let Some(guild) = data.id {
+                    let guild = self.hasher.hash_one(guild);
+                    self.guilds(shard, |kept| kept.delete(guild, data.unavailable == Some(true)));
+                }
+            }
+            _ => {}
+        }
+        *self.told = true;
+        let at = At { time, tid: self.tid, source: self.source };
+        let out = &mut *self.out;
+        self.replies.feed(at, input, &mut |event| out.replied(event));
+    }
+
+    /// Who wrote a message.
+    fn author(&self, payload: &Payload) -> Author {
+        /// Messages that people write: <https://discord.com/developers/docs/resources/message#message-object-message-types>.
+        const WRITTEN: [u64; 3] = [0, 19, 21];
+        let data = &payload.data;
+        if data.author.is_some() && data.author == self.account.itself {
+            Author::Itself
+        } else if data.author.is_none()
+            || data.webhook.is_some()
+            || data.author_is_bot == Some(true)
+            || data.r#type.is_some_and(|kind| !WRITTEN.contains(&kind))
+        {
+            Author::Machine
+        } else {
+            Author::Person
+        }
+    }
+
+    /// A person did something somewhere.
+    fn seen(&mut self, user: Option<u64>, channel: Option<u64>, time: Nanos) {
+        let hash = |id: u64| self.hasher.hash_one(id);
+        self.out.kept.community.usage.see(user.map(hash), channel.map(hash), time);
+    }
+
+    fn commanded(&mut self, command: &str) {
+        let (name, overflow) = self.out.kept.community.commands.symbol(command, &mut self.out.names.symbols);
+        if overflow {
+            self.out.overflow("command");
+        }
+        self.out.discord(Discord::Command { name });
+    }
+
+    /// Changes what is known of a shard's guilds, and tells their number over all shards if it is another now.
+    fn guilds(&mut self, shard: Option<Shard>, change: impl FnOnce(&mut Guilds)) {
+        change(self.account.guilds.entry(shard).or_default());
+        let all: Option<u64> = self.account.guilds.values().map(Guilds::count).sum();
+        if all != self.account.guilds_told {
+            self.account.guilds_told = all;
+            self.out.discord(Discord::Guilds(all));
+        }
+    }
+}
+
+/// Reads what is known of a call's body, and forgets it.
+fn read(action: &mut Action, body: Option<Collected>, hasher: &RandomState) {
+    if let Some(body) = body {
+        action.read_body(&body, hasher);
+    }
+}
+
+fn reason_of(reason: gateway::Reason) -> ReconnectReason {
+    match reason {
+        gateway::Reason::Requested => ReconnectReason::Requested,
+        gateway::Reason::InvalidSession => ReconnectReason::InvalidSession,
+        gateway::Reason::Closed => ReconnectReason::Closed,
+        gateway::Reason::MissedHeartbeat => ReconnectReason::MissedHeartbeat,
+        gateway::Reason::Network => ReconnectReason::Network,
+        gateway::Reason::Unknown => ReconnectReason::Unknown,
+    }
+}
+
+/// What a call does, in the words of conversations.
+fn action_of(action: &Action) -> reply::Action {
+    match *action {
+        Action::Typing { channel } => reply::Action::Typing { channel },
+        Action::Post { channel, .. } => reply::Action::Create { channel },
+        Action::Edit { channel, .. } => reply::Action::Edit { channel },
+        Action::Respond { interaction, token, .. } => reply::Action::Callback { interaction, token: Token(token) },
+        Action::Followup { token, .. } | Action::EditFollowup { token, .. } => {
+            reply::Action::Webhook { token: Token(token) }
+        }
+        Action::Delete { .. } | Action::React { .. } | Action::Other => reply::Action::Other,
+    }
+}
+
+/// What a call's body says, in the words of conversations.
+fn body_of(action: &Action) -> reply::Body {
+    match *action {
+        Action::Post { reference, nonce, .. } => {
+            let reference = match reference {
+                calls::Reference::Unknown => reply::Reference::Unseen,
+                calls::Reference::Nothing => reply::Reference::Absent,
+                calls::Reference::To { message, .. } => reply::Reference::To(message),
+            };
+            reply::Body { reference, nonce, ..reply::Body::default() }
+        }
+        Action::Respond { response, .. } => {
+            reply::Body { callback: response.and_then(calls::Response::number), ..reply::Body::default() }
+        }
+        _ => reply::Body::default(),
+    }
+}
