@@ -573,3 +573,25 @@ fn a_quiet_bot_without_references_is_told_whole() {
         assert!(score.with_model * 100 >= score.true_with_model * models, "{score:?}");
     }
 }
+
+/// With references a conversation's reply does not depend on what goes on beside it.
+#[test]
+fn each_conversation_is_told_alike_alone_and_among_others() {
+    for seed in 0..20 {
+        let world = World::simulate(seed, Style { references: 100, sleeps: 20, parts: 0, noise: 30, ..BUSY });
+        let whole = |told: Vec<Event>, event: Nanos| {
+            let replies = told.into_iter().filter_map(|told| match told {
+                Event::Reply(reply) if reply.event == event => Some(reply),
+                _ => None,
+            });
+            replies.map(|one| (one.kind, one.duration, one.phases.get(Phase::Post), one.phases.get(Phase::RateLimit)))
+                .collect::<Vec<_>>()
+        };
+        let among = world.told(None);
+        for (who, task) in world.tasks.iter().enumerate().filter(|(_, task)| task.known) {
+            let alone = whole(world.told(Some(who)), task.event);
+            assert_eq!(alone, whole(among.clone(), task.event), "seed {seed}, {task:?}");
+            assert_eq!(alone.len(), usize::from(task.answered));
+        }
+    }
+}
