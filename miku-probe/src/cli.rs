@@ -40,6 +40,7 @@ const HIST_EXAMPLES: &str = "\
 Examples:
   miku-probe hist
   miku-probe hist --service 'bot=cmdline:bot\\.py' --side client
+  miku-probe hist --reply --service 'bot=cmdline:bot\\.py'
   miku-probe hist --service bot --route '/users/*' --config /etc/miku-probe.toml
   miku-probe hist --interval 5 --count 12 --json > minute.json";
 
@@ -67,7 +68,7 @@ pub enum Command {
     /// Export metrics for Prometheus, and health
     #[command(after_help = format!("{SERVICES}\n\n{RUN_EXAMPLES}\n\n{EXIT_CODES}"))]
     Run(RunArgs),
-    /// Show a live histogram of request latency
+    /// Show a live histogram of request latency, or of how long people wait for replies
     #[command(after_help = format!("{SERVICES}\n\n{HIST_EXAMPLES}\n\n{EXIT_CODES}"))]
     Hist(HistArgs),
     /// List the processes that would be watched, and why others would not
@@ -161,6 +162,9 @@ pub struct HistArgs {
     #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
     #[command(flatten)]
     pub file: FileArgs,
+    /// Show how long people wait for the bot's replies on Discord, and where that time goes, instead of requests
+    #[arg(long, conflicts_with_all = ["side", "routes"])]
+    pub reply: bool,
     /// Show only requests of this side
     #[arg(long)]
     pub side: Option<SideArg>,

@@ -9,7 +9,7 @@ use tokio::time::{Duration, MissedTickBehavior, interval};
 
 use super::{Signals, check, runtime};
 use crate::config::RunConfig;
-use crate::observations::Names;
+use crate::observations::{Names, Observation, Sink};
 use crate::probes::{self, statistics_on};
 use crate::sinks::health::{Health, Status};
 use crate::sinks::metrics::{BuildInfo, Metrics};
@@ -28,6 +28,19 @@ pub fn run(config: RunConfig) -> anyhow::Result<()> {
     runtime()?.block_on(export(config))
 }
 
+/// What observations end in.
+struct Exported {
+    metrics: Metrics,
+    health: Health,
+}
+
+impl Sink for Exported {
+    fn observe(&mut self, observation: &Observation, names: &Names) {
+        self.metrics.observe(observation, names);
+        self.health.observe(observation, names);
+    }
+}
+
 async fn export(config: RunConfig) -> anyhow::Result<()> {
     let RunConfig { settings, listen_addresses, telemetry_path, bpf_stats } = config;
     check::preflight(probes::object())?;
@@ -43,7 +56,7 @@ async fn export(config: RunConfig) -> anyhow::Result<()> {
     }
     let metrics = Metrics::new(&BuildInfo::current());
     let site = Site { registry: metrics.registry(), health: health.clone(), telemetry_path: telemetry_path.clone() };
-    let mut watch = Watch::start(settings, metrics)?;
+    let mut watch = Watch::start(settings, Exported { metrics, health: health.clone() })?;
     report_probes(&mut watch, &health);
 
     let server = Server::start(listeners, site)?;
@@ -96,10 +109,10 @@ impl Server {
 }
 
 /// Tells what was attached and what could not be.
-fn report_probes(watch: &mut Watch<Metrics>, health: &Health) {
+fn report_probes(watch: &mut Watch<Exported>, health: &Health) {
     let attached = watch.kernel().attached().clone();
     let failures: Vec<_> = watch.kernel().failures().iter().map(|failure| (failure.kind, failure.reason)).collect();
-    let metrics = watch.sink_mut();
+    let metrics = &mut watch.sink_mut().metrics;
     for (kind, count) in attached {
         metrics.set_sites("", kind, count);
     }
@@ -109,7 +122,7 @@ fn report_probes(watch: &mut Watch<Metrics>, health: &Health) {
     health.kernel(Status::Ok, "attached", Nanos::now());
 }
 
-fn report_health(watch: &Watch<Metrics>, health: &Health) {
+fn report_health(watch: &Watch<Exported>, health: &Health) {
     let now = Nanos::now();
     health.beat(now);
     let names: &Names = watch.names();
@@ -118,12 +131,12 @@ fn report_health(watch: &Watch<Metrics>, health: &Health) {
     }
 }
 
-fn report_places(watch: &mut Watch<Metrics>) {
+fn report_places(watch: &mut Watch<Exported>) {
     let failures = watch.take_place_failures();
     let places = watch.places().into_iter();
     let places: Vec<_> =
         places.map(|((service, kind), count)| (watch.names().service(service).to_owned(), kind, count)).collect();
-    let metrics = watch.sink_mut();
+    let metrics = &mut watch.sink_mut().metrics;
     for (service, kind, count) in places {
         metrics.set_sites(&service, kind.as_str(), count);
     }
@@ -132,8 +145,8 @@ fn report_places(watch: &mut Watch<Metrics>) {
     }
 }
 
-fn report_costs(watch: &mut Watch<Metrics>) {
+fn report_costs(watch: &mut Watch<Exported>) {
     for program in watch.run_statistics() {
-        watch.sink_mut().bpf_program(&program.program, Nanos(program.run_time_ns), program.runs);
+        watch.sink_mut().metrics.bpf_program(&program.program, Nanos(program.run_time_ns), program.runs);
     }
 }

@@ -17,7 +17,7 @@ use crate::config::services::ServiceFlag;
 use crate::discovery::selectors::{SelectorError, ServiceSpec};
 use crate::pipeline::Caps;
 use crate::probes::Sizes;
-use crate::sinks::hist::{ColorChoice, Filter, Format, Glyphs, Interval, IntervalError, Options, Pattern};
+use crate::sinks::hist::{ColorChoice, Filter, Format, Glyphs, Interval, IntervalError, Options, Pattern, Subject};
 use crate::sinks::web::{DEFAULT_LISTEN_ADDRESS, DEFAULT_TELEMETRY_PATH, ListenAddress, TelemetryPath, WebError};
 use crate::units::Side;
 use crate::watch::Settings;
@@ -251,6 +251,7 @@ fn hist(arguments: &cli::HistArgs, color: bool) -> Result<HistConfig, ConfigErro
             format: if arguments.json { Format::Json } else { Format::Text },
             color: if color { ColorChoice::Auto } else { ColorChoice::Never },
             glyphs: if arguments.ascii { Glyphs::Ascii } else { Glyphs::Unicode },
+            subject: if arguments.reply { Subject::Replies } else { Subject::Exchanges },
             filter,
         },
     })

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
+use crate::observations::{Discord, GatewayChange, Names, Observation, Shard, Sink};
 use crate::units::Nanos;
 
 /// How long the probe may go without a heartbeat before it counts as dead.
@@ -23,6 +24,13 @@ const PROBE: &str = "probe";
 const KERNEL: &str = "kernel";
 /// The check of a service's processes.
 const PROCESS: &str = "process";
+/// The check of a shard's gateway.
+const GATEWAY: &str = "gateway up";
+/// The check of a shard's latest heartbeat.
+const HEARTBEAT: &str = "last heartbeat acked";
+
+/// How many shards are checked, each on its own.
+const SHARDS_MAX: usize = 500;
 
 /// What is known of the thing that a check looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -65,6 +73,9 @@ pub struct Check {
     /// Whose, when it belongs to one service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
+    /// Which shard's, when it belongs to a gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<String>,
     /// How it is.
     pub status: Status,
     /// Why, in one line; empty when there is nothing to say.
@@ -82,6 +93,9 @@ impl fmt::Display for Check {
         write!(formatter, "{} {}", self.status.as_str(), self.name)?;
         if let Some(service) = &self.service {
             write!(formatter, " of {}", OneLine(service))?;
+        }
+        if let Some(shard) = &self.shard {
+            write!(formatter, ", shard {shard},")?;
         }
         write!(formatter, " since {} ({:.0} s)", rfc_3339(self.since), self.seconds)?;
         if self.reason.is_empty() { Ok(()) } else { write!(formatter, ": {}", OneLine(&self.reason)) }
@@ -138,6 +152,7 @@ struct Inner {
 struct Entry {
     name: &'static str,
     service: Option<String>,
+    shard: Option<Shard>,
     required: bool,
     status: Status,
     reason: String,
@@ -151,6 +166,7 @@ impl Health {
         let kernel = Entry {
             name: KERNEL,
             service: None,
+            shard: None,
             required: true,
             status: Status::Unknown,
             reason: "not attached yet".to_owned(),
@@ -180,7 +196,7 @@ impl Health {
 
     /// Says that the probe is not ready before a process of `service` is attached.
     pub fn require(&self, service: &str, now: Nanos) {
-        self.update(PROCESS, Some(service), now, |entry| entry.required = true);
+        self.update(PROCESS, Some(service), None, now, |entry| entry.required = true);
     }
 
     /// Reports how many processes of `service` are attached, and how many match but cannot be followed and why.
@@ -203,26 +219,54 @@ impl Health {
     /// Reports on anything else that belongs to the health of a service, or of all. Its time goes on while the status
     /// stays, whatever the reason.
     pub fn check(&self, name: &'static str, service: Option<&str>, status: Status, reason: &str, now: Nanos) {
-        self.update(name, service, now, |entry| {
-            if entry.status != status {
-                entry.status = status;
-                entry.since = now;
-            }
-            if entry.reason != reason {
-                reason.clone_into(&mut entry.reason);
-            }
-        });
+        self.update(name, service, None, now, |entry| entry.set(status, reason, now));
     }
 
-    fn update(&self, name: &'static str, service: Option<&str>, now: Nanos, change: impl FnOnce(&mut Entry)) {
+    /// Reports what happened to the gateway of a shard. Nothing is checked of a shard before that; and nothing of one that
+    /// is gone.
+    fn gateway(&self, service: &str, shard: Shard, change: GatewayChange, now: Nanos) {
+        let set = |name, status, reason: &str| {
+            self.update(name, Some(service), Some(shard), now, |entry| entry.set(status, reason, now));
+        };
+        match change {
+            GatewayChange::Up => set(GATEWAY, Status::Ok, ""),
+            GatewayChange::Down => set(GATEWAY, Status::Failing, "no heartbeat is acknowledged"),
+            GatewayChange::Heartbeat(time) => {
+                set(HEARTBEAT, Status::Ok, &format!("within {:.0} ms", time.seconds() * 1e3));
+            }
+            GatewayChange::Missed => set(HEARTBEAT, Status::Failing, "the next was due before it was acknowledged"),
+            GatewayChange::Gone => {
+                let mut checks = self.inner.checks.lock().unwrap_or_else(PoisonError::into_inner);
+                checks.retain(|entry| entry.shard != Some(shard) || entry.service.as_deref() != Some(service));
+            }
+            GatewayChange::Reconnect { .. } | GatewayChange::SessionStarted => {}
+        }
+    }
+
+    fn update(
+        &self,
+        name: &'static str,
+        service: Option<&str>,
+        shard: Option<Shard>,
+        now: Nanos,
+        change: impl FnOnce(&mut Entry),
+    ) {
         let mut checks = self.inner.checks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = checks.iter_mut().find(|entry| entry.name == name && entry.service.as_deref() == service) {
+        let same =
+            |entry: &&mut Entry| entry.name == name && entry.shard == shard && entry.service.as_deref() == service;
+        if let Some(entry) = checks.iter_mut().find(same) {
             change(entry);
+            return;
+        }
+        // A shard's number comes off the wire.
+        let others = || checks.iter().filter(|entry| entry.name == name && entry.shard.is_some()).count();
+        if shard.is_some() && others() >= SHARDS_MAX {
             return;
         }
         let mut entry = Entry {
             name,
             service: service.map(str::to_owned),
+            shard,
             required: false,
             status: Status::Unknown,
             reason: "not known yet".to_owned(),
@@ -265,16 +309,35 @@ impl Health {
         } else {
             (Status::Ok, String::new(), Nanos(self.inner.alive_since.load(Ordering::Relaxed)))
         };
-        Entry { name: PROBE, service: None, required: true, status, reason, since }.check(clock)
+        Entry { name: PROBE, service: None, shard: None, required: true, status, reason, since }.check(clock)
+    }
+}
+
+impl Sink for Health {
+    fn observe(&mut self, observation: &Observation, names: &Names) {
+        if let Observation::Discord { service, what: Discord::Gateway { shard, time, change } } = *observation {
+            self.gateway(names.service(service), shard, change, time);
+        }
     }
 }
 
 impl Entry {
+    fn set(&mut self, status: Status, reason: &str, now: Nanos) {
+        if self.status != status {
+            self.status = status;
+            self.since = now;
+        }
+        if self.reason != reason {
+            reason.clone_into(&mut self.reason);
+        }
+    }
+
     fn check(&self, clock: &Clock) -> Check {
         let span = clock.monotonic.since(self.since);
         Check {
             name: self.name,
             service: self.service.clone(),
+            shard: self.shard.map(Shard::label),
             status: self.status,
             reason: self.reason.clone(),
             since: clock.wall.checked_sub(Duration::from_nanos(span.0)).unwrap_or(SystemTime::UNIX_EPOCH),
@@ -306,6 +369,7 @@ fn as_rfc_3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::ServiceId;
 
     const START: Nanos = Nanos(1_000_000_000_000);
 
@@ -366,6 +430,45 @@ mod tests {
     }
 
     #[test]
+    fn a_gateway_is_checked_from_when_it_is_seen_until_it_is_gone() {
+        let names = Names { services: vec!["bot".to_owned()], ..Names::default() };
+        let mut health = Health::new(START);
+        health.beat(after(10));
+        health.kernel(Status::Ok, "", START);
+        let mut see = |shard: u32, change, seconds| {
+            let what = Discord::Gateway { shard: Shard(Some(shard)), time: after(seconds), change };
+            health.observe(&Observation::Discord { service: ServiceId(0), what }, &names);
+            let report = health.report(after(10));
+            let checks = report.checks.iter().filter(|check| check.shard.is_some());
+            let seen: Vec<_> = checks
+                .map(|one| (one.name, one.shard.clone().unwrap_or_default(), one.status, one.seconds))
+                .collect();
+            (report.status, seen)
+        };
+        let zero = || "0".to_owned();
+        assert_eq!(see(0, GatewayChange::SessionStarted, 0), (Status::Ok, vec![]));
+        see(0, GatewayChange::Up, 1);
+        see(0, GatewayChange::Heartbeat(Nanos(45_000_000)), 2);
+        see(1, GatewayChange::Up, 3);
+        see(0, GatewayChange::Missed, 5);
+        let (status, seen) = see(0, GatewayChange::Down, 6);
+        assert_eq!(status, Status::Failing);
+        assert_eq!(
+            seen,
+            [
+                (GATEWAY, zero(), Status::Failing, 4.0),
+                (HEARTBEAT, zero(), Status::Failing, 5.0),
+                (GATEWAY, "1".to_owned(), Status::Ok, 7.0),
+            ]
+        );
+        assert_eq!(see(0, GatewayChange::Gone, 7), (Status::Ok, vec![(GATEWAY, "1".to_owned(), Status::Ok, 7.0)]));
+        for shard in 0..2_000 {
+            see(shard, GatewayChange::Up, 8);
+        }
+        assert_eq!(see(0, GatewayChange::Missed, 9).1.len(), SHARDS_MAX + 1, "a gateway may tell of any number");
+    }
+
+    #[test]
     fn a_check_is_one_line_whatever_its_texts_hold() {
         let health = Health::new(START);
         health.check("gateway", Some("b\not"), Status::Failing, "two\r\nlines\x1b[2J", START);
@@ -389,25 +492,35 @@ mod tests {
             Check {
                 name: "process",
                 service: Some("bot".to_owned()),
+                shard: None,
                 status: Status::Failing,
                 reason: "no process matches".to_owned(),
                 since,
                 seconds: 12.5,
             },
-            Check { name: "probe", service: None, status: Status::Ok, reason: String::new(), since, seconds: 60.0 },
+            Check {
+                name: "gateway up",
+                service: Some("bot".to_owned()),
+                shard: Some("0".to_owned()),
+                status: Status::Ok,
+                reason: String::new(),
+                since,
+                seconds: 60.0,
+            },
         ]);
         assert_eq!(
             report.to_string(),
             "failing\n\
              failing process of bot since 2023-11-14T22:13:20.250Z (12 s): no process matches\n\
-             ok probe since 2023-11-14T22:13:20.250Z (60 s)\n"
+             ok gateway up of bot, shard 0, since 2023-11-14T22:13:20.250Z (60 s)\n"
         );
         assert_eq!(
             serde_json::to_value(&report).expect("all of it is plain data"),
             serde_json::json!({"status": "failing", "checks": [
                 {"name": "process", "service": "bot", "status": "failing", "reason": "no process matches",
                  "since": "2023-11-14T22:13:20.250Z", "seconds": 12.5},
-                {"name": "probe", "status": "ok", "since": "2023-11-14T22:13:20.250Z", "seconds": 60.0}
+                {"name": "gateway up", "service": "bot", "shard": "0", "status": "ok",
+                 "since": "2023-11-14T22:13:20.250Z", "seconds": 60.0}
             ]})
         );
     }

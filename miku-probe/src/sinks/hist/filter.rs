@@ -6,7 +6,7 @@ use std::str::FromStr;
 use regex::Regex;
 
 use crate::observations::{Exchange, Names};
-use crate::units::Side;
+use crate::units::{ServiceId, Side};
 
 /// A name, or a pattern in which each `*` stands for any run of characters, `/` among them.
 #[derive(Clone, Debug)]
@@ -77,12 +77,15 @@ impl Filter {
     /// Whether `exchange` counts.
     #[must_use]
     pub fn passes(&self, exchange: &Exchange, names: &Names) -> bool {
-        let any = |patterns: &[Pattern], text: &str| {
-            patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(text))
-        };
         (self.sides.is_empty() || self.sides.contains(&exchange.side))
-            && any(&self.services, names.service(exchange.service))
+            && self.passes_service(exchange.service, names)
             && any(&self.routes, names.symbols.text(exchange.route))
+    }
+
+    /// Whether anything of `service` counts.
+    #[must_use]
+    pub fn passes_service(&self, service: ServiceId, names: &Names) -> bool {
+        any(&self.services, names.service(service))
     }
 
     /// Its parts in words, such as `service bot`, `server side` and `route /api/*`; empty when everything passes.
@@ -102,6 +105,11 @@ impl Filter {
         }
         parts
     }
+}
+
+/// Whether one of the patterns matches, if there are any.
+fn any(patterns: &[Pattern], text: &str) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(text))
 }
 
 #[cfg(test)]

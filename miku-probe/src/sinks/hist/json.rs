@@ -25,6 +25,10 @@
 //! `p99`, `p999`, `max`, `errors`, `aborted` and `unknown`. The one that stands for all routes above the cap has
 //! `"other": true` and no names.
 //!
+//! With `--reply` the times are those of replies. A window then has `unanswered`, and neither `errors`, `aborted`,
+//! `unknown` nor `first_byte`; and in the place of `routes` stands `phases`, an array of `{"phase", "count", "share"}` with
+//! the same five times: how many replies had the phase, its share of the time of all replies, and how long it took.
+//!
 //! What was not measured is `null` or absent, never 0.
 
 use jiff::{Timestamp, Unit};
@@ -33,7 +37,7 @@ use serde::Serialize;
 use super::ladder::Ladder;
 use super::numbers::rate_of;
 use super::recorder::{Times, Window};
-use super::{Frame, Moment, Origin, RouteRow};
+use super::{Frame, Moment, Origin, PhaseRow, RouteRow, Subject};
 use crate::units::Nanos;
 
 #[derive(Serialize)]
@@ -48,7 +52,28 @@ struct Object<'a> {
     unmatched: u64,
     interval: WindowObject,
     total: WindowObject,
-    routes: Vec<RouteObject<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    routes: Option<Vec<RouteObject<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phases: Option<Vec<PhaseObject>>,
+}
+
+#[derive(Serialize)]
+struct PhaseObject {
+    phase: &'static str,
+    count: u64,
+    share: f64,
+    #[serde(flatten)]
+    times: Seconds,
+}
+
+/// What is told of exchanges alone.
+#[derive(Serialize)]
+struct Outcomes {
+    errors: u64,
+    aborted: u64,
+    unknown: u64,
+    first_byte: FirstByte,
 }
 
 #[derive(Serialize)]
@@ -80,10 +105,10 @@ struct WindowObject {
     rate: Option<f64>,
     #[serde(flatten)]
     times: Seconds,
-    errors: u64,
-    aborted: u64,
-    unknown: u64,
-    first_byte: FirstByte,
+    #[serde(flatten)]
+    outcomes: Option<Outcomes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unanswered: Option<u64>,
     buckets: Vec<Bucket>,
 }
 
@@ -125,9 +150,16 @@ pub fn object(frame: &Frame) -> String {
         filtered: frame.filtered,
         lost: frame.status.lost,
         unmatched: frame.status.unmatched,
-        interval: window(&frame.interval, frame.length),
-        total: window(&frame.total, frame.elapsed),
-        routes: frame.routes.iter().map(|row| route(row, frame.length)).collect(),
+        interval: window(&frame.interval, frame.length, frame.subject),
+        total: window(&frame.total, frame.elapsed, frame.subject),
+        routes: match frame.subject {
+            Subject::Exchanges => Some(frame.routes.iter().map(|row| route(row, frame.length)).collect()),
+            Subject::Replies => None,
+        },
+        phases: match frame.subject {
+            Subject::Exchanges => None,
+            Subject::Replies => Some(frame.phases.iter().map(phase).collect()),
+        },
     };
     serde_json::to_string(&object).expect("texts and numbers always serialise")
 }
@@ -143,7 +175,11 @@ fn seconds(times: Times) -> Seconds {
     }
 }
 
-fn window(window: &Window, length: Nanos) -> WindowObject {
+fn phase(row: &PhaseRow) -> PhaseObject {
+    PhaseObject { phase: row.phase.as_str(), count: row.count, share: row.share, times: seconds(row.times) }
+}
+
+fn window(window: &Window, length: Nanos, subject: Subject) -> WindowObject {
     let ladder = Ladder::log_linear();
     let mut sum = 0;
     let above = std::iter::once(&Nanos(0)).chain(ladder.bounds());
@@ -160,10 +196,13 @@ fn window(window: &Window, length: Nanos) -> WindowObject {
         count: window.duration.count(),
         rate: rate_of(window.duration.count(), length),
         times: seconds(window.duration.times()),
-        errors: window.failures.errors,
-        aborted: window.failures.aborted,
-        unknown: window.failures.unknown,
-        first_byte: FirstByte { count: window.first_byte.count(), times: seconds(window.first_byte.times()) },
+        outcomes: (subject == Subject::Exchanges).then(|| Outcomes {
+            errors: window.failures.errors,
+            aborted: window.failures.aborted,
+            unknown: window.failures.unknown,
+            first_byte: FirstByte { count: window.first_byte.count(), times: seconds(window.first_byte.times()) },
+        }),
+        unanswered: (subject == Subject::Replies).then_some(window.unanswered),
         buckets,
     }
 }

@@ -6,7 +6,7 @@ use jiff::fmt::strtime;
 use super::chart::Chart;
 use super::line::{Glyphs, Ink, Line, Look, fit, printable};
 use super::table::{self, Rows};
-use super::{Frame, Moment, numbers};
+use super::{Frame, Moment, Subject, numbers};
 
 /// The size of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,14 +55,18 @@ pub fn screen(frame: &Frame, geometry: Geometry, look: Look, hints: Hints) -> Ve
     if frame.total.duration.count() == 0 {
         lines.extend(waiting(frame, columns, look).into_iter().take(left));
     } else {
-        // The routes get a fifth of what is left, and what the chart leaves over.
-        let reserved = if roomy { 2 + frame.routes.len().min((left / 5).max(1)) } else { 0 };
+        // The routes get a fifth of what is left, and what the chart leaves over; phases are few, and what one looks for.
+        let reserved = match frame.subject {
+            _ if !roomy => 0,
+            Subject::Exchanges => 2 + frame.routes.len().min((left / 5).max(1)),
+            Subject::Replies => 2 + frame.phases.len().min((left / 2).max(1)),
+        };
         let chart = Chart { total: &frame.total, interval: Some((&frame.interval, frame.length)) };
         lines.extend(chart.lines(columns, left.saturating_sub(reserved), look));
         let left = rows.saturating_sub(lines.len() + footer);
         if reserved > 0 && left > 2 {
             lines.push(Line::new());
-            lines.extend(table::routes(frame, columns, left - 1, look));
+            lines.extend(parts(frame, columns, left - 1, look));
         }
     }
     lines.truncate(rows);
@@ -89,10 +93,22 @@ pub fn block(frame: &Frame, columns: usize, look: Look) -> Vec<Line> {
     } else {
         let now = interval.then_some((&frame.interval, frame.length));
         lines.extend(Chart { total: &frame.total, interval: now }.lines(columns, BLOCK_CHART, look));
-        lines.extend(table::routes(frame, columns, 1 + BLOCK_ROUTES, look));
+        let rows = match frame.subject {
+            Subject::Exchanges => 1 + BLOCK_ROUTES,
+            Subject::Replies => 1 + frame.phases.len(),
+        };
+        lines.extend(parts(frame, columns, rows, look));
     }
     lines.push(Line::new());
     lines
+}
+
+/// What the times are made of: routes or phases.
+fn parts(frame: &Frame, columns: usize, rows: usize, look: Look) -> Vec<Line> {
+    match frame.subject {
+        Subject::Exchanges => table::routes(frame, columns, rows, look),
+        Subject::Replies => table::phases(frame, columns, rows, look),
+    }
 }
 
 /// What is watched, and when.
@@ -113,7 +129,13 @@ fn heading(frame: &Frame, columns: usize, look: Look) -> Line {
     right.push(' ');
     let mut line = Line::new();
     line.push(Ink::Plain, " ");
-    line.push(Ink::Title, if columns >= 60 { "miku-probe hist" } else { "hist" });
+    let title = match (frame.subject, columns) {
+        (Subject::Exchanges, 60..) => "miku-probe hist",
+        (Subject::Exchanges, _) => "hist",
+        (Subject::Replies, 60..) => "miku-probe hist --reply",
+        (Subject::Replies, _) => "replies",
+    };
+    line.push(Ink::Title, title);
     line.push(Ink::Plain, "  ");
     let room = columns.saturating_sub(line.width() + right.len() + 1);
     let watched = targets(&frame.status.targets, room);
@@ -194,10 +216,14 @@ fn notes(frame: &Frame, columns: usize, look: Look) -> Option<Line> {
 }
 
 fn plural(number: u64, noun: &str) -> String {
-    format!("{} {noun}{}", numbers::count(number), if number == 1 { "" } else { "s" })
+    match (number, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(start)) => format!("{} {start}ies", numbers::count(number)),
+        (_, None) => format!("{} {noun}s", numbers::count(number)),
+    }
 }
 
-/// What is waited for, while no exchange was complete.
+/// What is waited for, while nothing was timed.
 fn waiting(frame: &Frame, columns: usize, look: Look) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut say = |ink, indent: usize, text: &str| {
@@ -207,10 +233,14 @@ fn waiting(frame: &Frame, columns: usize, look: Look) -> Vec<Line> {
         lines.push(line);
     };
     if frame.status.targets.is_empty() {
-        say(Ink::Strong, 1, "No exchange yet: no process is attached.");
+        say(Ink::Strong, 1, &format!("No {} yet: no process is attached.", frame.subject.noun()));
         say(Ink::Dim, 1, "A process that matches is attached as soon as it starts.");
     } else {
-        say(Ink::Strong, 1, "No exchange yet: waiting for the first complete HTTP exchange of");
+        let what = match frame.subject {
+            Subject::Exchanges => "No exchange yet: waiting for the first complete HTTP exchange of",
+            Subject::Replies => "No reply yet: waiting for the first answer to a message or an interaction by",
+        };
+        say(Ink::Strong, 1, what);
         for target in &frame.status.targets {
             say(Ink::Plain, 3, target);
         }
@@ -219,7 +249,8 @@ fn waiting(frame: &Frame, columns: usize, look: Look) -> Vec<Line> {
         say(Ink::Plain, 1, &format!("that passes the filter: {}", frame.filter.join(", ")));
     }
     if frame.filtered > 0 {
-        say(Ink::Warning, 1, &format!("{} did not pass the filter.", plural(frame.filtered, "exchange")));
+        let filtered = plural(frame.filtered, frame.subject.noun());
+        say(Ink::Warning, 1, &format!("{filtered} did not pass the filter."));
     }
     lines
 }
@@ -242,7 +273,7 @@ fn bottom(frame: &Frame, columns: usize, look: Look, hints: Hints) -> Line {
     if hints.paused {
         line.push(Ink::Warning, "paused");
     } else if frame.filtered > 0 {
-        let text = format!("{} filtered out ", plural(frame.filtered, "exchange"));
+        let text = format!("{} filtered out ", plural(frame.filtered, frame.subject.noun()));
         if line.width() + text.len() <= columns {
             line.pad_to(columns - text.len());
             line.push(Ink::Dim, &fit(&text, columns, look.glyphs));

@@ -1,4 +1,5 @@
-//! `miku-probe hist`: a live histogram of HTTP latencies, on a terminal or as lines for a file.
+//! `miku-probe hist`: a live histogram of HTTP latencies, or of how long people wait for a bot's replies, on a terminal or
+//! as lines for a file.
 //!
 //! [`Hist`] is the sink: it counts what its [`Filter`] lets pass. At the end of each interval [`Hist::tick`] makes a
 //! [`Frame`], which holds all that is shown, and a [`Display`] shows it: redrawn in place on a terminal, one block an
@@ -19,6 +20,7 @@ mod layout;
 mod line;
 mod numbers;
 mod options;
+mod phases;
 mod recorder;
 mod table;
 mod terminal;
@@ -30,11 +32,13 @@ pub use filter::{Filter, Pattern, PatternError};
 pub use ladder::Ladder;
 pub use layout::{Geometry, Hints, block, screen};
 pub use line::{Glyphs, Ink, Line, Look};
-pub use options::{ColorChoice, Format, Interval, IntervalError, Options};
+pub use options::{ColorChoice, Format, Interval, IntervalError, Options, Subject};
+pub use phases::PhaseRow;
 pub use recorder::{Failures, Latencies, Times, Window};
 pub use terminal::{Display, Key, Printer, Screen, Session, keys};
 
-use crate::observations::{Exchange, Method, Names, Observation, Outcome, Sink};
+use self::phases::PhaseTimes;
+use crate::observations::{Discord, Exchange, Method, Names, Observation, Outcome, Sink};
 use crate::units::{Nanos, ServiceId, Side, Symbol};
 
 /// What the rest of the probe knows at the end of an interval.
@@ -62,6 +66,8 @@ pub enum Moment {
 pub struct Frame {
     /// Why it was made.
     pub moment: Moment,
+    /// What is timed.
+    pub subject: Subject,
     /// The time of day.
     pub wall: SystemTime,
     /// From the start, or the last reset, until now.
@@ -74,9 +80,11 @@ pub struct Frame {
     pub interval: Window,
     /// What was seen since the start.
     pub total: Window,
-    /// The routes by count, the highest first; the row of all others, if any, at the end.
+    /// The routes by count, the highest first; the row of all others, if any, at the end. None of replies.
     pub routes: Vec<RouteRow>,
-    /// Exchanges since the start that the filter held back.
+    /// The phases that replies had, in their order. None of exchanges.
+    pub phases: Vec<PhaseRow>,
+    /// Exchanges or replies since the start that the filter held back.
     pub filtered: u64,
     /// The parts of the filter in words.
     pub filter: Vec<String>,
@@ -228,6 +236,7 @@ impl Routes {
 /// The sink behind `miku-probe hist`.
 #[derive(Debug)]
 pub struct Hist {
+    subject: Subject,
     filter: Filter,
     every: Nanos,
     start: Nanos,
@@ -235,6 +244,7 @@ pub struct Hist {
     interval: Window,
     total: Window,
     routes: Routes,
+    phases: PhaseTimes,
     filtered: u64,
     /// Intervals yet to come; `None` for no end.
     left: Option<u64>,
@@ -248,6 +258,7 @@ impl Hist {
     #[must_use]
     pub fn new(options: &Options, start: Nanos) -> Self {
         Self {
+            subject: options.subject,
             filter: options.filter.clone(),
             every: options.interval.duration().into(),
             start,
@@ -255,6 +266,7 @@ impl Hist {
             interval: Window::default(),
             total: Window::default(),
             routes: Routes::default(),
+            phases: PhaseTimes::default(),
             filtered: 0,
             left: options.count.map(std::num::NonZero::get),
         }
@@ -290,12 +302,14 @@ impl Hist {
         self.interval = Window::default();
         self.total = Window::default();
         self.routes = Routes::default();
+        self.phases = PhaseTimes::default();
         self.filtered = 0;
     }
 
     fn frame(&mut self, moment: Moment, now: Nanos, wall: SystemTime, status: &Status) -> Frame {
         let frame = Frame {
             moment,
+            subject: self.subject,
             wall,
             elapsed: now.since(self.start),
             every: self.every,
@@ -303,6 +317,7 @@ impl Hist {
             interval: std::mem::take(&mut self.interval),
             total: self.total.clone(),
             routes: self.routes.by_count(),
+            phases: self.phases.rows(),
             filtered: self.filtered,
             filter: self.filter.parts(),
             status: status.clone(),
@@ -315,14 +330,40 @@ impl Hist {
 
 impl Sink for Hist {
     fn observe(&mut self, observation: &Observation, names: &Names) {
-        let Observation::Exchange(exchange) = observation else { return };
-        if !self.filter.passes(exchange, names) {
+        match (self.subject, observation) {
+            (Subject::Exchanges, Observation::Exchange(exchange)) => {
+                if !self.filter.passes(exchange, names) {
+                    self.filtered += 1;
+                    return;
+                }
+                self.interval.record(exchange);
+                self.total.record(exchange);
+                self.routes.row(exchange, names).record(exchange);
+            }
+            (Subject::Replies, Observation::Discord { service, what }) => self.discord(*service, what, names),
+            _ => {}
+        }
+    }
+}
+
+impl Hist {
+    fn discord(&mut self, service: ServiceId, what: &Discord, names: &Names) {
+        if !matches!(what, Discord::Reply { .. } | Discord::Unanswered { .. }) {
+            return;
+        }
+        if !self.filter.passes_service(service, names) {
             self.filtered += 1;
             return;
         }
-        self.interval.record(exchange);
-        self.total.record(exchange);
-        self.routes.row(exchange, names).record(exchange);
+        for window in [&mut self.interval, &mut self.total] {
+            match what {
+                Discord::Reply { duration, .. } => window.duration.record(*duration),
+                _ => window.unanswered += 1,
+            }
+        }
+        if let Discord::Reply { duration, phases, .. } = what {
+            self.phases.record(*duration, phases);
+        }
     }
 }
 

@@ -21,8 +21,31 @@ pub struct Options {
     pub color: ColorChoice,
     /// Which characters to draw with.
     pub glyphs: Glyphs,
-    /// Which exchanges count.
+    /// What is timed.
+    pub subject: Subject,
+    /// Which of them count.
     pub filter: Filter,
+}
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Subject {
+    /// HTTP exchanges.
+    #[default]
+    Exchanges,
+    /// A bot's replies to people on Discord.
+    Replies,
+}
+
+impl Subject {
+    /// One of them.
+    #[must_use]
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::Exchanges => "exchange",
+            Self::Replies => "reply",
+        }
+    }
 }
 
 /// For whom the output is.

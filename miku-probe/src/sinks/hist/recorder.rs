@@ -98,6 +98,8 @@ pub struct Window {
     pub first_byte: Latencies,
     /// What did not go well.
     pub failures: Failures,
+    /// People who waited for a reply in vain.
+    pub unanswered: u64,
 }
 
 /// How many exchanges did not go well.

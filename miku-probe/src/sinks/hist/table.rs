@@ -2,7 +2,7 @@
 
 use super::line::{Glyphs, Ink, Line, Look, fit_middle, printable};
 use super::recorder::{Failures, Latencies, Window};
-use super::{Frame, Moment, Origin, RouteRow, numbers};
+use super::{Frame, Moment, Origin, PhaseRow, RouteRow, Subject, numbers};
 use crate::units::{Nanos, Side};
 
 /// A column of numbers.
@@ -30,6 +30,28 @@ const SUMMARY: [Column; 10] = [
     column("errors", 7, 5),
     column("aborted", 8, 2),
     column("unknown", 8, 1),
+];
+
+/// The columns of the summary of replies: times as of exchanges, and who waited in vain.
+const REPLY_SUMMARY: [Column; 8] = [
+    SUMMARY[0],
+    SUMMARY[1],
+    SUMMARY[2],
+    SUMMARY[3],
+    SUMMARY[4],
+    SUMMARY[5],
+    SUMMARY[6],
+    column("unanswered", 11, 5),
+];
+
+/// The columns of the phases, in the order of [`phase_cells`].
+const PHASES: [Column; 6] = [
+    column("share", 8, 6),
+    column("count", 8, 3),
+    column("p50", 8, 5),
+    column("p90", 8, 4),
+    column("p99", 8, 2),
+    column("max", 8, 1),
 ];
 
 /// The columns of the routes, in the order of [`route_cells`].
@@ -69,26 +91,27 @@ struct Row<'a> {
     label: &'static str,
     ink: Ink,
     latencies: &'a Latencies,
-    /// The time for the rate, and the failures. Absent for a row that is about times alone.
-    whole: Option<(Nanos, Failures)>,
+    subject: Subject,
+    /// The time for the rate, the failures, and who was not answered. Absent for a row that is about times alone.
+    whole: Option<(Nanos, Failures, u64)>,
 }
 
 impl Row<'_> {
-    /// A cell's ink and text for each of [`SUMMARY`].
-    fn cells(&self, glyphs: Glyphs) -> [(Ink, String); 10] {
+    /// A cell's ink and text for each of [`summary_columns`].
+    fn cells(&self, glyphs: Glyphs) -> Vec<(Ink, String)> {
         let nothing = || (Ink::Plain, String::new());
         let absent = || (Ink::Dim, numbers::absent(glyphs).to_owned());
         let time = |time: Option<Nanos>| time.map_or_else(absent, |time| (self.ink, numbers::time(time, glyphs)));
-        let failed = |count: fn(Failures) -> u64, ink| {
-            let count = self.whole.map(|(_, failures)| count(failures));
+        let failed = |count: fn(Failures, u64) -> u64, ink| {
+            let count = self.whole.map(|(_, failures, unanswered)| count(failures, unanswered));
             count.map_or_else(nothing, |count| (failure_ink(count, ink), numbers::count(count)))
         };
-        let rate = |(length, _)| {
+        let rate = |(length, ..): (Nanos, Failures, u64)| {
             let rate = numbers::rate_of(self.latencies.count(), length);
             rate.map_or_else(absent, |rate| (self.ink, numbers::rate(rate)))
         };
         let times = self.latencies.times();
-        [
+        let mut cells = vec![
             (self.ink, numbers::count(self.latencies.count())),
             self.whole.map_or_else(nothing, rate),
             time(times.p50),
@@ -96,10 +119,16 @@ impl Row<'_> {
             time(times.p99),
             time(times.p999),
             time(times.max),
-            failed(|failures| failures.errors, Ink::Error),
-            failed(|failures| failures.aborted, Ink::Warning),
-            failed(|failures| failures.unknown, Ink::Warning),
-        ]
+        ];
+        match self.subject {
+            Subject::Exchanges => cells.extend([
+                failed(|failures, _| failures.errors, Ink::Error),
+                failed(|failures, _| failures.aborted, Ink::Warning),
+                failed(|failures, _| failures.unknown, Ink::Warning),
+            ]),
+            Subject::Replies => cells.push(failed(|_, unanswered| unanswered, Ink::Error)),
+        }
+        cells
     }
 }
 
@@ -112,20 +141,31 @@ pub(super) struct Rows {
     pub(super) first_byte: bool,
 }
 
+/// The columns of the summary.
+const fn summary_columns(subject: Subject) -> &'static [Column] {
+    match subject {
+        Subject::Exchanges => &SUMMARY,
+        Subject::Replies => &REPLY_SUMMARY,
+    }
+}
+
 /// The summary: a heading and a row a window.
 pub(super) fn summary(frame: &Frame, rows: Rows, columns: usize, look: Look) -> Vec<Line> {
     const LABEL: usize = 10;
     let columns = columns - margin(columns);
-    let (chosen, spare) = choose(&SUMMARY, columns.saturating_sub(LABEL));
-    let numbers_width: usize = chosen.iter().map(|index| SUMMARY[*index].width + spare).sum();
+    let all = summary_columns(frame.subject);
+    let (chosen, spare) = choose(all, columns.saturating_sub(LABEL));
+    let numbers_width: usize = chosen.iter().map(|index| all[*index].width + spare).sum();
     let label_width = columns.saturating_sub(numbers_width).max(LABEL);
     let mut heading = Line::new();
     heading.pad_to(label_width);
     for index in &chosen {
-        heading.push_right(Ink::Dim, SUMMARY[*index].title, SUMMARY[*index].width + spare);
+        heading.push_right(Ink::Dim, all[*index].title, all[*index].width + spare);
     }
+    let subject = frame.subject;
     let whole = |label, ink, window: &'_ Window, length| {
-        let row = Row { label, ink, latencies: &window.duration, whole: Some((length, window.failures)) };
+        let whole = Some((length, window.failures, window.unanswered));
+        let row = Row { label, ink, latencies: &window.duration, subject, whole };
         row_line(&row, label_width, &chosen, spare, look.glyphs)
     };
     let mut lines = vec![heading];
@@ -135,7 +175,7 @@ pub(super) fn summary(frame: &Frame, rows: Rows, columns: usize, look: Look) -> 
     lines.push(whole("total", Ink::Strong, &frame.total, frame.elapsed));
     if rows.first_byte {
         let latencies = &frame.total.first_byte;
-        let row = Row { label: "1st byte", ink: Ink::Plain, latencies, whole: None };
+        let row = Row { label: "1st byte", ink: Ink::Plain, latencies, subject, whole: None };
         lines.push(row_line(&row, label_width, &chosen, spare, look.glyphs));
     }
     lines
@@ -147,9 +187,53 @@ fn row_line(row: &Row<'_>, label: usize, chosen: &[usize], spare: usize, glyphs:
     let cells = row.cells(glyphs);
     for index in chosen {
         let (ink, text) = &cells[*index];
-        line.push_right(*ink, text, SUMMARY[*index].width + spare);
+        line.push_right(*ink, text, summary_columns(row.subject)[*index].width + spare);
     }
     line
+}
+
+/// The phases of replies, in at most `rows` rows, the heading included; empty when there is none or no room.
+pub(super) fn phases(frame: &Frame, columns: usize, rows: usize, look: Look) -> Vec<Line> {
+    const LABEL: usize = 17;
+    if rows < 2 || frame.phases.is_empty() {
+        return Vec::new();
+    }
+    let columns = columns - margin(columns);
+    let (chosen, spare) = choose(&PHASES, columns.saturating_sub(LABEL));
+    let numbers_width: usize = chosen.iter().map(|index| PHASES[*index].width + spare).sum();
+    let label_width = columns.saturating_sub(numbers_width).max(LABEL);
+    let mut heading = Line::new();
+    heading.push_left(Ink::Dim, " phase", label_width);
+    for index in &chosen {
+        heading.push_right(Ink::Dim, PHASES[*index].title, PHASES[*index].width + spare);
+    }
+    let mut lines = vec![heading];
+    for row in frame.phases.iter().take(rows - 1) {
+        let mut line = Line::new();
+        line.push_left(Ink::Plain, &format!(" {}", row.phase.as_str().replace('_', " ")), label_width);
+        let cells = phase_cells(row, look.glyphs);
+        for index in &chosen {
+            let (ink, text) = &cells[*index];
+            line.push_right(*ink, text, PHASES[*index].width + spare);
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+/// A cell's ink and text for each of [`PHASES`].
+fn phase_cells(row: &PhaseRow, glyphs: Glyphs) -> [(Ink, String); 6] {
+    let absent = || (Ink::Dim, numbers::absent(glyphs).to_owned());
+    let time = |time: Option<Nanos>| time.map_or_else(absent, |time| (Ink::Plain, numbers::time(time, glyphs)));
+    let share = if row.share == 0.0 { "0%".to_owned() } else { numbers::percent(row.share) };
+    [
+        (Ink::Strong, share),
+        (Ink::Plain, numbers::count(row.count)),
+        time(row.times.p50),
+        time(row.times.p90),
+        time(row.times.p99),
+        time(row.times.max),
+    ]
 }
 
 /// The routes by count, in at most `rows` rows, the heading included; empty when there is none or no room.

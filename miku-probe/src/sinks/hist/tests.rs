@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::*;
-use crate::observations::AbortReason;
+use crate::observations::{AbortReason, Phase, Phases, ReplyKind};
 use crate::units::Scheme;
 
 const SECOND: Nanos = Nanos(1_000_000_000);
@@ -408,4 +408,111 @@ fn keys_are_known() {
         [b'q', b'R', b' ', b'x'].map(Key::from_byte),
         [Some(Key::Quit), Some(Key::Reset), Some(Key::Pause), None]
     );
+}
+
+/// Replies of a bot that mostly waits for its model, some of which Discord held up.
+fn replies() -> (Hist, Frame) {
+    let names = names();
+    let mut hist = Hist::new(&Options { subject: Subject::Replies, ..Options::default() }, at(0));
+    for index in 0..200 {
+        let mut phases = Phases::default();
+        phases.add(Phase::Pickup, Nanos(2_000_000 + index * 10_000));
+        phases.add(Phase::LlmFirstToken, Nanos(400_000_000 + index * 1_000_000));
+        phases.add(Phase::LlmGeneration, Nanos(1_500_000_000 + index * 12_000_000));
+        phases.add(Phase::Post, Nanos(90_000_000));
+        if index % 20 == 3 {
+            phases.add(Phase::RateLimit, SECOND);
+        }
+        phases.add(Phase::Other, Nanos(0));
+        let what = Discord::Reply { kind: ReplyKind::Message, duration: phases.sum(), phases };
+        hist.observe(&Observation::Discord { service: ServiceId(0), what }, &names);
+        if index == 100 {
+            hist.tick(at(122), wall(), &status());
+        }
+    }
+    let what = Discord::Unanswered { kind: ReplyKind::Interaction };
+    hist.observe(&Observation::Discord { service: ServiceId(0), what }, &names);
+    let frame = hist.tick(at(123), wall(), &status());
+    (hist, frame)
+}
+
+#[test]
+fn replies_are_shown_as_was_approved() {
+    let (mut hist, frame) = replies();
+    let ascii = Look { glyphs: Glyphs::Ascii, color: false };
+    for (name, columns, rows, look) in [
+        ("reply-80x24.txt", 80, 24, Look::default()),
+        ("reply-80x24-ascii.txt", 80, 24, ascii),
+        ("reply-120x40.txt", 120, 40, Look::default()),
+        ("reply-60x15.txt", 60, 15, Look::default()),
+    ] {
+        compare(name, &drawn(&screen(&frame, Geometry { columns, rows }, look, Hints::default()), columns));
+    }
+    compare("reply-block.txt", &drawn(&block(&frame, 100, Look::default()), 100));
+    let last = hist.finish(at(124), wall(), &status());
+    compare("reply-final.txt", &drawn(&block(&last, 100, Look::default()), 100));
+    hist.reset(at(124));
+    let empty = hist.tick(at(125), wall(), &status());
+    assert_eq!(empty.phases, []);
+    let geometry = Geometry { columns: 80, rows: 16 };
+    compare("reply-waiting.txt", &drawn(&screen(&empty, geometry, Look::default(), Hints::default()), 80));
+}
+
+#[test]
+fn replies_fill_every_size_too() {
+    let (_, frame) = replies();
+    for columns in (1..130).step_by(7).chain([40, 60, 80]) {
+        for rows in (1..45).step_by(3).chain([16, 20, 24]) {
+            let lines = screen(&frame, Geometry { columns, rows }, Look::default(), Hints::default());
+            assert_eq!(lines.len(), rows, "{columns}x{rows}");
+            let widest = lines.iter().map(Line::width).max();
+            assert!(columns < 40 || widest <= Some(columns), "{columns}x{rows}: {widest:?} in\n{}", drawn(&lines, 500));
+        }
+    }
+}
+
+#[test]
+fn json_of_replies_has_phases_that_make_up_the_whole() {
+    let (_, frame) = replies();
+    let value = json(&frame);
+    let total = &value["total"];
+    assert_eq!((&total["count"], &total["unanswered"]), (&200.into(), &1.into()));
+    assert_eq!((&value["interval"]["count"], &value["interval"]["unanswered"]), (&99.into(), &1.into()));
+    for absent in ["errors", "aborted", "unknown", "first_byte"] {
+        assert_eq!(total.get(absent), None, "{absent} is told of exchanges alone");
+    }
+    assert_eq!(value.get("routes"), None);
+    let phases = value["phases"].as_array().expect("an array");
+    let names: Vec<_> = phases.iter().filter_map(|phase| phase["phase"].as_str()).collect();
+    assert_eq!(names, ["pickup", "llm_first_token", "llm_generation", "post", "rate_limit", "other"]);
+    let shares: f64 = phases.iter().filter_map(|phase| phase["share"].as_f64()).sum();
+    assert!((shares - 1.0).abs() < 1e-9, "{shares}");
+    assert_eq!(phases[4]["count"], 10);
+    let p50 = phases[3]["p50"].as_f64().expect("a time");
+    assert!((p50 / 0.09 - 1.0).abs() < 0.004, "{p50}");
+}
+
+#[test]
+fn replies_and_exchanges_do_not_mix() {
+    let mut names = names();
+    let one = exchange(&mut names, "/", SECOND);
+    let phases = Phases::default();
+    let reply = Observation::Discord {
+        service: ServiceId(0),
+        what: Discord::Reply { kind: ReplyKind::Message, duration: SECOND, phases },
+    };
+    let other = Observation::Discord {
+        service: ServiceId(1),
+        what: Discord::Reply { kind: ReplyKind::Message, duration: SECOND, phases },
+    };
+    let filter = Filter { services: vec!["bot".parse().expect("a pattern")], ..Filter::default() };
+    for (subject, count, filtered) in [(Subject::Exchanges, 1, 0), (Subject::Replies, 2, 1)] {
+        let mut hist = Hist::new(&Options { subject, filter: filter.clone(), ..Options::default() }, at(0));
+        see(&mut hist, &names, one.clone());
+        for observation in [&reply, &reply, &other] {
+            hist.observe(observation, &names);
+        }
+        let frame = hist.tick(at(1), wall(), &status());
+        assert_eq!((frame.total.duration.count(), frame.filtered), (count, filtered), "{subject:?}");
+    }
 }

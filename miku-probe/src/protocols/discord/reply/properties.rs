@@ -80,16 +80,9 @@ enum Step {
     Sleep(u64),
     Typing,
     /// A call of a model, and how many parts of its answer the task awaits: all of them, or the first ones.
-    Model {
-        parts: u64,
-        awaited: u64,
-    },
+    Model { parts: u64, awaited: u64 },
     /// A message, its reference and how often it is refused before it goes through.
-    Post {
-        reference: bool,
-        refused: u64,
-        elsewhere: bool,
-    },
+    Post { reference: bool, refused: u64, elsewhere: bool },
     Callback(u64),
     FollowUp,
 }
@@ -507,10 +500,7 @@ fn compare(world: &World, told: &[Event], seed: u64) -> Result<Score, String> {
     score.unanswered = told.iter().filter(|event| matches!(event, Event::Unanswered(_))).count();
     score.true_unanswered = tasks.values().filter(|task| !task.answered && task.first.is_some()).count();
     let unmatched = told.iter().filter(|event| matches!(event, Event::Unmatched(_))).count();
-    assert!(
-        score.replies + unmatched >= score.true_replies,
-        "seed {seed}: not all that is missing was counted: {score:?}"
-    );
+    assert!(score.replies + unmatched >= score.true_replies, "seed {seed}: not all that is missing was counted: {score:?}");
     if score.unanswered > score.true_unanswered {
         return Err(format!("unanswered of seed {seed}: {score:?}"));
     }
@@ -581,5 +571,27 @@ fn a_quiet_bot_without_references_is_told_whole() {
         let score = score(0..100, Style { sleeps, ..quiet }, 0);
         assert!(score.replies * 100 >= score.true_replies * replies, "{score:?}");
         assert!(score.with_model * 100 >= score.true_with_model * models, "{score:?}");
+    }
+}
+
+/// With references a conversation's reply does not depend on what goes on beside it.
+#[test]
+fn each_conversation_is_told_alike_alone_and_among_others() {
+    for seed in 0..20 {
+        let world = World::simulate(seed, Style { references: 100, sleeps: 20, parts: 0, noise: 30, ..BUSY });
+        let whole = |told: Vec<Event>, event: Nanos| {
+            let replies = told.into_iter().filter_map(|told| match told {
+                Event::Reply(reply) if reply.event == event => Some(reply),
+                _ => None,
+            });
+            replies.map(|one| (one.kind, one.duration, one.phases.get(Phase::Post), one.phases.get(Phase::RateLimit)))
+                .collect::<Vec<_>>()
+        };
+        let among = world.told(None);
+        for (who, task) in world.tasks.iter().enumerate().filter(|(_, task)| task.known) {
+            let alone = whole(world.told(Some(who)), task.event);
+            assert_eq!(alone, whole(among.clone(), task.event), "seed {seed}, {task:?}");
+            assert_eq!(alone.len(), usize::from(task.answered));
+        }
     }
 }
