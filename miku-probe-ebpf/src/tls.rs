@@ -233,7 +233,9 @@ fn moved(thread: u64, ssl: u64, call: &mut TlsCall, size: u32) -> Result<(), Ski
                 let into = call.direction == Direction::In as u32;
                 add_one(|counters| {
                     // SAFETY: the pointer is to live counters.
-                    unsafe { if into { &raw mut (*counters).lost_starts_in } else { &raw mut (*counters).lost_starts_out } }
+                    unsafe {
+                        if into { &raw mut (*counters).lost_starts_in } else { &raw mut (*counters).lost_starts_out }
+                    }
                 });
             }
         }
