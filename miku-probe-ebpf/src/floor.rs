@@ -5,6 +5,7 @@
 #![no_std]
 #![no_main]
 
+mod object;
 mod registers;
 
 use core::ffi::c_void;
@@ -236,12 +237,3 @@ pub(crate) fn raw_close(ctx: RawTracePointContext) -> i32 {
     });
     0
 }
-
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

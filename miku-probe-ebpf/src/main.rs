@@ -7,17 +7,9 @@
 mod inflate;
 mod maps;
 mod memory;
+mod object;
 mod process;
 mod registers;
 mod segment;
 mod socket;
 mod tls;
-
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

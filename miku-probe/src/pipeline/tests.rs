@@ -10,6 +10,7 @@ use miku_probe_abi::{
 };
 
 use super::*;
+use crate::observations::{Outcome, Unmatched};
 use crate::observations::{AbortReason, Exchange, Method};
 use crate::units::{Scheme, Side, Symbol, Transport};
 

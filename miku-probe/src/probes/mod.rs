@@ -18,7 +18,9 @@ pub mod uprobe;
 use std::collections::BTreeMap;
 use std::fs::File;
 
-use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
+use aya::programs::tp_btf::BtfTracePointLink;
+use aya::programs::trace_point::TracePointLink;
+use aya::programs::{BtfTracePoint, Link as _, ProgramError, TracePoint};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use miku_probe_abi::SocketOffsets;
 
@@ -148,8 +150,25 @@ pub struct Failure {
     pub reason: &'static str,
 }
 
+/// What holds a program to its hook.
+enum Attachment {
+    BtfTracepoint(BtfTracePointLink),
+    Tracepoint(TracePointLink),
+}
+
+impl Attachment {
+    fn end(self) -> Result<(), ProgramError> {
+        match self {
+            Self::BtfTracepoint(link) => link.detach(),
+            Self::Tracepoint(link) => link.detach(),
+        }
+    }
+}
+
 /// The loaded kernel side. Dropping it detaches and unloads everything.
 pub struct Kernel {
+    // Before the programs, which they hold on to.
+    links: Vec<Attachment>,
     ebpf: Ebpf,
     /// The programs of uprobes, until someone takes them to attach them.
     uprobes: Option<Uprobes>,
@@ -219,6 +238,7 @@ impl Kernel {
         let uprobe_descriptors = uprobes.as_ref().map(Uprobes::descriptors).unwrap_or_default();
         let maps = Maps::take(&mut ebpf)?;
         let this = Self {
+            links: Vec::new(),
             ebpf,
             uprobes,
             uprobe_descriptors,
@@ -253,6 +273,16 @@ impl Kernel {
             self.account(probe, outcome)?;
         }
         Ok(())
+    }
+
+    /// Detaches every probe, and leaves the programs loaded for [`Kernel::attach`]: loading takes the verifier longer.
+    ///
+    /// # Errors
+    /// When the kernel does not let go of one.
+    pub fn detach(&mut self) -> Result<(), ProgramError> {
+        self.attached.clear();
+        self.closes = self.way == Way::Calls;
+        self.links.drain(..).try_for_each(Attachment::end)
     }
 
     /// How sockets are noticed.
@@ -297,13 +327,19 @@ impl Kernel {
         match probe.hook {
             Hook::BtfTracepoint(name) => {
                 let program: &mut BtfTracePoint = program.try_into()?;
-                program.load(name, btf.ok_or(ProgramError::UnexpectedProgramType)?)?;
-                program.attach()?;
+                if program.fd().is_err() {
+                    program.load(name, btf.ok_or(ProgramError::UnexpectedProgramType)?)?;
+                }
+                let link = program.attach()?;
+                self.links.push(Attachment::BtfTracepoint(program.take_link(link)?));
             }
             Hook::Tracepoint(category, name) => {
                 let program: &mut TracePoint = program.try_into()?;
-                program.load()?;
-                program.attach(category, name)?;
+                if program.fd().is_err() {
+                    program.load()?;
+                }
+                let link = program.attach(category, name)?;
+                self.links.push(Attachment::Tracepoint(program.take_link(link)?));
             }
         }
         Ok(())

@@ -145,7 +145,7 @@ fn fifty_names(library: &str, bindings: RangeInclusive<usize>) {
     client.wait_said(PATIENCE, |line| (line == "ready").then_some(()));
     let probe = attach(&[&format!("bot=pid:{}", client.pid())]);
     client.tell("go");
-    client.wait_said(PATIENCE, |line| (line == "done").then_some(()));
+    client.wait_said(PATIENCE * 3, |line| (line == "done").then_some(()));
 
     let served = server.served();
     assert_eq!(served.names.len(), 50);

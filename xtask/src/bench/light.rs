@@ -1,10 +1,11 @@
 //! What watching costs: throughput of a saturated uvicorn, the programs' own time, and the probe's memory and processor.
 
-use std::collections::HashMap;
+mod throughput;
+
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use miku_probe_tests::exposition::Scrape;
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
@@ -14,9 +15,6 @@ use serde_json::json;
 use super::report::{Kind, Report, Table, percent};
 use super::stage::{Memory, REFRESH, Server, Stage, processor_seconds, result, scheduled_seconds};
 
-/// The probe beside empty programs instead of beside nothing.
-const AGAINST_FLOOR: &str = "probe_against_floor";
-
 pub(super) fn measure(stage: &Stage) -> Result<Report> {
     let mut report = Report::new("light: what watching costs");
     let plain = stage.serve(&[]);
@@ -24,7 +22,8 @@ pub(super) fn measure(stage: &Stage) -> Result<Report> {
     for server in others.iter().map(|(_, server)| server).chain([&plain]) {
         segment(stage, server)?;
     }
-    throughput(stage, &plain, &others, &mut report)?;
+    throughput::measure(stage, &mut report)?;
+    instrumented(stage, &plain, &others, &mut report)?;
     let [(_, idle), ..] = &others;
     programs(stage, &plain, idle, &mut report)?;
     drop(others);
@@ -47,58 +46,6 @@ fn segment(stage: &Stage, server: &Server) -> Result<Segment> {
     let load = stage.load(server, "/fast", &["-c", "64", "-z", "1s"])?;
     #[allow(clippy::cast_precision_loss, reason = "a count of requests")]
     Ok(Segment { rate: load.rate, processor: (scheduled_seconds(pid)? - before) / load.total() as f64 })
-}
-
-/// What is attached while the plain server is loaded.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Attached {
-    Nothing,
-    /// Empty programs on the hooks of the probe.
-    Floor,
-    /// The probe, watching a process that does nothing.
-    Idle,
-    Probe,
-}
-
-impl Attached {
-    /// All but nothing, in the order of the report.
-    const SOME: [Self; 3] = [Self::Floor, Self::Idle, Self::Probe];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Nothing => "nothing",
-            Self::Floor => "empty programs on the same hooks",
-            Self::Idle => "the probe, watching another process",
-            Self::Probe => "the probe, watching it",
-        }
-    }
-
-    const fn key(self) -> &'static str {
-        match self {
-            Self::Nothing => "nothing",
-            Self::Floor => "floor",
-            Self::Idle => "idle",
-            Self::Probe => "probe",
-        }
-    }
-}
-
-fn attached(stage: &Stage, server: &Server, idle: &Server, what: Attached) -> Result<Segment> {
-    match what {
-        Attached::Nothing => segment(stage, server),
-        Attached::Floor => {
-            let _floor = stage.hold("empty", &["--pid", &server.process.pid().to_string()]);
-            segment(stage, server)
-        }
-        Attached::Idle => {
-            let _probe = Probe::attach(&[&idle.service()]);
-            segment(stage, server)
-        }
-        Attached::Probe => {
-            let _probe = Probe::attach(&[&server.service()]);
-            segment(stage, server)
-        }
-    }
 }
 
 /// Shares of two comparable segments, over all rounds.
@@ -124,41 +71,11 @@ impl Shares {
     }
 }
 
-fn throughput(stage: &Stage, plain: &Server, others: &[(&str, Server)], report: &mut Report) -> Result<()> {
-    let [(_, idle), ..] = others else { bail!("nobody is idle") };
-    let mut ways = [Attached::Nothing, Attached::Floor, Attached::Idle, Attached::Probe];
-    let mut shares: HashMap<&str, Shares> = HashMap::new();
-    let mut dropped = 0;
-    for round in 0..stage.choose(40, 4) {
-        // Over the rounds every way comes first, last, and behind every other, so that a drift is nobody's.
-        ways.rotate_left(1);
-        if round % 4 == 3 {
-            ways.swap(round / 4 % 3, 3);
-        }
-        let start = ProcessorTime::now()?;
-        let found = ways
-            .iter()
-            .map(|what| Ok((*what, attached(stage, plain, idle, *what)?)))
-            .collect::<Result<Vec<(Attached, Segment)>>>()?;
-        if start.steal_since()? > STEAL_LIMIT {
-            dropped += 1;
-            continue;
-        }
-        let of = |what: Attached| {
-            let found = found.iter().find(|(which, _)| *which == what);
-            found.map(|(_, segment)| *segment).context("every round has all ways")
-        };
-        for what in Attached::SOME {
-            shares.entry(what.key()).or_default().add(of(what)?, of(Attached::Nothing)?);
-        }
-        shares.entry(AGAINST_FLOOR).or_default().add(of(Attached::Probe)?, of(Attached::Floor)?);
-    }
+/// What instrumentation inside the service leaves of its throughput.
+fn instrumented(stage: &Stage, plain: &Server, others: &[(&str, Server)], report: &mut Report) -> Result<()> {
     let head = ["uvicorn with", "rounds", "requests/s against without", "processor time a request"];
-    let mut table = Table::new("A saturated uvicorn (median, and the middle half)", &head);
-    for what in Attached::SOME {
-        table.row(shares.entry(what.key()).or_default().row(what.name()));
-    }
-    table.row(shares.entry(AGAINST_FLOOR).or_default().row("the probe, against empty programs"));
+    let mut table = Table::new("Beside it, instrumentation inside (median, and the middle half)", &head);
+    let mut dropped = 0;
     for (name, server) in others {
         let mut shares = Shares::default();
         for round in 0..stage.choose(5, 1) {
@@ -181,14 +98,6 @@ fn throughput(stage: &Stage, plain: &Server, others: &[(&str, Server)], report: 
     }
     report.table(table);
     report.note(format!("{dropped} rounds were dropped, because the host took more than 5 % of the time"));
-    for (name, shares) in &shares {
-        report.number(name, json!({"rate": shares.rate, "processor": shares.processor}));
-    }
-    let rate = |of: &str| shares.get(of).and_then(|shares| median(&shares.rate)).unwrap_or(0.0);
-    let (of, to_floor) = (rate(Attached::Probe.key()), rate(AGAINST_FLOOR));
-    let got = format!("{} of without, {} of empty programs", percent(of), percent(to_floor));
-    let goal = "throughput at least 97 % of without, or within 1 % of what empty programs leave";
-    report.verdict(Kind::Measure, goal, got, of >= 0.97 || to_floor >= 0.99);
     Ok(())
 }
 

@@ -78,6 +78,21 @@ impl Stage {
         Load::parse(&text)
     }
 
+    /// Loads a server with oha until what this returns is dropped.
+    pub(super) fn keep_loaded(&self, server: &Server, path: &str, options: &[&str]) -> Process {
+        // Far longer than anything here takes.
+        const LONG: &str = "1h";
+        let mut command = Command::new(&self.oha);
+        let url = format!("http://127.0.0.1:{}{path}", server.port);
+        Process::start("the load", command.args(["--no-tui", "-z", LONG]).args(options).arg(url))
+    }
+
+    /// Starts what can be switched on and off while others measure.
+    pub(super) fn switch(&self, what: &[&str]) -> Switch {
+        let mut command = self.hooks();
+        Switch { process: Process::start("the switch", command.arg("toggle").args(what)), told: 0 }
+    }
+
     /// A command of the suite's own server and load generator.
     pub(super) fn peer(&self) -> Command {
         Command::new(helper("peer"))
@@ -118,6 +133,23 @@ impl Server {
     /// How the probe is told of it.
     pub(super) fn service(&self) -> String {
         format!("bench=pid:{}", self.process.pid())
+    }
+}
+
+/// Something that is switched on and off.
+pub(super) struct Switch {
+    process: Process,
+    /// How often it was told.
+    told: u32,
+}
+
+impl Switch {
+    /// Switches, and returns when that is done.
+    pub(super) fn turn(&mut self, on: bool) {
+        self.process.tell(if on { "on" } else { "off" });
+        self.told += 1;
+        let number = self.told.to_string();
+        self.process.wait_said(PATIENCE, |line| (line == number).then_some(()));
     }
 }
 

@@ -1,9 +1,11 @@
 //! Measures what each way of hooking system calls costs: the choice behind the kernel side of `miku-probe`.
 //!
 //! `measure` prints one JSON object with every way's cost by the clock of a process that does nothing but system calls,
-//! and by the kernel's own run statistics. `hold` attaches one way and stays, so that others can measure it.
+//! and by the kernel's own run statistics. `hold` attaches one way and stays, `toggle` switches something
+//! on and off when it is told to, so that others can measure it.
 
 mod tls;
+mod toggle;
 mod variants;
 mod worker;
 
@@ -15,6 +17,7 @@ use clap::{Parser, Subcommand};
 use miku_probe_tests::noise::{ProcessorTime, STEAL_LIMIT, median, quartiles};
 use serde_json::{Map, Value, json};
 
+use toggle::{Empty, Idle, Sight, obey};
 use variants::{Attached, Runs, Variant};
 use worker::{Kind, Worker};
 
@@ -52,20 +55,46 @@ enum Verb {
         #[arg(long)]
         statistics: bool,
     },
+    /// Switch something on and off as told on standard input.
+    Toggle {
+        /// What.
+        #[command(subcommand)]
+        what: What,
+    },
     /// Do system calls as told on standard input (`measure` starts this by itself).
     #[command(hide = true)]
     Work,
 }
 
+#[derive(Subcommand)]
+enum What {
+    /// Empty programs on every hook of the probe.
+    Empty,
+    /// The probe's programs on its hooks, with nobody watched.
+    Idle,
+    /// Whether a running probe watches a process.
+    Sight {
+        /// The probe.
+        #[arg(long)]
+        probe: u32,
+        /// Whom it watches.
+        #[arg(long)]
+        pid: u32,
+    },
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    let object =
+        || std::fs::read(&arguments.object).with_context(|| format!("cannot read {}", arguments.object.display()));
     match arguments.verb {
         Verb::Work => worker::work(),
+        Verb::Toggle { what: What::Empty } => obey(&mut Empty::new(&object()?)),
+        Verb::Toggle { what: What::Idle } => obey(&mut Idle::load()?),
+        Verb::Toggle { what: What::Sight { probe, pid } } => obey(&mut Sight::of(probe, pid)?),
         Verb::Hold { variant, pid, statistics } => {
-            let object = std::fs::read(&arguments.object)
-                .with_context(|| format!("cannot read {}", arguments.object.display()))?;
             let counting = statistics.then(miku_probe::probes::statistics_on).transpose()?;
-            let attached = Attached::new(variant, &object, &pid)?;
+            let attached = Attached::new(variant, &object()?, &pid)?;
             println!("attached");
             io::stdout().flush()?;
             io::stdin().read_to_end(&mut Vec::new())?;
@@ -77,10 +106,8 @@ fn main() -> Result<()> {
             Ok(())
         }
         Verb::Measure { variant, rounds, calls } => {
-            let object = std::fs::read(&arguments.object)
-                .with_context(|| format!("cannot read {}", arguments.object.display()))?;
             let variants = if variant.is_empty() { Variant::ALL.to_vec() } else { variant };
-            println!("{}", measure(&object, &variants, rounds, calls)?);
+            println!("{}", measure(&object()?, &variants, rounds, calls)?);
             Ok(())
         }
     }

@@ -74,7 +74,7 @@ const CALLS: [&str; 15] = [
 ];
 
 /// The probe's usual sizes.
-const SIZES: Sizes = Sizes { ring_bytes: 4 << 20, connections: 32768 };
+pub(crate) const SIZES: Sizes = Sizes { ring_bytes: 4 << 20, connections: 32768 };
 
 impl Variant {
     /// All that hook system calls.

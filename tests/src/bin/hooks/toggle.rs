@@ -1,0 +1,106 @@
+//! What is switched on and off, in one place and quickly, while somebody else measures the difference.
+
+use std::fs;
+use std::io::{self, BufRead as _};
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Array, Map, MapData, MapInfo};
+use miku_probe::probes::{Kernel, Maps};
+
+use crate::variants::{Attached, SIZES, Variant, slot};
+
+/// Something with two states.
+pub(crate) trait Toggle {
+    fn turn(&mut self, on: bool) -> Result<()>;
+}
+
+/// Obeys `on` and `off` on standard input, a line each, until it ends; every line is answered by its number once it is done.
+pub(crate) fn obey(toggle: &mut dyn Toggle) -> Result<()> {
+    for (number, line) in (1..).zip(io::stdin().lock().lines()) {
+        match line.context("cannot read orders")?.as_str() {
+            "on" => toggle.turn(true)?,
+            "off" => toggle.turn(false)?,
+            other => bail!("an order is `on` or `off`, not {other:?}"),
+        }
+        // Standard output ends every line by itself.
+        println!("{number}");
+    }
+    Ok(())
+}
+
+/// Empty programs on every hook of the probe, or nothing there.
+pub(crate) struct Empty<'a> {
+    object: &'a [u8],
+    attached: Option<Attached>,
+}
+
+impl<'a> Empty<'a> {
+    pub(crate) const fn new(object: &'a [u8]) -> Self {
+        Self { object, attached: None }
+    }
+}
+
+impl Toggle for Empty<'_> {
+    fn turn(&mut self, on: bool) -> Result<()> {
+        // What was there goes first.
+        self.attached = None;
+        if on {
+            self.attached = Some(Attached::new(Variant::Empty, self.object, &[])?);
+        }
+        Ok(())
+    }
+}
+
+/// The probe's own programs on its hooks with nobody to watch, or nothing there. They stay loaded.
+pub(crate) struct Idle {
+    kernel: Kernel,
+    /// The programs are loaded when they are attached for the first time, and need them until then.
+    _maps: Maps,
+}
+
+impl Idle {
+    pub(crate) fn load() -> Result<Self> {
+        let (kernel, maps) = Kernel::load(SIZES)?;
+        Ok(Self { kernel, _maps: maps })
+    }
+}
+
+impl Toggle for Idle {
+    fn turn(&mut self, on: bool) -> Result<()> {
+        self.kernel.detach()?;
+        if on {
+            self.kernel.attach()?;
+        }
+        Ok(())
+    }
+}
+
+/// A running probe's sight of a process: its hooks stay attached, and its programs take the process for a stranger's.
+pub(crate) struct Sight {
+    filter: Array<MapData, u64>,
+    slot: u32,
+}
+
+impl Sight {
+    /// Of the probe `probe`, which watches `pid`.
+    pub(crate) fn of(probe: u32, pid: u32) -> Result<Self> {
+        let folder = format!("/proc/{probe}/fdinfo");
+        for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))? {
+            // A descriptor may be closed meanwhile.
+            let Ok(text) = fs::read_to_string(entry.context("cannot read a folder")?.path()) else { continue };
+            let Some(id) = text.lines().find_map(|line| line.strip_prefix("map_id:")) else { continue };
+            let id = id.trim().parse().with_context(|| format!("the number of a map: {id:?}"))?;
+            if MapInfo::from_id(id)?.name_as_str() == Some("FILTER") {
+                let filter = Map::from_map_data(MapData::from_id(id)?)?.try_into().context("the filter is no array")?;
+                return Ok(Self { filter, slot: slot(pid) });
+            }
+        }
+        bail!("process {probe} holds no filter: it is no probe")
+    }
+}
+
+impl Toggle for Sight {
+    fn turn(&mut self, on: bool) -> Result<()> {
+        self.filter.set(self.slot, u64::from(on), 0).context("cannot change the filter")
+    }
+}
