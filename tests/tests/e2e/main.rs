@@ -6,6 +6,8 @@
 mod bad_input;
 mod clients;
 mod commands;
+mod discord;
+mod discord_stage;
 mod discovery;
 mod endpoints;
 mod exchanges;
@@ -17,7 +19,6 @@ mod servers;
 mod stage;
 mod tls_attach;
 mod tls_clients;
-mod tls_discord;
 mod tls_handshakes;
 mod tls_hostile;
 mod tls_servers;
@@ -45,6 +46,10 @@ enum Need {
     NewerPython,
     /// The environment with discord.py.
     Discord,
+    /// The same with the library for zstd, and FastAPI; the stand-in's environment too.
+    DiscordZstd,
+    /// A network and names of one's own.
+    Hermetic,
     /// An interpreter that speaks TLS, without any packages.
     PlainPython,
     /// That interpreter with OpenSSL in a file of its own.
@@ -73,7 +78,9 @@ impl Need {
             Self::NewerPython => {
                 tls_stage::newer_minor().ok_or("no newer Python".into()).and_then(tls_stage::clients_on).map(drop)
             }
-            Self::Discord => tls_stage::discord().map(drop),
+            Self::Discord => discord_stage::with_zlib().map(drop),
+            Self::DiscordZstd => discord_stage::with_zstd().map(drop),
+            Self::Hermetic => discord_stage::hermetic(),
             Self::PlainPython => tls_stage::plain().map(drop),
             Self::SharedLibrary => tls_stage::shared_library().map(drop),
             Self::Node => tls_stage::node(),
@@ -119,7 +126,7 @@ fn main() -> ExitCode {
         ("tls_attach", tls_attach::cases()),
         ("tls_hostile", tls_hostile::cases()),
         ("tls_handshakes", tls_handshakes::cases()),
-        ("tls_discord", tls_discord::cases()),
+        ("discord", discord::cases()),
         ("secrets", secrets::cases()),
     ];
     let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");

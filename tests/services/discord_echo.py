@@ -1,0 +1,63 @@
+"""A bot that replies to `!` messages with what they say, on a library of one's choice. It knows nothing of being
+watched. It prints `ready`, and ends by SIGTERM or SIGINT.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+
+TOKEN = os.environ.get("DISCORD_TOKEN", "a.bot.token")
+MODULES = {"nextcord": "nextcord", "py-cord": "discord", "disnake": "disnake"}
+
+
+def with_relatives_of_discord_py(library):
+    discord = importlib.import_module(MODULES[library])
+    intents = discord.Intents.default()
+    intents.message_content = True
+
+    class Bot(discord.Client):
+        async def on_ready(self):
+            print("ready", flush=True)
+
+        async def on_message(self, message):
+            if not message.author.bot and message.content.startswith("!"):
+                await message.channel.trigger_typing()
+                await message.reply(f"You said: {message.content}")
+
+    Bot(intents=intents).run(TOKEN)
+
+
+def with_hikari():
+    import hikari
+
+    bot = hikari.GatewayBot(TOKEN, intents=hikari.Intents.ALL_UNPRIVILEGED | hikari.Intents.MESSAGE_CONTENT, banner=None)
+
+    @bot.listen(hikari.StartedEvent)
+    async def started(event):
+        print("ready", flush=True)
+
+    @bot.listen(hikari.MessageCreateEvent)
+    async def echo(event):
+        if event.is_human and (event.content or "").startswith("!"):
+            await bot.rest.trigger_typing(event.channel_id)
+            await event.message.respond(f"You said: {event.content}", reply=True)
+
+    bot.run(check_for_updates=False)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("library", choices=[*MODULES, "hikari"])
+    library = parser.parse_args().library
+    logging.basicConfig(level=logging.WARNING)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if library == "hikari":
+        with_hikari()
+    else:
+        with_relatives_of_discord_py(library)
+
+
+if __name__ == "__main__":
+    main()
