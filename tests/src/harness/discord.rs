@@ -26,6 +26,15 @@ const NAMES: [&str; 4] = ["discord.com", "gateway.discord.gg", "gateway-us-east1
 /// Where the LLM server listens.
 pub const LLM: &str = "127.0.0.1:8300";
 
+/// The environment of the stand-in, of the LLM server, and of bots on discord.py that have the library for zstd, and
+/// FastAPI.
+///
+/// # Errors
+/// When there is no Python with `venv`, or the packages cannot be had.
+pub fn environment() -> Result<Python> {
+    Python::with("discord-zstd", &["aiohttp.txt", "discord.txt", "uvicorn.txt", "zstandard.txt"])
+}
+
 /// Where all of this lives: names, certificates, and logs.
 #[derive(Debug)]
 pub struct Stage {

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::sync::OnceLock;
 
-use miku_probe_tests::harness::discord::{Discord, LLM};
+use miku_probe_tests::harness::discord::{Discord, LLM, environment};
 use miku_probe_tests::harness::hermetic::Hermetic;
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::Python;
@@ -15,11 +15,10 @@ pub(crate) enum Compression {
     Zstd,
 }
 
-/// The environment of the stand-in and of bots on discord.py that have the library for zstd, and FastAPI.
+/// The environment of the stand-in, and of bots on discord.py that have the library for zstd.
 pub(crate) fn with_zstd() -> Result<Python, String> {
     static PYTHON: OnceLock<Result<Python, String>> = OnceLock::new();
-    let files = ["aiohttp.txt", "discord.txt", "uvicorn.txt", "zstandard.txt"];
-    PYTHON.get_or_init(|| Python::with("discord-zstd", &files).map_err(|error| format!("{error:#}"))).clone()
+    PYTHON.get_or_init(|| environment().map_err(|error| format!("{error:#}"))).clone()
 }
 
 /// The environment of bots on discord.py that have no library for zstd.
