@@ -238,6 +238,7 @@ def parse():
     parser.add_argument("--channels", type=int, default=50)
     parser.add_argument("--people", type=int, default=20)
     parser.add_argument("--shards", type=int, default=1, help="how many are recommended")
+    parser.add_argument("--delay-ms", type=float, default=0, help="how long the REST API takes, more or less")
     parser.add_argument("--heartbeat-ms", type=int, default=41250)
     parser.add_argument("--guild-bytes", type=int, default=0, help="how large the first GUILD_CREATE is")
     parser.add_argument("--gateway-url", default="wss://gateway.discord.gg")

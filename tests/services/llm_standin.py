@@ -5,7 +5,8 @@ write, the chunk with the `finish_reason` carries `timings`, and `data: [DONE]` 
 repeats the last thing that was asked.
 
 For each call it writes one JSON line: the number (`#7`) in what was asked, and in nanoseconds of CLOCK_MONOTONIC when
-the request was `received` and when head, first token and last byte were written. Without a stream these are one time.
+the request was `received` and when head, first token and last byte were written, as far as they were. Without a stream
+these are one time.
 """
 
 import argparse
@@ -49,7 +50,11 @@ class Model:
         asked = body["messages"][-1]["content"]
         number = re.search(r"#(\d+)\b", asked)
         answer = self.stream if body.get("stream") else self.whole
-        response = await answer(request, body, asked, times)
+        try:
+            response = await answer(request, body, asked, times)
+        except ConnectionError:
+            # Bots may have enough before the end.
+            response = web.Response()
         line = {"asked": int(number[1]) if number else None, "stream": bool(body.get("stream")), **times}
         self.log.write(json.dumps(line) + "\n")
         return response

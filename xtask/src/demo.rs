@@ -69,7 +69,7 @@ impl Demo {
 
         let stage = Stage::new().context("the bot needs a network of its own")?;
         let mut standin = stage.standin(&python);
-        standin.args(["--channels", "8", "--commands"]).arg(&people);
+        standin.args(["--channels", "8", "--delay-ms", "60", "--commands"]).arg(&people);
         let mut discord = listening("Discord", standin, &folder)?;
         let mut llm = stage.llm(&python);
         llm.args(THINKING);

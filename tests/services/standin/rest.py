@@ -7,6 +7,7 @@ body, and here, `retry_after` is in seconds with fractions, while the header `Re
 import asyncio
 import json
 import math
+import random
 import re
 import time
 import zlib
@@ -92,6 +93,7 @@ class Rest:
         self.truth = truth
         self.gateway_url = options.gateway_url
         self.shards = options.shards
+        self.delay = options.delay_ms / 1000
         self.messages = {}
         self.numbered = {}
         """The ids of people's messages, by the number in their text."""
@@ -110,6 +112,8 @@ class Rest:
     async def serve(self, request):
         received = request.protocol.first or now()
         call = await self.understand(request)
+        if self.delay:
+            await asyncio.sleep(self.delay * random.lognormvariate(0, 0.3))
         refusal, limits = self.limits(call)
         if refusal:
             scope, seconds = refusal
