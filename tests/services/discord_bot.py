@@ -153,11 +153,12 @@ async def main(options):
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, lambda: asyncio.ensure_future(bot.close()))
         async with bot:
-            await bot.start(os.environ.get("DISCORD_TOKEN", "a.bot.token"))
+            await bot.start(os.environ.get("DISCORD_TOKEN", "OTk5OTk5OTk5NTc0MDE2MDAx.a.token"))
 
 
 def parse():
     parser = argparse.ArgumentParser()
+    parser.add_argument("--name", help="what to tell it by in a list of processes")
     parser.add_argument("--llm", help="the address of its server")
     parser.add_argument("--stream-llm", action="store_true", help="have the LLM's answers streamed")
     parser.add_argument("--api-port", type=int)

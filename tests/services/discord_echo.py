@@ -8,11 +8,11 @@ import logging
 import os
 import signal
 
-TOKEN = os.environ.get("DISCORD_TOKEN", "a.bot.token")
-MODULES = {"nextcord": "nextcord", "py-cord": "discord", "disnake": "disnake"}
+TOKEN = os.environ.get("DISCORD_TOKEN", "OTk5OTk5OTk5NTc0MDE2MDAx.a.token")
+MODULES = {"discord.py": "discord", "nextcord": "nextcord", "py-cord": "discord", "disnake": "disnake"}
 
 
-def with_relatives_of_discord_py(library):
+def with_discord_py_or_a_relative(library):
     discord = importlib.import_module(MODULES[library])
     intents = discord.Intents.default()
     intents.message_content = True
@@ -23,8 +23,8 @@ def with_relatives_of_discord_py(library):
 
         async def on_message(self, message):
             if not message.author.bot and message.content.startswith("!"):
-                await message.channel.trigger_typing()
-                await message.reply(f"You said: {message.content}")
+                async with message.channel.typing():
+                    await message.reply(f"You said: {message.content}")
 
     Bot(intents=intents).run(TOKEN)
 
@@ -50,13 +50,14 @@ def with_hikari():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("library", choices=[*MODULES, "hikari"])
+    parser.add_argument("--name", help="what to tell it by in a list of processes")
     library = parser.parse_args().library
     logging.basicConfig(level=logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if library == "hikari":
         with_hikari()
     else:
-        with_relatives_of_discord_py(library)
+        with_discord_py_or_a_relative(library)
 
 
 if __name__ == "__main__":

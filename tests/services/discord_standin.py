@@ -5,8 +5,7 @@ prints `done` and the command's number, from 1 on. With `"aside": true` the next
 
     {"do": "ready"}                  wait until a bot has identified on all its shards
     {"do": "messages", "count": 10, "rate": 5, "channels": 3, "text": "!reply hello"}
-                                     people write; more options: "dm", "length" of the text, "random" times,
-                                     "replies_to" the message before
+                                     people write; more options: "dm", "length" of the text, "random" times
     {"do": "interactions", "kind": "command", "count": 1, "name": "ask"}
                                      people use a `command`, a `component`, a `modal`, or are at an `autocomplete`;
                                      "rate" and "channels" as above, with "hostile": true each name is new and evil
@@ -80,7 +79,7 @@ class People:
                 due += random.expovariate(rate) if at_random else 1 / rate
 
     async def messages(
-        self, count, rate=0, channels=1, text="!reply hello", dm=False, length=0, random=False, replies_to=None
+        self, count=1, rate=0, channels=1, text="!reply hello", dm=False, length=0, random=False
     ):
         places = list(self.world.direct if dm else self.world.channels)[:channels]
         assert len(places) == channels, f"there are only {len(places)} channels"

@@ -29,6 +29,7 @@ ROUTES = [
     ("POST", "/users/@me/channels"),
     ("GET", "/oauth2/applications/@me"),
     ("GET", "/applications/@me"),
+    ("GET", "/soundboard-default-sounds"),
     ("GET", "/gateway"),
     ("GET", "/gateway/bot"),
     ("GET", "/channels/{channel_id}"),
@@ -214,7 +215,7 @@ class Rest:
                 return as_json(self.world.channel(next(iter(self.world.direct))))
             case "GET", "/channels/{channel_id}/messages/{message_id}":
                 return as_json(self.known(call["channel_id"], call["message_id"]))
-            case "GET", "/channels/{channel_id}/messages":
+            case "GET", "/channels/{channel_id}/messages" | "/soundboard-default-sounds":
                 return as_json([])
             case "GET", "/guilds/{guild_id}":
                 return as_json(self.world.guild(call["guild_id"]))

@@ -4,7 +4,7 @@
 //! tells what follows from it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -64,6 +64,10 @@ impl Stage {
         self.folder.path().join("truth")
     }
 
+    fn llm_truth(&self) -> PathBuf {
+        self.folder.path().join("llm")
+    }
+
     /// A command that starts the stand-in on the port of HTTPS.
     #[must_use]
     pub fn standin(&self, python: &Python) -> Command {
@@ -79,7 +83,7 @@ impl Stage {
     pub fn llm(&self, python: &Python) -> Command {
         let mut command = python.script("llm_standin.py");
         let port = LLM.rsplit(':').next().unwrap_or_default();
-        command.args(["--port", port, "--truth"]).arg(self.folder.path().join("llm"));
+        command.args(["--port", port, "--truth"]).arg(self.llm_truth());
         self.contain(&mut command);
         command
     }
@@ -173,6 +177,24 @@ impl Discord {
         &self.log
     }
 
+    /// What the LLM server wrote down of its calls that came to their end.
+    ///
+    /// # Panics
+    /// When that is not what it writes.
+    #[must_use]
+    pub fn llm_calls(&self) -> Vec<LlmCall> {
+        let text = fs::read_to_string(self.stage.llm_truth()).expect("the LLM server has made its log");
+        let call = |line: &str| {
+            let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line} is no JSON: {error}"));
+            let since_received = |name: &str| {
+                let (from, to) = (value["received"].as_u64()?, value[name].as_u64()?);
+                Some(Duration::from_nanos(to.saturating_sub(from)).as_secs_f64())
+            };
+            Some(LlmCall { until_first: since_received("first")?, until_last: since_received("last")? })
+        };
+        text.lines().filter_map(call).collect()
+    }
+
     /// Waits until `look` finds something in what has happened.
     ///
     /// # Panics
@@ -195,6 +217,15 @@ impl Discord {
     pub fn folder(&self) -> &Path {
         self.stage.folder.path()
     }
+}
+
+/// One call of the LLM, in seconds since the request was received.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LlmCall {
+    /// Until its first token was written.
+    pub until_first: f64,
+    /// Until all was.
+    pub until_last: f64,
 }
 
 /// What a person did that a bot may answer.
@@ -291,7 +322,8 @@ impl Request {
     /// Whether a person sees an answer by it: not that one is on its way.
     #[must_use]
     pub fn is_answer(&self) -> bool {
-        const SHOWN: [Option<u64>; 4] = [Some(4), Some(7), Some(8), Some(9)];
+        // With a message, or by changing the one that was acted on: others promise, offer a choice, or ask back.
+        const SHOWN: [Option<u64>; 2] = [Some(4), Some(7)];
         if !(200..300).contains(&self.status) {
             return false;
         }
@@ -327,6 +359,15 @@ pub struct Log {
     pub requests: Vec<Request>,
     /// The compression that each gateway connection asked for; none for none.
     pub connected: Vec<Option<String>>,
+    waits: BTreeMap<String, Wait>,
+    replies: Vec<Reply>,
+}
+
+/// What is known of a person's waiting, in nanoseconds of the monotonic clock.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wait {
+    asked: Option<(Kind, u64)>,
+    answered: Option<u64>,
 }
 
 impl Log {
@@ -340,7 +381,10 @@ impl Log {
             Some("sent") => {
                 let kinds = [(Kind::Message, "message"), (Kind::Interaction, "interaction")];
                 let person = value["person"] == true;
-                let done = kinds.into_iter().find_map(|(kind, name)| Some((kind, text(name)?)));
+                let done = kinds.into_iter().find_map(|(kind, name)| Some((kind, text(name)?))).filter(|_| person);
+                if let Some((kind, id)) = &done {
+                    self.wait_of(id, |wait| wait.asked = wait.asked.or(Some((*kind, number("before")))));
+                }
                 self.sent.push(Sent {
                     connection: number("connection"),
                     shard: value["shard"].as_u64(),
@@ -349,7 +393,7 @@ impl Log {
                     size: number("size"),
                     before: number("before"),
                     after: number("after"),
-                    by_person: done.filter(|_| person),
+                    by_person: done,
                     used: text("name"),
                 });
             }
@@ -361,19 +405,26 @@ impl Log {
                 let (connection, code, by) = (number("connection"), value["code"].as_u64(), word("by"));
                 self.closed.push(Closed { connection, code, by });
             }
-            #[allow(clippy::cast_precision_loss, reason = "a quota is a small number")]
-            Some("request") => self.requests.push(Request {
-                method: word("method"),
-                route: word("route"),
-                path: word("path"),
-                status: number("status"),
-                received: number("received"),
-                answered: number("answered"),
-                remaining: number("remaining") as f64 / number("limit") as f64,
-                scope: text("scope"),
-                callback: value["kind"].as_u64(),
-                about: text("answers"),
-            }),
+            Some("request") => {
+                #[allow(clippy::cast_precision_loss, reason = "a quota is a small number")]
+                let remaining = number("remaining") as f64 / number("limit") as f64;
+                let request = Request {
+                    method: word("method"),
+                    route: word("route"),
+                    path: word("path"),
+                    status: number("status"),
+                    received: number("received"),
+                    answered: number("answered"),
+                    remaining,
+                    scope: text("scope"),
+                    callback: value["kind"].as_u64(),
+                    about: text("answers"),
+                };
+                if let Some(id) = request.about.as_deref().filter(|_| request.is_answer()) {
+                    self.wait_of(id, |wait| wait.answered = wait.answered.or(Some(request.answered)));
+                }
+                self.requests.push(request);
+            }
             _ => panic!("the stand-in writes nothing like {line}"),
         }
     }
@@ -398,27 +449,37 @@ impl Log {
         counts
     }
 
-    /// What people got answers to, in the order of the answers.
+    /// What people got answers to.
     #[must_use]
-    pub fn replies(&self) -> Vec<Reply> {
-        let asked = self.sent.iter().filter_map(|sent| {
-            let (kind, id) = sent.by_person.as_ref()?;
-            Some((id.as_str(), (*kind, sent.before)))
-        });
-        // What was sent again after a resume was not waited for twice.
-        let mut waiting: BTreeMap<&str, (Kind, u64)> = BTreeMap::new();
-        for (id, asked) in asked {
-            waiting.entry(id).or_insert(asked);
+    pub fn replies(&self) -> &[Reply] {
+        &self.replies
+    }
+
+    /// Whether everything that the bot's calls made happen has gone out as events.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        let events = |name: &str| {
+            let sent = self.sent.iter().filter(|sent| sent.name.as_deref() == Some(name) && sent.by_person.is_none());
+            sent.count()
+        };
+        let calls = |method: &str, ends: [&str; 3]| {
+            let good = self.requests.iter().filter(|request| request.method == method && request.status == 200);
+            good.filter(|request| ends.iter().any(|end| request.route.ends_with(end))).count()
+        };
+        events("MESSAGE_CREATE") == calls("POST", ["/messages", "/{token}", "/{token}"])
+            && events("MESSAGE_UPDATE") == calls("PATCH", ["/messages/{message_id}", "/@original", "/@original"])
+    }
+
+    /// Notes that a person asked, or was answered; only the first of each counts. The order is that of the log, which
+    /// may have an answer before what was asked, if that took long to write.
+    fn wait_of(&mut self, id: &str, what: impl FnOnce(&mut Wait)) {
+        let wait = self.waits.entry(id.to_owned()).or_default();
+        let was_over = wait.asked.is_some() && wait.answered.is_some();
+        what(wait);
+        if let (false, Some((kind, asked)), Some(answered)) = (was_over, wait.asked, wait.answered) {
+            let seconds = Duration::from_nanos(answered.saturating_sub(asked)).as_secs_f64();
+            self.replies.push(Reply { kind, id: id.to_owned(), seconds });
         }
-        let mut replies = Vec::new();
-        for request in self.requests.iter().filter(|request| request.is_answer()) {
-            let Some((id, (kind, sent))) = request.about.as_deref().and_then(|id| waiting.remove_entry(id)) else {
-                continue;
-            };
-            let seconds = Duration::from_nanos(request.answered.saturating_sub(sent)).as_secs_f64();
-            replies.push(Reply { kind, id: id.to_owned(), seconds });
-        }
-        replies
     }
 
     /// For each heartbeat, in their order, the seconds until its ack was written; none for one that had none before

@@ -69,6 +69,8 @@ fn mount(source: &ffi::CStr, target: &ffi::CStr, flags: libc::c_ulong) -> io::Re
     checked(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), ptr::null(), flags, ptr::null()) })
 }
 
+/// Brings the loopback up, with a second address: resolvers that are asked for addresses of families in use
+/// (`AI_ADDRCONFIG`) do not count 127.0.0.1.
 fn loopback_up() -> io::Result<()> {
     // SAFETY: socket takes plain numbers; the descriptor that it gives belongs to nobody else.
     let socket = unsafe {
@@ -78,14 +80,24 @@ fn loopback_up() -> io::Result<()> {
         }
         OwnedFd::from_raw_fd(socket)
     };
+    let configure = |name: &[u8], operation: libc::Ioctl, value: libc::__c_anonymous_ifr_ifru| {
+        let mut request = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: value };
+        for (place, byte) in request.ifr_name.iter_mut().zip(name) {
+            *place = byte.cast_signed();
+        }
+        // SAFETY: the request is of the type that these operations read, and lives through the call.
+        checked(unsafe { libc::ioctl(socket.as_raw_fd(), operation, &raw const request) })
+    };
+    let flags = libc::c_short::try_from(libc::IFF_UP).unwrap_or(1);
+    configure(b"lo", libc::SIOCSIFFLAGS, libc::__c_anonymous_ifr_ifru { ifru_flags: flags })?;
     // SAFETY: all zeros are a good value of this plain structure.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (place, byte) in request.ifr_name.iter_mut().zip(b"lo") {
+    let mut address: libc::sockaddr = unsafe { std::mem::zeroed() };
+    address.sa_family = libc::sa_family_t::try_from(libc::AF_INET).unwrap_or(2);
+    // Behind the port, as in `sockaddr_in`.
+    for (place, byte) in address.sa_data[2..].iter_mut().zip([127_u8, 0, 0, 2]) {
         *place = byte.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).unwrap_or(1);
-    // SAFETY: the request is of the type that this operation reads, and lives through the call.
-    checked(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+    configure(b"lo:1", libc::SIOCSIFADDR, libc::__c_anonymous_ifr_ifru { ifru_addr: address })
 }
 
 #[cfg(test)]

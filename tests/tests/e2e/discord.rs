@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use miku_probe_tests::harness::discord::{Discord, Request};
 use miku_probe_tests::harness::probe::Probe;
-use miku_probe_tests::harness::secure::{attach, wait_sites};
+use miku_probe_tests::harness::secure::attach;
 use miku_probe_tests::harness::{PATIENCE, eventually};
 use serde_json::json;
 
-use crate::discord_stage::{Compression, bot, discord, llm, with_zlib};
+use crate::discord_stage::{Compression, Library, bot, discord, echo, llm, watched_from_the_start, with_zlib};
 use crate::tls_stage::assert_all_matched;
 use crate::{Case, case};
 
@@ -19,6 +19,11 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(calls_of_a_connected_bot, Discord, DiscordZstd, Hermetic),
         case!(calls_from_the_start, DiscordZstd, Hermetic),
         case!(routes_and_limits, Discord, DiscordZstd, Hermetic),
+        case!(older_discord_py, DiscordOld, DiscordZstd, Hermetic),
+        case!(nextcord, Nextcord, DiscordZstd, Hermetic),
+        case!(py_cord, PyCord, DiscordZstd, Hermetic),
+        case!(disnake, Disnake, DiscordZstd, Hermetic),
+        case!(hikari, Hikari, DiscordZstd, Hermetic),
     ]
 }
 
@@ -75,7 +80,8 @@ fn one_of_everything(discord: &mut Discord) {
     for kind in ["component", "modal", "autocomplete"] {
         discord.tell(&json!({"do": "interactions", "kind": kind}));
     }
-    discord.wait_replies(before + 3 * texts.len() + 2 + 3 + 3);
+    // Choices for half a word are no answer.
+    discord.wait_replies(before + 3 * texts.len() + 2 + 3 + 2);
 }
 
 fn calls_of_a_connected_bot() {
@@ -93,12 +99,9 @@ fn calls_of_a_connected_bot() {
 fn calls_from_the_start() {
     let mut discord = discord(&[]);
     let (_llm, url) = llm(&discord, &[]);
-    // No other bot has this limit.
-    let probe = Probe::launch(&["bot=cmdline:discord_bot.* --heartbeat-timeout 59.5"], &[]);
-    let options = ["--llm", &url, "--stream-llm", "--heartbeat-timeout", "59.5"];
-    let _bot = discord.bot("discord.py", &mut bot(Compression::Zstd, &options));
+    let mut command = bot(Compression::Zstd, &["--llm", &url, "--stream-llm"]);
+    let (_bot, probe) = watched_from_the_start(&mut discord, &mut command);
     assert_eq!(discord.log().connected, [Some("zstd-stream".to_owned())]);
-    wait_sites(&probe, "bot");
     one_of_everything(&mut discord);
     assert_calls(&probe, &mut discord, &BTreeMap::new());
 }
@@ -159,4 +162,35 @@ fn routes_and_limits() {
         assert!((0.0..=1.0).contains(seen), "{route}: {seen}");
         assert!(!one || (seen - ratio).abs() < 1e-9, "{route}: {ratio} in the log, {seen} in the metrics");
     }
+}
+
+/// A bot on another library.
+fn other(library: Library) {
+    let mut discord = discord(&[]);
+    let (_bot, probe) = watched_from_the_start(&mut discord, &mut echo(library));
+    for (text, count) in [("!hi", 10), ("not for a bot", 10)] {
+        discord.tell(&json!({"do": "messages", "text": text, "count": count, "channels": 5, "rate": 20}));
+    }
+    discord.wait_replies(10);
+    assert_calls(&probe, &mut discord, &BTreeMap::new());
+}
+
+fn older_discord_py() {
+    other(Library::OldDiscordPy);
+}
+
+fn nextcord() {
+    other(Library::Nextcord);
+}
+
+fn py_cord() {
+    other(Library::PyCord);
+}
+
+fn disnake() {
+    other(Library::Disnake);
+}
+
+fn hikari() {
+    other(Library::Hikari);
 }

@@ -27,6 +27,7 @@ mod tls_stage;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use discord_stage::Library;
 use libtest_mimic::{Arguments, Trial};
 use miku_probe_tests::harness::{kernel, probe};
 
@@ -48,6 +49,12 @@ enum Need {
     Discord,
     /// The same with the library for zstd, and FastAPI; the stand-in's environment too.
     DiscordZstd,
+    /// The environments of other libraries for Discord's bots.
+    DiscordOld,
+    Nextcord,
+    PyCord,
+    Disnake,
+    Hikari,
     /// A network and names of one's own.
     Hermetic,
     /// An interpreter that speaks TLS, without any packages.
@@ -80,6 +87,11 @@ impl Need {
             }
             Self::Discord => discord_stage::with_zlib().map(drop),
             Self::DiscordZstd => discord_stage::with_zstd().map(drop),
+            Self::DiscordOld => Library::OldDiscordPy.python().map(drop),
+            Self::Nextcord => Library::Nextcord.python().map(drop),
+            Self::PyCord => Library::PyCord.python().map(drop),
+            Self::Disnake => Library::Disnake.python().map(drop),
+            Self::Hikari => Library::Hikari.python().map(drop),
             Self::Hermetic => discord_stage::hermetic(),
             Self::PlainPython => tls_stage::plain().map(drop),
             Self::SharedLibrary => tls_stage::shared_library().map(drop),
