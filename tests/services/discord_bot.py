@@ -16,6 +16,8 @@ import signal
 import aiohttp
 import discord
 
+import discord_clock
+
 EDIT_EVERY = 4
 """Tokens between two edits of an answer that grows."""
 
@@ -54,6 +56,11 @@ class Bot(discord.Client):
     async def setup_hook(self):
         if self.options.api_port:
             self.serve_api()
+
+    def dispatch(self, event, /, *arguments, **more):
+        if event == "socket_raw_receive":
+            discord_clock.came(*arguments)
+        super().dispatch(event, *arguments, **more)
 
     def serve_api(self):
         import fastapi
@@ -146,6 +153,9 @@ class Bot(discord.Client):
 async def main(options):
     kind = type("ShardedBot", (Bot, discord.AutoShardedClient), {}) if options.shards else Bot
     more = {"shard_count": options.shards} if options.shards else {}
+    if options.clock:
+        discord_clock.start()
+        more["enable_debug_events"] = True
     async with aiohttp.ClientSession() as session:
         llm = Llm(options.llm, session) if options.llm else None
         # Where nothing follows, there is nothing to wait for.
@@ -154,6 +164,8 @@ async def main(options):
             asyncio.get_running_loop().add_signal_handler(number, lambda: asyncio.ensure_future(bot.close()))
         async with bot:
             await bot.start(os.environ.get("DISCORD_TOKEN", "OTk5OTk5OTk5NTc0MDE2MDAx.a.token"))
+    for reply in discord_clock.replies():
+        print(json.dumps(reply))
 
 
 def parse():
@@ -163,6 +175,7 @@ def parse():
     parser.add_argument("--stream-llm", action="store_true", help="have the LLM's answers streamed")
     parser.add_argument("--api-port", type=int)
     parser.add_argument("--shards", type=int)
+    parser.add_argument("--clock", action="store_true", help="time replies, and print a JSON line for each at the end")
     parser.add_argument("--heartbeat-timeout", type=float, default=60.0)
     return parser.parse_args()
 
