@@ -9,7 +9,13 @@ import os
 import signal
 
 TOKEN = os.environ.get("DISCORD_TOKEN", "OTk5OTk5OTk5NTc0MDE2MDAx.a.token")
-MODULES = {"discord.py": "discord", "nextcord": "nextcord", "py-cord": "discord", "disnake": "disnake"}
+MODULES = {
+    "discord.py": "discord",
+    "nextcord": "nextcord",
+    "py-cord": "discord",
+    "disnake": "disnake",
+    "disnake-uncompressed": "disnake",
+}
 
 
 def with_discord_py_or_a_relative(library):
@@ -26,7 +32,8 @@ def with_discord_py_or_a_relative(library):
                 async with message.channel.typing():
                     await message.reply(f"You said: {message.content}")
 
-    Bot(intents=intents).run(TOKEN)
+    more = {"gateway_params": discord.GatewayParams(zlib=False)} if library == "disnake-uncompressed" else {}
+    Bot(intents=intents, **more).run(TOKEN)
 
 
 def with_hikari():

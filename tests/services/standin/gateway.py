@@ -64,7 +64,8 @@ class Connection:
         self.truth = truth
         self.turn = asyncio.Lock()
         self.session = None
-        self.ended_by = None
+        self.ended_with = None
+        """The close code, where the stand-in ends it."""
 
     async def send(self, text, /, **facts):
         async with self.turn:
@@ -143,8 +144,10 @@ class Gateway:
             del self.connections[connection.number]
             if connection.session and connection.session.connection is connection:
                 connection.session.connection = None
-            by = connection.ended_by or ("network" if socket.close_code in (None, 1006) else "bot")
-            self.truth.write("closed", connection=connection.number, at=now(), code=socket.close_code, by=by)
+            # Without a closing frame it is 1006 (RFC 6455, section 7.1.5).
+            code = connection.ended_with or socket.close_code or 1006
+            by = "standin" if connection.ended_with else "network" if code == 1006 else "bot"
+            self.truth.write("closed", connection=connection.number, at=now(), code=code, by=by)
         return socket
 
     async def listen(self, connection):
@@ -255,8 +258,8 @@ class Gateway:
                     self.sessions.pop(connection.session.name, None)
                 await connection.control(INVALID, more["resumable"])
             elif how == "close":
-                connection.ended_by = "standin"
+                connection.ended_with = more["code"]
                 await connection.socket.close(code=more["code"])
             elif how == "drop":
-                connection.ended_by = "standin"
+                connection.ended_with = 1006
                 connection.transport.abort()

@@ -282,6 +282,15 @@ pub struct Received {
     pub at: u64,
 }
 
+/// The start of a gateway connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// The compression that was asked for.
+    pub compress: Option<String>,
+    /// Whether it is encrypted.
+    pub tls: bool,
+}
+
 /// The end of a gateway connection.
 #[derive(Clone, Debug)]
 pub struct Closed {
@@ -357,8 +366,8 @@ pub struct Log {
     pub closed: Vec<Closed>,
     /// The REST calls.
     pub requests: Vec<Request>,
-    /// The compression that each gateway connection asked for; none for none.
-    pub connected: Vec<Option<String>>,
+    /// The gateway connections that there have been.
+    pub connected: Vec<Connected>,
     waits: BTreeMap<String, Wait>,
     replies: Vec<Reply>,
 }
@@ -377,7 +386,9 @@ impl Log {
         let number = |name: &str| value[name].as_u64().unwrap_or_else(|| panic!("no {name} in {line}"));
         let word = |name: &str| text(name).unwrap_or_else(|| panic!("no {name} in {line}"));
         match value["what"].as_str() {
-            Some("connected") => self.connected.push(text("compress")),
+            Some("connected") => {
+                self.connected.push(Connected { compress: text("compress"), tls: value["tls"] == true });
+            }
             Some("sent") => {
                 let kinds = [(Kind::Message, "message"), (Kind::Interaction, "interaction")];
                 let person = value["person"] == true;

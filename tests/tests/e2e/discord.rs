@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use miku_probe_tests::harness::discord::{Discord, Request};
+use miku_probe_tests::harness::discord::{Closed, Connected, Discord, Log, Request, Sent};
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::secure::attach;
 use miku_probe_tests::harness::{PATIENCE, eventually};
 use serde_json::json;
 
-use crate::discord_stage::{Compression, Library, bot, discord, echo, llm, watched_from_the_start, with_zlib};
+use crate::discord_stage::{Compression, Library, PLAIN, bot, discord, echo, llm, watched_from_the_start, with_zlib};
 use crate::tls_stage::assert_all_matched;
 use crate::{Case, case};
 
@@ -18,6 +18,8 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!(calls_of_a_connected_bot, Discord, DiscordZstd, Hermetic),
         case!(calls_from_the_start, DiscordZstd, Hermetic),
+        case!(the_stand_in_keeps_sessions, Discord, DiscordZstd, Hermetic),
+        case!(plain_and_uncompressed, Disnake, DiscordZstd, Hermetic),
         case!(routes_and_limits, Discord, DiscordZstd, Hermetic),
         case!(older_discord_py, DiscordOld, DiscordZstd, Hermetic),
         case!(nextcord, Nextcord, DiscordZstd, Hermetic),
@@ -63,6 +65,11 @@ fn assert_calls(probe: &Probe, discord: &mut Discord, before: &BTreeMap<String, 
     assert_all_matched(probe);
 }
 
+/// Asserts that there has been one gateway connection, of this kind.
+fn assert_connected(log: &Log, compress: Option<&str>, tls: bool) {
+    assert_eq!(log.connected, [Connected { compress: compress.map(str::to_owned), tls }]);
+}
+
 /// Has people do one of everything, and waits for the answers.
 fn one_of_everything(discord: &mut Discord) {
     let before = discord.log().replies().len();
@@ -89,7 +96,7 @@ fn calls_of_a_connected_bot() {
     let (_llm, url) = llm(&discord, &[]);
     let bot = discord.bot("discord.py", &mut bot(Compression::Zlib, &["--llm", &url]));
     let log = discord.log();
-    assert_eq!(log.connected, [Some("zlib-stream".to_owned())]);
+    assert_connected(log, Some("zlib-stream"), true);
     let before = log.calls();
     let probe = attach(&[&format!("bot=pid:{}", bot.pid())]);
     one_of_everything(&mut discord);
@@ -101,7 +108,7 @@ fn calls_from_the_start() {
     let (_llm, url) = llm(&discord, &[]);
     let mut command = bot(Compression::Zstd, &["--llm", &url, "--stream-llm"]);
     let (_bot, probe) = watched_from_the_start(&mut discord, &mut command);
-    assert_eq!(discord.log().connected, [Some("zstd-stream".to_owned())]);
+    assert_connected(discord.log(), Some("zstd-stream"), true);
     one_of_everything(&mut discord);
     assert_calls(&probe, &mut discord, &BTreeMap::new());
 }
@@ -166,13 +173,62 @@ fn routes_and_limits() {
 
 /// A bot on another library.
 fn other(library: Library) {
-    let mut discord = discord(&[]);
+    echoes(library, &[], true);
+}
+
+fn echoes(library: Library, options: &[&str], tls: bool) {
+    let mut discord = discord(options);
     let (_bot, probe) = watched_from_the_start(&mut discord, &mut echo(library));
+    assert_connected(discord.log(), library.compression(), tls);
     for (text, count) in [("!hi", 10), ("not for a bot", 10)] {
         discord.tell(&json!({"do": "messages", "text": text, "count": count, "channels": 5, "rate": 20}));
     }
     discord.wait_replies(10);
     assert_calls(&probe, &mut discord, &BTreeMap::new());
+}
+
+/// A gateway that nothing hides.
+fn plain_and_uncompressed() {
+    echoes(Library::Uncompressed, &PLAIN, false);
+}
+
+/// The stand-in must do what it is told before anybody is measured against it.
+fn the_stand_in_keeps_sessions() {
+    let mut discord = discord(&["--heartbeat-ms", "250", "--guilds", "4", "--shards", "2", "--guild-bytes", "102400"]);
+    let _bot = discord.bot("discord.py", &mut bot(Compression::Zlib, &["--shards", "2"]));
+    assert_eq!(discord.log().connected.len(), 2, "one connection a shard");
+    assert_eq!(discord.log().events()["GUILD_CREATE"], 4);
+    let guild = |sent: &&Sent| sent.name.as_deref() == Some("GUILD_CREATE");
+    assert!(
+        discord.log().sent.iter().filter(guild).all(|sent| sent.size >= 102_400),
+        "guilds as large as was asked for"
+    );
+
+    for (command, back_by, ended_by) in [
+        (json!({"do": "reconnect"}), "RESUMED", ("bot", 4000)),
+        (json!({"do": "close", "code": 4009}), "RESUMED", ("standin", 4009)),
+        (json!({"do": "invalid", "resumable": true}), "RESUMED", ("bot", 4000)),
+        (json!({"do": "drop"}), "RESUMED", ("standin", 1006)),
+        (json!({"do": "invalid", "resumable": false}), "READY", ("bot", 1000)),
+    ] {
+        let count = |log: &Log| log.events().get(back_by).copied().unwrap_or_default();
+        let (before, closed) = (count(discord.log()), discord.log().closed.len());
+        discord.tell(&command);
+        discord.wait(&format!("{back_by} after {command}"), |log| (count(log) == before + 2).then_some(()));
+        let ends = &discord.log().closed[closed..];
+        let as_told = |end: &Closed| (end.by.as_str(), end.code) == (ended_by.0, Some(ended_by.1));
+        assert!(ends.len() == 2 && ends.iter().all(as_told), "{command}: {ends:?}");
+    }
+    discord.tell(&json!({"do": "messages", "text": "!reply hi", "count": 8, "channels": 8}));
+    discord.wait_replies(8);
+
+    let late = |log: &Log| log.heartbeats().into_iter().flatten().filter(|seconds| *seconds >= 0.1).count();
+    assert_eq!(late(discord.log()), 0);
+    discord.tell(&json!({"do": "acks", "after": 0.1}));
+    discord.wait("late acks", |log| (late(log) >= 4).then_some(()));
+    let missed = |log: &Log| log.heartbeats().iter().filter(|heartbeat| heartbeat.is_none()).count();
+    discord.tell(&json!({"do": "acks", "after": null}));
+    discord.wait("missing acks", |log| (missed(log) >= 6).then_some(()));
 }
 
 fn older_discord_py() {

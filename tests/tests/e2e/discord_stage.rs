@@ -11,6 +11,16 @@ use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::{Python, interpreter};
 use miku_probe_tests::harness::secure::wait_sites;
 
+/// Options of a stand-in that offers a gateway without TLS.
+pub(crate) const PLAIN: [&str; 6] = [
+    "--plain-port",
+    "8080",
+    "--gateway-url",
+    "ws://gateway.discord.gg:8080",
+    "--resume-url",
+    "ws://gateway.discord.gg:8080",
+];
+
 /// What the gateway's messages are compressed with: discord.py asks for the one that it has a library for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Compression {
@@ -39,6 +49,8 @@ pub(crate) enum Library {
     Nextcord,
     PyCord,
     Disnake,
+    /// The same, told to ask for no compression.
+    Uncompressed,
     Hikari,
 }
 
@@ -50,8 +62,14 @@ impl Library {
             Self::Nextcord => "nextcord",
             Self::PyCord => "py-cord",
             Self::Disnake => "disnake",
+            Self::Uncompressed => "disnake-uncompressed",
             Self::Hikari => "hikari",
         }
+    }
+
+    /// What it asks the gateway to compress with.
+    pub(crate) fn compression(self) -> Option<&'static str> {
+        (self != Self::Uncompressed).then_some("zlib-stream")
     }
 
     /// Its environment.
@@ -63,7 +81,7 @@ impl Library {
             // The lowest version of Python that it has a package for.
             Self::Nextcord => Python::of(&interpreter(12)?, "nextcord", &["aiohttp.txt", "nextcord.txt"]),
             Self::PyCord => Python::with("py-cord", &["aiohttp.txt", "py-cord.txt"]),
-            Self::Disnake => Python::with("disnake", &["aiohttp.txt", "disnake.txt"]),
+            Self::Disnake | Self::Uncompressed => Python::with("disnake", &["aiohttp.txt", "disnake.txt"]),
             Self::Hikari => Python::with("hikari", &["hikari.txt"]),
         };
         pythons.entry(self).or_insert_with(|| make().map_err(|error| format!("{error:#}"))).clone()
