@@ -7,6 +7,7 @@ mod bad_input;
 mod clients;
 mod commands;
 mod discord;
+mod discord_metrics;
 mod discord_stage;
 mod discovery;
 mod endpoints;
@@ -139,6 +140,7 @@ fn main() -> ExitCode {
         ("tls_hostile", tls_hostile::cases()),
         ("tls_handshakes", tls_handshakes::cases()),
         ("discord", discord::cases()),
+        ("discord_metrics", discord_metrics::cases()),
         ("secrets", secrets::cases()),
     ];
     let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");
