@@ -1,20 +1,15 @@
 """discord.py on its way through the REST API, as bots use it. It knows nothing of being watched.
 
 It prints `ready`, waits for a line on standard input, makes its calls, prints `done` and waits for the end of its
-input. The port of HTTPS stands for the one that it is told, so that addresses are what they are at Discord.
+input.
 """
 
-import argparse
 import asyncio
 import logging
-import ssl
 import sys
 
-import aiohttp
 import discord
 from discord.webhook.async_ import async_context
-
-import loopback
 
 CHANNEL, GUILD, USER = 1000000000000000020, 1000000000000000010, 1000000000000000003
 WEBHOOK, INTERACTION = 1000000000000000040, 1000000000000000050
@@ -61,11 +56,8 @@ async def calls(client):
         )
 
 
-async def main(options):
-    connector = aiohttp.TCPConnector(
-        resolver=loopback.resolver(instead_of_443=options.port), ssl=ssl.create_default_context(cafile=options.ca)
-    )
-    client = discord.Client(intents=discord.Intents.none(), connector=connector)
+async def main():
+    client = discord.Client(intents=discord.Intents.none())
     await asyncio.to_thread(say_and_wait, "ready")
     await client.login("a.bot.token")
     await calls(client)
@@ -75,7 +67,4 @@ async def main(options):
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--ca", required=True)
-    asyncio.run(main(parser.parse_args()))
+    asyncio.run(main())

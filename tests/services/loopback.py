@@ -11,13 +11,12 @@ def resolve_everything():
     socket.getaddrinfo = lambda host, *others, **more: look_up(LOOPBACK, *others, **more)
 
 
-def resolver(instead_of_443=None):
-    """For aiohttp, which may ask its event loop. Whoever asks for the port of HTTPS may be sent to another one."""
+def resolver():
+    """For aiohttp, which may ask its event loop."""
     from aiohttp.abc import AbstractResolver
 
     class Loopback(AbstractResolver):
         async def resolve(self, host, port=0, family=socket.AF_INET):
-            port = instead_of_443 if port == 443 and instead_of_443 else port
             there = {"hostname": host, "host": LOOPBACK, "port": port}
             return [{**there, "family": socket.AF_INET, "proto": 0, "flags": socket.AI_NUMERICHOST}]
 

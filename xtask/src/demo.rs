@@ -1,18 +1,20 @@
-//! `cargo xtask demo`: a small, ordinary service under a trickle of load, and the probe watching it.
+//! `cargo xtask demo`: an ordinary Discord bot at work, and the probe watching it.
 //!
-//! The service and its clients are plain Python from `xtask/demo`, in a virtual environment under `target/demo`; no line
-//! of them knows of the probe. The exporter runs in the background, the live histogram on this terminal. Whatever ends
-//! the demo ends its children too.
+//! The bot, on discord.py with an LLM and FastAPI in its process, is the test suite's, and so are the Discord and the LLM
+//! server that it talks to: they run in a network of their own, so nobody needs an account, and nothing leaves the
+//! machine. No line of them knows of the probe, which watches from outside. The exporter runs in the background, the live
+//! histogram on this terminal. Whatever ends the demo ends its children too.
 
 use std::fs;
 use std::io::{self, IsTerminal};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use miku_probe_tests::harness::discord::{self, LLM, Stage};
+use miku_probe_tests::harness::{PATIENCE, eventually};
 use signal_hook::consts::{SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -23,7 +25,25 @@ use crate::sh::{self, Background, Sh, say, workspace};
 /// Where the exporter listens unless it is told otherwise.
 const METRICS: &str = "127.0.0.1:10039";
 
-/// Watch a small, ordinary FastAPI service: a live latency histogram in this terminal
+/// What is shown on the terminal.
+const SHOWN: [&str; 1] = ["hist"];
+
+/// The port of the bot's own API, in the bot's network.
+const API: &str = "8000";
+
+/// How the LLM takes its time, as one on a small GPU does.
+const THINKING: [&str; 8] = ["--prompt-ms", "250", "--token-ms", "25", "--tokens", "24", "--spread", "0.5"];
+
+/// What people do, in the words of the stand-in.
+const PEOPLE: &str = r##"
+{"do": "ready"}
+{"do": "messages", "text": "nobody in particular", "count": 1000000, "rate": 3, "random": true, "channels": 8, "aside": true}
+{"do": "messages", "text": "!streamllm sing me a song", "count": 1000000, "rate": 0.3, "random": true, "channels": 8, "aside": true}
+{"do": "interactions", "kind": "command", "count": 1000000, "rate": 0.25, "channels": 8, "aside": true}
+{"do": "messages", "text": "!replyllm good morning", "count": 1000000, "rate": 1.5, "random": true, "channels": 8}
+"##;
+
+/// Watch an ordinary Discord bot at work: a live latency histogram in this terminal
 #[derive(Args)]
 pub(crate) struct Demo {
     /// End by itself after this many seconds
@@ -38,30 +58,35 @@ impl Demo {
         }
         setup::ensure(&[Need::Python])?;
         build::release()?;
+        let python = discord::environment()?;
         let folder = workspace().join("target/demo");
-        let python = environment(&folder)?;
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let people = folder.join("people.jsonl");
+        fs::write(&people, PEOPLE.trim_start()).with_context(|| format!("cannot write {}", people.display()))?;
         // From here on signals are events to wait for: nothing may end this process before its children.
         let mut signals =
             Signals::new([SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGALRM]).context("cannot listen for signals")?;
 
-        let port = free_port()?;
-        let scripts = workspace().join("xtask/demo");
-        let mut service = Sh::new(&python)
-            .args(["-m", "uvicorn", "service:app", "--host", "127.0.0.1", "--port", &port.to_string()])
-            .args(["--log-level", "warning"])
-            .dir(&scripts)
-            .background(&folder.join("service.log"))?;
-        let target = format!("demo=pid:{}", service.pid());
+        let stage = Stage::new().context("the bot needs a network of its own")?;
+        let mut standin = stage.standin(&python);
+        standin.args(["--channels", "8", "--delay-ms", "60", "--commands"]).arg(&people);
+        let mut discord = listening("Discord", standin, &folder)?;
+        let mut llm = stage.llm(&python);
+        llm.args(THINKING);
+        let mut llm = listening("LLM", llm, &folder)?;
+        let mut command = python.script("discord_bot.py");
+        command.args(["--llm", &format!("http://{LLM}"), "--stream-llm", "--api-port", API]);
+        stage.contain(&mut command);
+        let mut bot = Background::start(command, &log(&folder, "bot"))?;
+        let mut command = python.file(&workspace().join("xtask/demo/dashboard.py"));
+        stage.contain(command.arg(format!("http://127.0.0.1:{API}/status")));
+        let mut dashboard = Background::start(command, &log(&folder, "dashboard"))?;
+        let target = format!("bot=pid:{}", bot.pid());
         let mut exporter = Sh::new(build::release_binary())
             .args(["run", "--service", &target, "--web.listen-address", METRICS])
-            .background(&folder.join("exporter.log"))?;
-        // The clients wait for the service by themselves.
-        let mut clients = Sh::new(&python)
-            .args(["load.py", &format!("http://127.0.0.1:{port}")])
-            .dir(&scripts)
-            .background(&folder.join("load.log"))?;
+            .background(&log(&folder, "exporter"))?;
 
-        say(format_args!("demo: uvicorn is process {}, on http://127.0.0.1:{port}", service.pid()));
+        say(format_args!("demo: the bot is process {}, in a network of its own", bot.pid()));
         say(format_args!("demo: metrics are on http://{METRICS}/metrics"));
         say("demo: Ctrl-C ends everything");
         let mut hist = histogram(&target)?;
@@ -69,9 +94,15 @@ impl Demo {
             // SAFETY: `alarm` takes a plain number; its signal is one of those that are listened for.
             unsafe { libc::alarm(seconds) };
         }
-        let children = [("service", &mut service), ("exporter", &mut exporter), ("load", &mut clients)];
+        let children = [
+            ("bot", &mut bot),
+            ("exporter", &mut exporter),
+            ("dashboard", &mut dashboard),
+            ("LLM", &mut llm),
+            ("Discord", &mut discord),
+        ];
         let outcome = watch(&mut hist, &mut signals, children, &folder);
-        for child in [&mut clients, &mut exporter, &mut service] {
+        for child in [&mut dashboard, &mut exporter, &mut bot, &mut llm, &mut discord] {
             child.stop(Duration::from_secs(3));
         }
         say("demo: ended, nothing is left running");
@@ -79,9 +110,32 @@ impl Demo {
     }
 }
 
+/// Where a child's output goes.
+fn log(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.log"))
+}
+
+/// Starts a server that says so when it listens, and waits for that.
+fn listening(name: &str, command: Command, folder: &Path) -> Result<Background> {
+    let log = log(folder, name);
+    let mut child = Background::start(command, &log)?;
+    let listens = || fs::read_to_string(&log).is_ok_and(|text| text.lines().any(|line| line == "listening"));
+    let outcome = eventually(PATIENCE, || match child.ended() {
+        Ok(None) => listens().then_some(Ok(())),
+        Ok(Some(status)) => Some(Err(ended_early(name, status, folder))),
+        Err(error) => Some(Err(error)),
+    });
+    outcome.with_context(|| format!("the {name} does not listen\n{}", tail(&log)))??;
+    Ok(child)
+}
+
+fn ended_early(name: &str, status: ExitStatus, folder: &Path) -> anyhow::Error {
+    anyhow::anyhow!("the {name} ended by itself: {status}\n{}", tail(&log(folder, name)))
+}
+
 /// The live histogram, on this terminal and in its process group: a Ctrl-C reaches it directly.
 fn histogram(target: &str) -> Result<Child> {
-    let command = Sh::new(build::release_binary()).args(["hist", "--service", target]);
+    let command = Sh::new(build::release_binary()).args(SHOWN).args(["--service", target]);
     say(format_args!("$ {command}"));
     let mut process = command.command();
     process.stdin(Stdio::inherit());
@@ -93,7 +147,7 @@ fn histogram(target: &str) -> Result<Child> {
 fn watch(
     hist: &mut Child,
     signals: &mut Signals,
-    mut children: [(&str, &mut Background); 3],
+    mut children: [(&str, &mut Background); 5],
     folder: &Path,
 ) -> Result<()> {
     let pid = i32::try_from(hist.id()).context("a process id is a small number")?;
@@ -108,8 +162,7 @@ fn watch(
         }
         for (name, child) in &mut children {
             if let Some(status) = child.ended()?.filter(|_| !asked) {
-                let log = folder.join(format!("{name}.log"));
-                broken = Some(anyhow::anyhow!("the {name} ended by itself: {status}\n{}", tail(&log)));
+                broken = Some(ended_early(name, status, folder));
                 asked = true;
                 sh::signal(pid, SIGINT);
             }
@@ -138,29 +191,4 @@ fn tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
-}
-
-/// A virtual environment with what the demo's services need; made once, and anew when the requirements change.
-fn environment(folder: &Path) -> Result<PathBuf> {
-    let requirements = workspace().join("xtask/demo/requirements.txt");
-    let wanted =
-        fs::read_to_string(&requirements).with_context(|| format!("cannot read {}", requirements.display()))?;
-    let venv = folder.join("venv");
-    let python = venv.join("bin/python");
-    let noted = venv.join("requirements.txt");
-    if fs::read_to_string(&noted).is_ok_and(|have| have == wanted) {
-        return Ok(python);
-    }
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    Sh::new("python3").args(["-m", "venv", "--clear"]).arg(&venv).run()?;
-    let pip =
-        ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--requirement"];
-    Sh::new(&python).args(pip).arg(&requirements).run()?;
-    fs::write(&noted, wanted).context("cannot note the requirements")?;
-    Ok(python)
-}
-
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("cannot listen on the loopback")?;
-    Ok(listener.local_addr().context("a listener has an address")?.port())
 }

@@ -90,16 +90,9 @@ impl Sh {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Starts the command in a process group of its own, so that a Ctrl-C on the terminal does not reach it, with its
-    /// output in a file. It is stopped when the returned guard goes.
+    /// [`Background::start`] of this command.
     pub(crate) fn background(&self, log: &Path) -> Result<Background> {
-        let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        let errors = file.try_clone().context("cannot duplicate a file handle")?;
-        let mut command = self.command();
-        command.stdout(file).stderr(errors).process_group(0);
-        die_with_parent(&mut command, libc::SIGTERM);
-        let child = command.spawn().with_context(|| format!("cannot start `{self}`"))?;
-        Ok(Background { child })
+        Background::start(self.command(), log)
     }
 }
 
@@ -147,6 +140,17 @@ pub(crate) struct Background {
 }
 
 impl Background {
+    /// Starts a command in a process group of its own, so that a Ctrl-C on the terminal does not reach it, with no input
+    /// and its output in a file. It is stopped when the returned guard goes.
+    pub(crate) fn start(mut command: Command, log: &Path) -> Result<Self> {
+        let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        let errors = file.try_clone().context("cannot duplicate a file handle")?;
+        command.stdin(Stdio::null()).stdout(file).stderr(errors).process_group(0);
+        die_with_parent(&mut command, libc::SIGTERM);
+        let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        Ok(Self { child })
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -10,8 +10,8 @@ use miku_probe_abi::{
 };
 
 use super::*;
-use crate::observations::{Outcome, Unmatched};
 use crate::observations::{AbortReason, Exchange, Method};
+use crate::observations::{Outcome, Unmatched};
 use crate::units::{Scheme, Side, Symbol, Transport};
 
 const TGID: u32 = 42;

@@ -1,6 +1,8 @@
 //! Starts probes and services, waits for them by what they do, and takes them down again whatever happens.
 
 pub mod client;
+pub mod discord;
+pub mod hermetic;
 pub mod kernel;
 pub mod memory;
 pub mod probe;

@@ -13,7 +13,16 @@ use tempfile::TempDir;
 pub const DOMAIN: &str = "miku.test";
 
 /// The names that the certificate is for.
-const NAMES: [&str; 6] = ["*.miku.test", "miku.test", "discord.com", "*.discord.com", "localhost", "127.0.0.1"];
+const NAMES: [&str; 8] = [
+    "*.miku.test",
+    "miku.test",
+    "discord.com",
+    "*.discord.com",
+    "discord.gg",
+    "*.discord.gg",
+    "localhost",
+    "127.0.0.1",
+];
 
 /// An authority that clients are told to trust, and one certificate of it that serves all names of the suite.
 #[derive(Debug)]

@@ -6,6 +6,9 @@
 mod bad_input;
 mod clients;
 mod commands;
+mod discord;
+mod discord_metrics;
+mod discord_stage;
 mod discovery;
 mod endpoints;
 mod exchanges;
@@ -18,7 +21,6 @@ mod servers;
 mod stage;
 mod tls_attach;
 mod tls_clients;
-mod tls_discord;
 mod tls_handshakes;
 mod tls_hostile;
 mod tls_servers;
@@ -27,6 +29,7 @@ mod tls_stage;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use discord_stage::Library;
 use libtest_mimic::{Arguments, Trial};
 use miku_probe_tests::harness::{kernel, probe};
 
@@ -46,6 +49,16 @@ enum Need {
     NewerPython,
     /// The environment with discord.py.
     Discord,
+    /// The same with the library for zstd, and FastAPI; the stand-in's environment too.
+    DiscordZstd,
+    /// The environments of other libraries for Discord's bots.
+    DiscordOld,
+    Nextcord,
+    PyCord,
+    Disnake,
+    Hikari,
+    /// A network and names of one's own.
+    Hermetic,
     /// An interpreter that speaks TLS, without any packages.
     PlainPython,
     /// That interpreter with OpenSSL in a file of its own.
@@ -76,7 +89,14 @@ impl Need {
             Self::NewerPython => {
                 tls_stage::newer_minor().ok_or("no newer Python".into()).and_then(tls_stage::clients_on).map(drop)
             }
-            Self::Discord => tls_stage::discord().map(drop),
+            Self::Discord => discord_stage::with_zlib().map(drop),
+            Self::DiscordZstd => discord_stage::with_zstd().map(drop),
+            Self::DiscordOld => Library::OldDiscordPy.python().map(drop),
+            Self::Nextcord => Library::Nextcord.python().map(drop),
+            Self::PyCord => Library::PyCord.python().map(drop),
+            Self::Disnake => Library::Disnake.python().map(drop),
+            Self::Hikari => Library::Hikari.python().map(drop),
+            Self::Hermetic => discord_stage::hermetic(),
             Self::PlainPython => tls_stage::plain().map(drop),
             Self::SharedLibrary => tls_stage::shared_library().map(drop),
             Self::Zstd => inflate::zstd().map(drop),
@@ -123,8 +143,9 @@ fn main() -> ExitCode {
         ("tls_attach", tls_attach::cases()),
         ("tls_hostile", tls_hostile::cases()),
         ("tls_handshakes", tls_handshakes::cases()),
-        ("tls_discord", tls_discord::cases()),
         ("inflate", inflate::cases()),
+        ("discord", discord::cases()),
+        ("discord_metrics", discord_metrics::cases()),
         ("secrets", secrets::cases()),
     ];
     let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");

@@ -31,13 +31,6 @@ pub(crate) fn newer_minor() -> Option<u8> {
     *NEWEST.get_or_init(|| python::minors().next_back().filter(|minor| *minor > 13))
 }
 
-/// The environment with discord.py.
-pub(crate) fn discord() -> Result<Python, String> {
-    static PYTHON: OnceLock<Result<Python, String>> = OnceLock::new();
-    let make = || Python::with("discord", &["aiohttp.txt", "discord.txt"]);
-    PYTHON.get_or_init(|| make().map_err(|error| format!("{error:#}"))).clone()
-}
-
 /// An interpreter that needs no packages.
 pub(crate) fn plain() -> Result<Python, String> {
     static PYTHON: OnceLock<Result<Python, String>> = OnceLock::new();

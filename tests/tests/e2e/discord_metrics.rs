@@ -1,0 +1,485 @@
+//! What the probe tells of a bot on Discord, held against the stand-in's own log: the gateway, replies, commands.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use miku_probe_tests::exposition::Scrape;
+use miku_probe_tests::harness::discord::{Discord, Kind, Log};
+use miku_probe_tests::harness::probe::Probe;
+use miku_probe_tests::harness::secure::attach;
+use miku_probe_tests::harness::{PATIENCE, eventually};
+use serde_json::{Value, json};
+
+use crate::discord_stage::{Compression, Library, PLAIN, bot, discord, echo, llm, watched_from_the_start};
+use crate::{Case, case};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        case!(events_by_zlib, Discord, DiscordZstd, Hermetic),
+        case!(events_by_zstd, DiscordZstd, Hermetic),
+        case!(events_in_mid_life, Discord, DiscordZstd, Hermetic),
+        case!(shards, DiscordZstd, Hermetic),
+        case!(heartbeats, Discord, DiscordZstd, Hermetic),
+        case!(missed_heartbeats, DiscordZstd, Hermetic),
+        case!(reconnects, Discord, DiscordZstd, Hermetic),
+        case!(replies_and_phases, DiscordZstd, Hermetic),
+        case!(replies_in_mid_life, Discord, DiscordZstd, Hermetic),
+        case!(replies_without_reference, Discord, DiscordZstd, Hermetic),
+        case!(replies_through_rate_limits, Discord, DiscordZstd, Hermetic),
+        case!(phases_of_a_stream, DiscordZstd, Hermetic),
+        case!(unanswered, DiscordZstd, Hermetic),
+        case!(hostile_commands, Discord, DiscordZstd, Hermetic),
+        case!(two_hundred_a_second, DiscordZstd, Hermetic),
+        case!(uncompressed, Disnake, DiscordZstd, Hermetic),
+        case!(plain, Disnake, DiscordZstd, Hermetic),
+        case!(older_discord_py, DiscordOld, DiscordZstd, Hermetic),
+        case!(nextcord, Nextcord, DiscordZstd, Hermetic),
+        case!(py_cord, PyCord, DiscordZstd, Hermetic),
+        case!(disnake, Disnake, DiscordZstd, Hermetic),
+        case!(hikari, Hikari, DiscordZstd, Hermetic),
+    ]
+}
+
+const EVENTS: &str = "miku_discord_gateway_events_total";
+const UP: &str = "miku_discord_gateway_up";
+const HEARTBEAT: &str = "miku_discord_gateway_heartbeat_seconds";
+const MISSED: &str = "miku_discord_gateway_missed_heartbeats_total";
+const RECONNECTS: &str = "miku_discord_gateway_reconnects_total";
+const REPLY: &str = "miku_discord_reply_duration_seconds";
+const PHASE: &str = "miku_discord_reply_phase_seconds";
+const COMMANDS: &str = "miku_discord_commands_total";
+const BOT: [(&str, &str); 1] = [("service", "bot")];
+
+/// How far a reply may be off the stand-in's own timing.
+const REPLY_WITHIN: f64 = 0.002;
+
+/// How far a heartbeat may be.
+const HEARTBEAT_WITHIN: f64 = 0.001;
+
+/// Sums of samples by one label.
+fn by(scrape: &Scrape, name: &str, label: &str) -> BTreeMap<String, u64> {
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    for sample in scrape.matching(name, &BOT) {
+        let labels = [("service", "bot"), (label, sample.label(label))];
+        sums.insert(sample.label(label).to_owned(), scrape.count(name, &labels));
+    }
+    sums
+}
+
+/// Asserts that the gateway's events are those of the log, but for what was there `before`.
+fn assert_events(probe: &Probe, discord: &mut Discord, before: &BTreeMap<String, u64>) {
+    let (mut events, mut seen) = (BTreeMap::new(), BTreeMap::new());
+    let agreed = eventually(PATIENCE, || {
+        let log = discord.log();
+        if !log.settled() {
+            return None;
+        }
+        events = log.events();
+        for (name, count) in before {
+            *events.get_mut(name)? -= count;
+        }
+        events.retain(|_, count| *count > 0);
+        seen = by(&probe.scrape(), EVENTS, "event");
+        (seen == events).then_some(())
+    });
+    assert!(agreed.is_some(), "{events:#?} in the log, {seen:#?} in the metrics\n{}", probe.told());
+}
+
+/// Asserts that the replies are those of the log but for the first `before`.
+fn assert_replies(probe: &Probe, discord: &mut Discord, before: usize) {
+    for kind in [Kind::Message, Kind::Interaction] {
+        let replies = discord.log().replies().iter().skip(before);
+        let seconds: Vec<f64> = replies.filter(|reply| reply.kind == kind).map(|reply| reply.seconds).collect();
+        assert_durations(probe, kind, &seconds);
+    }
+    assert_phases(probe);
+}
+
+/// Asserts that replies of a kind took so many seconds each: their number, their sum, and as far as the buckets show each
+/// of them.
+fn assert_durations(probe: &Probe, kind: Kind, seconds: &[f64]) {
+    let labels = [("service", "bot"), ("kind", kind.label())];
+    let mut seen = 0;
+    let agreed = eventually(PATIENCE, || {
+        seen = probe.scrape().count(&format!("{REPLY}_count"), &labels);
+        (seen == seconds.len() as u64).then_some(())
+    });
+    assert!(agreed.is_some(), "{} {kind:?} happened, {seen} are in the metrics\n{}", seconds.len(), told(probe));
+    let scrape = probe.scrape();
+    let (sum, happened) = (scrape.sum(&format!("{REPLY}_sum"), &labels), seconds.iter().sum::<f64>());
+    let most = REPLY_WITHIN * f64::from(u32::try_from(seconds.len()).expect("few replies"));
+    assert!((sum - happened).abs() <= most, "{kind:?}: {happened} s happened, {sum} s are in the metrics");
+    let name = format!("{REPLY}_bucket");
+    for sample in scrape.matching(&name, &labels).filter(|sample| sample.label("le") != "+Inf") {
+        let bound: f64 = sample.label("le").parse().expect("a bucket's bound");
+        let up_to = |bound: f64| seconds.iter().filter(|seconds| **seconds <= bound).count() as f64;
+        let range = up_to(bound - REPLY_WITHIN)..=up_to(bound + REPLY_WITHIN);
+        assert!(range.contains(&sample.value), "{kind:?} up to {bound} s: {range:?} happened, not {}", sample.value);
+    }
+}
+
+/// Asserts that the phases are all the time that there was.
+fn assert_phases(probe: &Probe) {
+    let scrape = probe.scrape();
+    let (whole, parts) = (scrape.sum(&format!("{REPLY}_sum"), &BOT), scrape.sum(&format!("{PHASE}_sum"), &BOT));
+    let most = 0.001 * scrape.sum(&format!("{REPLY}_count"), &BOT);
+    assert!((whole - parts).abs() <= most, "{whole} s of replies, {parts} s of phases\n{}", told(probe));
+}
+
+/// What the probe told of Discord, for a message.
+fn told(probe: &Probe) -> String {
+    let scrape = probe.scrape();
+    let shown = scrape.samples.iter().filter(|sample| {
+        let about = sample.name.starts_with("miku_discord_") || sample.name == "miku_probe_unmatched_total";
+        about && !sample.name.ends_with("_bucket")
+    });
+    shown.map(|sample| format!("  {} {:?} {}\n", sample.name, sample.labels, sample.value)).collect()
+}
+
+/// Has people do what is answered with a reference or a token, and waits for the answers.
+fn ask(discord: &mut Discord, count: usize) {
+    let before = discord.log().replies().len();
+    let texts = ["!reply hi", "!replyllm hi", "!streamllm hi", "!twice hi"];
+    for text in texts {
+        discord.tell(&json!({"do": "messages", "text": text, "count": count, "channels": count, "rate": 20}));
+    }
+    discord.tell(&json!({"do": "messages", "text": "!replyllm hi", "count": count, "channels": 2, "dm": true}));
+    discord.tell(&json!({"do": "messages", "text": "not for a bot", "count": count, "channels": 2}));
+    let interactions =
+        [("command", "ask"), ("command", "ask-original"), ("command", "hello"), ("component", "b"), ("modal", "f")];
+    for (kind, name) in interactions {
+        discord.tell(&json!({"do": "interactions", "kind": kind, "name": name, "count": count, "rate": 20}));
+    }
+    discord.tell(&json!({"do": "interactions", "kind": "autocomplete", "count": count}));
+    discord.wait_replies(before + count * (texts.len() + 1 + interactions.len()));
+}
+
+/// Sends some of everything that a gateway sends.
+fn some_of_everything(discord: &mut Discord) {
+    ask(discord, 2);
+    let typing = json!({"channel_id": "1", "user_id": "1", "timestamp": 1});
+    for (name, d) in [("TYPING_START", typing), ("SOMETHING_NEW", json!({})), ("RATHER_NEW", json!(null))] {
+        discord.tell(&json!({"do": "event", "t": name, "d": d, "count": 7}));
+    }
+    discord.tell(&json!({"do": "guild", "bytes": 100 * 1024}));
+    discord.tell(&json!({"do": "messages", "text": "x", "length": 4000, "count": 5, "channels": 5}));
+    let largest = discord.log().sent.iter().map(|sent| sent.size).max();
+    assert!(largest >= Some(100 * 1024), "the largest message has {largest:?} bytes");
+}
+
+fn events(compression: Compression, options: &[&str]) {
+    let mut discord = discord(&["--guild-bytes", "102400"]);
+    let (_llm, url) = llm(&discord, &[]);
+    let mut command = bot(compression, &["--llm", &url]);
+    let (_bot, probe) = watched_from_the_start(&mut discord, command.args(options));
+    some_of_everything(&mut discord);
+    assert_events(&probe, &mut discord, &BTreeMap::new());
+    let up = probe.scrape().sum(UP, &[("service", "bot"), ("shard", "0")]);
+    assert_eq!(up, 1.0, "{}", told(&probe));
+    assert_eq!(probe.scrape().sum("miku_probe_lost_total", &[]), 0.0, "{}", probe.told());
+}
+
+fn events_by_zlib() {
+    events(Compression::Zlib, &[]);
+}
+
+fn events_by_zstd() {
+    events(Compression::Zstd, &["--stream-llm"]);
+}
+
+fn events_in_mid_life() {
+    let mut discord = discord(&[]);
+    let (_llm, url) = llm(&discord, &[]);
+    let bot = discord.bot("discord.py", &mut bot(Compression::Zlib, &["--llm", &url]));
+    some_of_everything(&mut discord);
+    discord.wait("all events", |log| log.settled().then_some(()));
+    let probe = attach(&[&format!("bot=pid:{}", bot.pid())]);
+    let before = discord.log().events();
+    some_of_everything(&mut discord);
+    assert_events(&probe, &mut discord, &before);
+}
+
+fn shards() {
+    let mut discord = discord(&["--guilds", "4", "--channels", "8", "--shards", "2", "--heartbeat-ms", "400"]);
+    let mut command = bot(Compression::Zstd, &["--shards", "2"]);
+    let (_bot, probe) = watched_from_the_start(&mut discord, &mut command);
+    discord.tell(&json!({"do": "messages", "text": "!reply hi", "count": 16, "channels": 8, "rate": 40}));
+    discord.wait_replies(16);
+    assert_events(&probe, &mut discord, &BTreeMap::new());
+    probe.wait_for("two shards that are up", |scrape| {
+        let up: Vec<(&str, f64)> =
+            scrape.matching(UP, &BOT).map(|sample| (sample.label("shard"), sample.value)).collect();
+        (BTreeSet::from_iter(up.iter().map(|up| up.0)) == BTreeSet::from(["0", "1"])
+            && up.iter().all(|(_, value)| *value == 1.0))
+        .then_some(())
+    });
+    for shard in ["0", "1"] {
+        let labels = [("service", "bot"), ("shard", shard)];
+        probe.wait_for(&format!("a heartbeat of shard {shard}"), |scrape| {
+            (scrape.count(&format!("{HEARTBEAT}_count"), &labels) > 0).then_some(())
+        });
+    }
+}
+
+fn heartbeats() {
+    let mut discord = discord(&["--heartbeat-ms", "300"]);
+    discord.tell(&json!({"do": "acks", "after": 0.02}));
+    let (_bot, probe) = watched_from_the_start(&mut discord, &mut bot(Compression::Zlib, &[]));
+    let acked = |log: &Log| log.heartbeats().into_iter().flatten().collect::<Vec<f64>>();
+    discord.wait("ten heartbeats", |log| (acked(log).len() >= 10).then_some(()));
+    let labels = [("service", "bot")];
+    let mut compared = None;
+    // Both are looked at between two heartbeats.
+    let agreed = eventually(PATIENCE, || {
+        let seconds = acked(discord.log());
+        let scrape = probe.scrape();
+        let seen =
+            (scrape.count(&format!("{HEARTBEAT}_count"), &labels), scrape.sum(&format!("{HEARTBEAT}_sum"), &labels));
+        compared = Some((seconds.clone(), seen));
+        (seen.0 == seconds.len() as u64).then_some((seconds, seen.1))
+    });
+    let (seconds, sum) = agreed.unwrap_or_else(|| panic!("{compared:?}"));
+    let (told, most) = (seconds.iter().sum::<f64>(), HEARTBEAT_WITHIN * seconds.len() as f64);
+    assert!((sum - told).abs() <= most, "{told} s in the log, {sum} s in the metrics, of {seconds:?}");
+    assert_eq!(probe.scrape().sum(MISSED, &labels), 0.0);
+}
+
+fn missed_heartbeats() {
+    let mut discord = discord(&["--heartbeat-ms", "300"]);
+    let (_bot, probe) = watched_from_the_start(&mut discord, &mut bot(Compression::Zstd, &[]));
+    let up = |probe: &Probe, value: f64| {
+        probe.wait_for(&format!("a gateway that is {value}"), |scrape| {
+            let labels = [("service", "bot"), ("shard", "0")];
+            scrape.matching(UP, &labels).any(|sample| sample.value == value).then_some(())
+        });
+    };
+    up(&probe, 1.0);
+    discord.tell(&json!({"do": "acks", "after": null}));
+    let sent = discord.log().heartbeats().len();
+    discord.wait("four heartbeats", |log| (log.heartbeats().len() >= sent + 4).then_some(()));
+    up(&probe, 0.0);
+    discord.tell(&json!({"do": "acks", "after": 0}));
+    let sent = discord.log().heartbeats().len();
+    discord.wait("two heartbeats", |log| (log.heartbeats().len() >= sent + 2).then_some(()));
+    up(&probe, 1.0);
+    // The last one's ack may be on its way.
+    let mut heartbeats = discord.log().heartbeats();
+    heartbeats.pop();
+    let missed = heartbeats.iter().filter(|heartbeat| heartbeat.is_none()).count();
+    assert!(missed >= 3, "{heartbeats:?}");
+    assert_eq!(probe.scrape().count(MISSED, &[("service", "bot")]), missed as u64, "{heartbeats:?}");
+}
+
+fn reconnects() {
+    let mut discord = discord(&[]);
+    let (_bot, probe) = watched_from_the_start(&mut discord, &mut bot(Compression::Zlib, &[]));
+    let steps = [
+        (json!({"do": "reconnect"}), "requested", None, "RESUMED"),
+        (json!({"do": "close", "code": 4000}), "closed", Some("4000"), "RESUMED"),
+        (json!({"do": "close", "code": 4009}), "closed", Some("4009"), "RESUMED"),
+        (json!({"do": "invalid", "resumable": true}), "invalid_session", None, "RESUMED"),
+        (json!({"do": "drop"}), "network", Some("1006"), "RESUMED"),
+        (json!({"do": "invalid", "resumable": false}), "invalid_session", None, "READY"),
+    ];
+    for (expected, (command, reason, code, back_by)) in (1..).zip(steps) {
+        let before = discord.log().events().get(back_by).copied().unwrap_or_default();
+        discord.tell(&command);
+        discord.wait(back_by, |log| (log.events().get(back_by).copied() > Some(before)).then_some(()));
+        let seen = probe.wait_for(&format!("what {command} made the bot do"), |scrape| {
+            (scrape.count(RECONNECTS, &BOT) == expected).then(|| scrape.clone())
+        });
+        let mut labels = vec![("service", "bot"), ("reason", reason)];
+        labels.extend(code.map(|code| ("close_code", code)));
+        let reconnects: Vec<_> = seen.matching(RECONNECTS, &BOT).map(|sample| &sample.labels).collect();
+        assert!(seen.count(RECONNECTS, &labels) > 0, "{command}: no {labels:?} in {reconnects:?}");
+    }
+    let reasons = [("closed", 2), ("invalid_session", 2), ("network", 1), ("requested", 1)];
+    let reasons = BTreeMap::from(reasons.map(|(reason, count)| (reason.to_owned(), count)));
+    assert_eq!(by(&probe.scrape(), RECONNECTS, "reason"), reasons);
+    let events = discord.log().events();
+    let sessions = probe.scrape().count("miku_discord_gateway_session_starts_total", &BOT);
+    assert_eq!(sessions, events["READY"], "{events:?}");
+    assert_events(&probe, &mut discord, &BTreeMap::new());
+}
+
+fn replies_and_phases() {
+    let mut discord = discord(&["--delay-ms", "20"]);
+    let (_llm, url) = llm(&discord, &["--spread", "0.5"]);
+    let mut command = bot(Compression::Zstd, &["--llm", &url, "--stream-llm", "--api-port", "8000"]);
+    let (_bot, probe) = watched_from_the_start(&mut discord, &mut command);
+    ask(&mut discord, 8);
+    assert_replies(&probe, &mut discord, 0);
+}
+
+fn replies_in_mid_life() {
+    let mut discord = discord(&[]);
+    let (_llm, url) = llm(&discord, &[]);
+    let bot = discord.bot("discord.py", &mut bot(Compression::Zlib, &["--llm", &url]));
+    ask(&mut discord, 2);
+    let before = discord.log().replies().len();
+    let probe = attach(&[&format!("bot=pid:{}", bot.pid())]);
+    ask(&mut discord, 4);
+    assert_replies(&probe, &mut discord, before);
+}
+
+/// One at a time, what a bot writes in a channel is for the one who asked there; elsewhere it is nobody's for certain.
+fn replies_without_reference() {
+    let mut discord = discord(&[]);
+    let (_bot, probe) = watched_from_the_start(&mut discord, &mut bot(Compression::Zlib, &[]));
+    for number in 1..=5 {
+        discord.tell(&json!({"do": "messages", "text": "!send hi", "dm": number > 3}));
+        discord.wait_replies(number);
+    }
+    assert_replies(&probe, &mut discord, 0);
+    discord.tell(&json!({"do": "messages", "text": "!elsewhere hi"}));
+    discord.wait_replies(6);
+    discord.tell(&json!({"do": "messages", "text": "!reply hi"}));
+    discord.wait_replies(7);
+    probe.wait_for("the reply after that", |scrape| (scrape.count(&format!("{REPLY}_count"), &BOT) == 6).then_some(()));
+}
+
+fn replies_through_rate_limits() {
+    let mut discord = discord(&[]);
+    let (_bot, probe) = watched_from_the_start(&mut discord, &mut bot(Compression::Zlib, &[]));
+    let mut slept = 0.0;
+    for (number, (scope, seconds)) in [("user", 0.3), ("shared", 0.2), ("global", 0.25)].into_iter().enumerate() {
+        let route = "/channels/{channel_id}/messages";
+        discord.tell(&json!({"do": "refuse", "method": "POST", "route": route, "scope": scope, "seconds": seconds}));
+        discord.tell(&json!({"do": "messages", "text": "!reply hi"}));
+        discord.wait_replies(number + 1);
+        slept += seconds;
+    }
+    assert_replies(&probe, &mut discord, 0);
+    let labels = [("service", "bot"), ("phase", "rate_limit")];
+    let told = probe.scrape().sum(&format!("{PHASE}_sum"), &labels);
+    assert!(told >= slept && told < slept + 0.3, "told to sleep for {slept} s, slept {told} s by the probe");
+}
+
+fn phases_of_a_stream() {
+    const COUNT: u32 = 5;
+    let mut discord = discord(&["--delay-ms", "30"]);
+    let (_llm, url) = llm(&discord, &["--prompt-ms", "200", "--token-ms", "20", "--tokens", "10"]);
+    let mut command = bot(Compression::Zstd, &["--llm", &url, "--stream-llm"]);
+    let (_bot, probe) = watched_from_the_start(&mut discord, &mut command);
+    for number in 1..=COUNT {
+        discord.tell(&json!({"do": "messages", "text": "!replyllm hi"}));
+        discord.wait_replies(number as usize);
+    }
+    assert_replies(&probe, &mut discord, 0);
+    let calls = discord.llm_calls();
+    assert_eq!(calls.len(), COUNT as usize);
+    let scrape = probe.scrape();
+    let first = calls.iter().map(|call| call.until_first).sum::<f64>();
+    let rest = calls.iter().map(|call| call.until_last - call.until_first).sum::<f64>();
+    for (phase, told) in [("llm_first_token", first), ("llm_generation", rest)] {
+        let labels = [("service", "bot"), ("phase", phase)];
+        assert_eq!(scrape.count(&format!("{PHASE}_count"), &labels), u64::from(COUNT), "{phase}");
+        let seen = scrape.sum(&format!("{PHASE}_sum"), &labels);
+        assert!((seen - told).abs() <= 0.005 * f64::from(COUNT), "{phase}: {told} s by the LLM, {seen} s by the probe");
+    }
+}
+
+/// Whoever was typed at and got nothing, when the bot ended.
+fn unanswered() {
+    let mut discord = discord(&[]);
+    let (mut bot, probe) = watched_from_the_start(&mut discord, &mut bot(Compression::Zstd, &[]));
+    for text in ["not for a bot", "!typing", "!react", "!reply hi"] {
+        discord.tell(&json!({"do": "messages", "text": text, "count": 2, "channels": 2, "rate": 10}));
+    }
+    discord.wait_replies(2);
+    bot.stop(libc::SIGTERM, PATIENCE);
+    let labels = [("service", "bot"), ("kind", "message")];
+    probe.wait_for("two who wait in vain", |scrape| {
+        (scrape.count("miku_discord_unanswered_total", &labels) == 2).then_some(())
+    });
+    assert_eq!(probe.scrape().count(&format!("{REPLY}_count"), &labels), 2, "{}", told(&probe));
+}
+
+fn hostile_commands() {
+    const COUNT: u64 = 1000;
+    let mut discord = discord(&[]);
+    let (_bot, probe) = watched_from_the_start(&mut discord, &mut bot(Compression::Zlib, &[]));
+    discord.tell(&json!({"do": "interactions", "kind": "command", "name": "ping", "count": 3, "rate": 10}));
+    let evil = json!({"do": "interactions", "kind": "command", "name": "evil", "hostile": true, "count": COUNT,
+        "rate": 100});
+    discord.tell_within(Duration::from_secs(60), &evil);
+    discord.wait("so many replies", |log| (log.replies().len() as u64 == COUNT + 3).then_some(()));
+    probe.wait_for("all of the commands", |scrape| (scrape.count(COMMANDS, &BOT) == COUNT + 3).then_some(()));
+    let commands = by(&probe.scrape(), COMMANDS, "command");
+    assert!(commands.len() <= 501, "{} names of commands", commands.len());
+    assert_eq!(commands.get("ping"), Some(&3));
+    assert!(commands.get("other").is_some_and(|other| *other > COUNT / 2), "{:?}", commands.get("other"));
+    assert!(probe.scrape().sum("miku_probe_label_overflow_total", &[("label", "command")]) > 0.0);
+}
+
+/// The goal: at 200 messages a second over 50 channels, every reply. A bot under such load reads late what was sent in
+/// time, and only its own clock tells how late.
+fn two_hundred_a_second() {
+    const COUNT: usize = 2000;
+    let mut discord = discord(&[]);
+    let (mut bot, probe) = watched_from_the_start(&mut discord, &mut bot(Compression::Zstd, &["--clock"]));
+    let load = json!({"do": "messages", "text": "!reply hi", "count": COUNT, "channels": 50, "rate": 200});
+    discord.tell_within(Duration::from_secs(60), &load);
+    let replied = eventually(Duration::from_secs(60), || (discord.log().replies().len() == COUNT).then_some(()));
+    assert!(replied.is_some(), "{} replies", discord.log().replies().len());
+    assert_events(&probe, &mut discord, &BTreeMap::new());
+    bot.stop(libc::SIGTERM, PATIENCE);
+    bot.wait_silent(PATIENCE);
+    let own = bot.said().iter().filter_map(|line| own_time(line)).collect::<Vec<f64>>();
+    assert_eq!(own.len(), COUNT, "by the bot's own clock");
+    assert_durations(&probe, Kind::Message, &own);
+    assert_phases(&probe);
+    assert_eq!(probe.scrape().sum("miku_probe_lost_total", &[]), 0.0, "{}", probe.told());
+}
+
+/// The seconds of a reply that the bot timed itself.
+fn own_time(line: &str) -> Option<f64> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let (received, answered) = (value["received"].as_u64()?, value["answered"].as_u64()?);
+    Some(Duration::from_nanos(answered.saturating_sub(received)).as_secs_f64())
+}
+
+/// A bot on another library: its gateway's events, and its replies.
+fn other(library: Library) {
+    echoes(library, &[]);
+}
+
+fn echoes(library: Library, options: &[&str]) {
+    let mut discord = discord(options);
+    let (_bot, probe) = watched_from_the_start(&mut discord, &mut echo(library));
+    let texts = [("!hi", 10), ("not for a bot", 10)];
+    for (text, count) in texts {
+        discord.tell(&json!({"do": "messages", "text": text, "count": count, "channels": 5, "rate": 20}));
+    }
+    discord.wait_replies(10);
+    assert_events(&probe, &mut discord, &BTreeMap::new());
+    assert_replies(&probe, &mut discord, 0);
+}
+
+fn uncompressed() {
+    other(Library::Uncompressed);
+}
+
+fn plain() {
+    echoes(Library::Uncompressed, &PLAIN);
+}
+
+fn older_discord_py() {
+    other(Library::OldDiscordPy);
+}
+
+fn nextcord() {
+    other(Library::Nextcord);
+}
+
+fn py_cord() {
+    other(Library::PyCord);
+}
+
+fn disnake() {
+    other(Library::Disnake);
+}
+
+fn hikari() {
+    other(Library::Hikari);
+}
