@@ -585,7 +585,7 @@ const PAYLOAD_TOLD: [&[u8]; 3] = [b"{\"t\":\"MESSAGE_", b"{\"t\":\"INTERACTI", b
 pub struct PayloadLook(u128);
 
 impl PayloadLook {
-    /// The first bytes of a message, in two words of the machine's own byte order, zeros behind its end.
+    /// The first bytes of a message, in two words of the machine's own byte order; one that it does not fill is 0.
     #[must_use]
     #[inline(always)]
     pub const fn new(first: [u64; PAYLOAD_LOOK / 8]) -> Self {
@@ -924,11 +924,8 @@ mod tests {
         }
     }
     fn payload(text: &str) -> PayloadLook {
-        let mut first = [0; PAYLOAD_LOOK];
-        let length = text.len().min(PAYLOAD_LOOK);
-        first[..length].copy_from_slice(&text.as_bytes()[..length]);
-        let (words, _) = first.as_chunks();
-        PayloadLook::new([words[0], words[1]].map(u64::from_ne_bytes))
+        let (words, _) = text.as_bytes().as_chunks();
+        PayloadLook::new([0, 1].map(|number| words.get(number).map_or(0, |word| u64::from_ne_bytes(*word))))
     }
 
     #[test]
