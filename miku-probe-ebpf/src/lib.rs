@@ -930,7 +930,7 @@ mod tests {
 
     #[test]
     fn payloads_begin_with_one_of_four_keys() {
-        for text in [r#"{"t":null,"s":null,"op":10}"#, r#"{"op":11}"#, r#"{"s":1}"#, r#"{"d":251,"op":1}"#] {
+        for text in [r#"{"t":null,"s":null,"op":10}"#, r#"{"op":11}"#, r#"{"s":1,"op":0}"#, r#"{"d":251,"op":1}"#] {
             assert!(payload(text).is_payload(), "{text}");
         }
         for text in ["", "{", r#"{"t""#, r#"{ "t":1}"#, r#"{"id":"1"}"#, r#"[{"t":1}]"#, "\u{83}l\0", "<html>"] {
