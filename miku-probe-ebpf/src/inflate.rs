@@ -24,8 +24,8 @@ use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::ProbeContext;
 use miku_probe_abi::{
     ABI_VERSION, CAPTURE_MAX, CloseRecord, INFLATE_BETWEEN_BLOCKS, INFLATE_WITHIN, INFLATED_ENDS, INFLATED_MAX,
-    INFLATED_OTHER, INFLATED_STARTS, InflateCall, InflateStream, InflatedRecord, PAYLOAD_LOOK, PayloadLook,
-    RecordHeader, RecordKind, StreamKey,
+    INFLATED_OTHER, INFLATED_STARTS, InflateCall, InflateStream, InflatedRecord, PayloadLook, RecordHeader, RecordKind,
+    StreamKey,
 };
 
 use crate::maps::{RECORDS, Skip, Wake, add_one, current, header, lost_record, put, wake_flags};
@@ -247,57 +247,69 @@ fn came(thread: u64, call: &InflateCall, output: &Output) -> Result<(), Skip> {
     if size == 0 && !ends {
         return Err(Skip);
     }
-    let mut piece = Piece { thread, time_ns: now(), handle: call.stream, base: call.base, size: 0, wanted: 0, flags };
-    let mut left = size;
-    for number in 0..PIECES {
-        let room = if stream.budget < CAPTURE_MAX as u32 { stream.budget } else { CAPTURE_MAX as u32 };
-        piece.wanted = if left < room { left } else { room };
-        stream.budget -= piece.wanted;
-        // What is not copied is told with the last piece that is.
-        let last = piece.wanted == left || stream.budget == 0 || number == PIECES - 1;
-        piece.size = if last { left } else { piece.wanted };
-        if last && ends {
-            piece.flags |= INFLATED_ENDS;
-        }
-        // As little of the ring as holds it; the sizes must be known to the verifier.
-        let fitted = match piece.wanted {
-            0..=64 => tell::<64>(stream, &piece),
-            65..=INFLATED_OTHER => tell::<{ INFLATED_OTHER as usize }>(stream, &piece),
-            _ => tell::<CAPTURE_MAX>(stream, &piece),
-        };
-        if !fitted {
-            stream.lost = stream.lost.wrapping_add(1);
-        }
-        if last {
-            break;
-        }
-        left -= piece.size;
-        piece.base += u64::from(piece.size);
-        piece.flags = 0;
-    }
+    let ends = if ends { INFLATED_ENDS } else { 0 };
+    let mut rest =
+        Rest { thread, time_ns: now(), handle: call.stream, base: call.base, size, flags, ends, piece: 0, wanted: 0 };
+    let mut next = || tell_next(stream, &mut rest);
+    // No loop: old kernels refuse one whose end the compiler places before its start.
+    const { assert!(PIECES == 8) };
+    let _done = next() || next() || next() || next() || next() || next() || next() || next();
     Ok(())
 }
 
-/// The first bytes of what lies at `base`.
-#[inline(always)]
-fn look(base: u64, size: u32) -> PayloadLook {
-    let mut first = [0_u64; PAYLOAD_LOOK / 8];
-    // What cannot be read stays zeros, which begin no payload.
-    // SAFETY: the destination is as large.
-    unsafe { read_user_at_most::<PAYLOAD_LOOK>(first.as_mut_ptr().cast(), size, base) };
-    PayloadLook::new(first)
+/// Tells the next piece of what a call put out; says whether it was the last.
+#[inline(never)]
+fn tell_next(stream: &mut InflateStream, rest: &mut Rest) -> bool {
+    let room = if stream.budget < CAPTURE_MAX as u32 { stream.budget } else { CAPTURE_MAX as u32 };
+    rest.wanted = if rest.size < room { rest.size } else { room };
+    stream.budget -= rest.wanted;
+    // What is not copied is told with the last piece that is.
+    let last = rest.wanted == rest.size || stream.budget == 0;
+    rest.piece = if last { rest.size } else { rest.wanted };
+    if last {
+        rest.flags |= rest.ends;
+    }
+    // As little of the ring as holds it; the sizes must be known to the verifier.
+    let fitted = match rest.wanted {
+        0..=64 => tell::<64>(stream, rest),
+        65..=INFLATED_OTHER => tell::<{ INFLATED_OTHER as usize }>(stream, rest),
+        _ => tell::<CAPTURE_MAX>(stream, rest),
+    };
+    if !fitted {
+        stream.lost = stream.lost.wrapping_add(1);
+    }
+    rest.size -= rest.piece;
+    rest.base += u64::from(rest.piece);
+    rest.flags = 0;
+    last
 }
 
-/// A part of what a call put out.
-struct Piece {
+/// The first bytes of what lies at `base`: nothing shorter than a word is a payload.
+#[inline(always)]
+fn look(base: u64, size: u32) -> PayloadLook {
+    let word = |number: u64| {
+        let there = u64::from(size) >= (number + 1) * 8;
+        // What cannot be read stays zeros, which begin no payload.
+        if there { read_user::<u64>(base + number * 8).unwrap_or(0) } else { 0 }
+    };
+    PayloadLook::new([word(0), word(1)])
+}
+
+/// What a call put out and has not been told yet.
+struct Rest {
     thread: u64,
     time_ns: u64,
     handle: u64,
     base: u64,
     size: u32,
-    /// Bytes of it that are to be copied, at most as many as there are.
-    wanted: u32,
+    /// [`INFLATED_STARTS`] before the first piece of a message.
     flags: u32,
+    /// [`INFLATED_ENDS`] when a message ends with it.
+    ends: u32,
+    /// Bytes that the next piece stands for.
+    piece: u32,
+    /// Bytes of the next piece that are to be copied, at most as many as there are.
+    wanted: u32,
 }
 
 /// A record with room for what is captured.
@@ -307,17 +319,17 @@ struct Captured<const ROOM: usize> {
     bytes: [u8; ROOM],
 }
 
-/// Puts a piece on the ring, in an entry with room for `ROOM` bytes of it; says whether it fitted.
+/// Puts the next piece on the ring, in an entry with room for `ROOM` bytes of it; says whether it fitted.
 #[inline(never)]
-fn tell<const ROOM: usize>(stream: &InflateStream, piece: &Piece) -> bool {
+fn tell<const ROOM: usize>(stream: &InflateStream, rest: &Rest) -> bool {
     let Some(mut entry) = RECORDS.reserve::<Captured<ROOM>>(0) else {
         lost_record(RecordKind::Inflated);
         return false;
     };
     let to = entry.as_mut_ptr();
     // SAFETY: the pointer is to the entry's memory, of which so many bytes are for what is captured.
-    let captured = unsafe { read_user_at_most::<ROOM>((&raw mut (*to).bytes).cast::<u8>(), piece.wanted, piece.base) };
-    if captured != piece.wanted {
+    let captured = unsafe { read_user_at_most::<ROOM>((&raw mut (*to).bytes).cast::<u8>(), rest.wanted, rest.base) };
+    if captured != rest.wanted {
         // SAFETY: the pointer is to live counters.
         add_one(|counters| unsafe { &raw mut (*counters).unreadable });
     }
@@ -327,16 +339,16 @@ fn tell<const ROOM: usize>(stream: &InflateStream, piece: &Piece) -> bool {
             kind: RecordKind::Inflated as u8,
             padding: 0,
             length: size_of::<InflatedRecord>() as u32 + captured,
-            time_ns: piece.time_ns,
-            tgid: (piece.thread >> 32) as u32,
-            tid: piece.thread as u32,
+            time_ns: rest.time_ns,
+            tgid: (rest.thread >> 32) as u32,
+            tid: rest.thread as u32,
         },
         generation: stream.generation,
-        handle: piece.handle,
+        handle: rest.handle,
         lost: stream.lost,
-        size: piece.size,
+        size: rest.piece,
         captured,
-        flags: piece.flags,
+        flags: rest.flags,
     };
     // SAFETY: as above.
     unsafe { (&raw mut (*to).record).write(record) };
