@@ -440,9 +440,8 @@ mod tests {
             health.observe(&Observation::Discord { service: ServiceId(0), what }, &names);
             let report = health.report(after(10));
             let checks = report.checks.iter().filter(|check| check.shard.is_some());
-            let seen: Vec<_> = checks
-                .map(|one| (one.name, one.shard.clone().unwrap_or_default(), one.status, one.seconds))
-                .collect();
+            let seen: Vec<_> =
+                checks.map(|one| (one.name, one.shard.clone().unwrap_or_default(), one.status, one.seconds)).collect();
             (report.status, seen)
         };
         let zero = || "0".to_owned();

@@ -442,8 +442,8 @@ impl Replies {
         let table = &self.table;
         self.llms.retain(|_, llm| {
             let owned = llm.started_by.or(llm.alone).is_some_and(|id| table.get(id).is_some_and(Conversation::is_open));
-            let keep = now.since(llm.start) < CALL_MAX
-                && (owned || llm.end.is_none_or(|end| now.since(end) < LLM_KEPT));
+            let keep =
+                now.since(llm.start) < CALL_MAX && (owned || llm.end.is_none_or(|end| now.since(end) < LLM_KEPT));
             if !keep && llm.unsettled {
                 tell(Event::Unmatched(Unmatched::LlmAmbiguous));
             }
@@ -571,14 +571,9 @@ impl Replies {
     }
 
     /// For whom the bot begins to type.
-    fn typing(
-        &mut self,
-        channel: u64,
-        why: Why,
-        time: Nanos,
-        tell: &mut impl FnMut(Event),
-    ) -> Option<Id> {
-        let refused = only(self.table.open_in(channel)).filter(|id| self.table.get(*id).is_some_and(Conversation::waits_to_type));
+    fn typing(&mut self, channel: u64, why: Why, time: Nanos, tell: &mut impl FnMut(Event)) -> Option<Id> {
+        let refused =
+            only(self.table.open_in(channel)).filter(|id| self.table.get(*id).is_some_and(Conversation::waits_to_type));
         // Libraries type again every few seconds while they type: it may be that.
         let again = |one: &Conversation| one.typed.is_some_and(|typed| time.since(typed) >= TYPE_AGAIN);
         let renewals = self.table.open_in(channel).filter(|(_, one)| again(one)).count();
@@ -667,7 +662,8 @@ impl Replies {
             Why::Caused(cause) => self.owner(cause).filter(here),
             Why::Unclear(things) => {
                 // Part of whose model's answer it is that nobody knows, may be anybody's.
-                let anybodys = |cause: &Cause| matches!(cause, Cause::Llm(_) | Cause::Bytes) && self.owner(*cause).is_none();
+                let anybodys =
+                    |cause: &Cause| matches!(cause, Cause::Llm(_) | Cause::Bytes) && self.owner(*cause).is_none();
                 if things.iter().flatten().any(anybodys) {
                     return None;
                 }
@@ -685,7 +681,9 @@ impl Replies {
             Why::Caused(cause) => self.owner(cause) == Some(id),
             // What else was received may make a bot write as well.
             Why::Unclear(things) | Why::Late(things) if things.contains(&Some(Cause::Other)) => false,
-            Why::Unclear(things) | Why::Late(things) => things.into_iter().flatten().any(|cause| self.owner(cause) == Some(id)),
+            Why::Unclear(things) | Why::Late(things) => {
+                things.into_iter().flatten().any(|cause| self.owner(cause) == Some(id))
+            }
             Why::Uncaused => true,
         }
     }
@@ -975,12 +973,11 @@ impl Replies {
         let last = Try { start: call.start, end, refused: false };
         let tries: Vec<Try> = one.tries.iter().copied().chain([last]).collect();
         spans.extend(tries.iter().map(|one| Span { phase: Phase::Post, start: one.start, end: one.end }));
-        spans.extend(
-            tries
-                .windows(2)
-                .filter(|pair| pair[0].refused)
-                .map(|pair| Span { phase: Phase::RateLimit, start: pair[0].end, end: pair[1].start }),
-        );
+        spans.extend(tries.windows(2).filter(|pair| pair[0].refused).map(|pair| Span {
+            phase: Phase::RateLimit,
+            start: pair[0].end,
+            end: pair[1].start,
+        }));
         let mut pickup = one.pickup.unwrap_or(call.start);
         let perhaps = one.llms.iter().copied().chain(ending.filter(|ending| !one.llms.contains(ending)));
         for llm_id in perhaps {
@@ -1065,7 +1062,9 @@ impl Replies {
     }
 
     fn llm_spoke(&mut self, id: LlmId, time: Nanos) {
-        let Some(llm) = self.llms.get_mut(&id).filter(|llm| llm.first_token.is_none() && llm.end.is_none()) else { return };
+        let Some(llm) = self.llms.get_mut(&id).filter(|llm| llm.first_token.is_none() && llm.end.is_none()) else {
+            return;
+        };
         llm.first_token = Some(time);
         if let Some(one) = llm.waits.and_then(|id| self.table.get_mut(id)) {
             one.speechless -= 1;

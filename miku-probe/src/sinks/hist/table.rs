@@ -33,16 +33,8 @@ const SUMMARY: [Column; 10] = [
 ];
 
 /// The columns of the summary of replies: times as of exchanges, and who waited in vain.
-const REPLY_SUMMARY: [Column; 8] = [
-    SUMMARY[0],
-    SUMMARY[1],
-    SUMMARY[2],
-    SUMMARY[3],
-    SUMMARY[4],
-    SUMMARY[5],
-    SUMMARY[6],
-    column("unanswered", 11, 5),
-];
+const REPLY_SUMMARY: [Column; 8] =
+    [SUMMARY[0], SUMMARY[1], SUMMARY[2], SUMMARY[3], SUMMARY[4], SUMMARY[5], SUMMARY[6], column("unanswered", 11, 5)];
 
 /// The columns of the phases, in the order of [`phase_cells`].
 const PHASES: [Column; 6] = [

@@ -173,13 +173,7 @@ pub(super) struct Table {
 
 impl Table {
     /// Enters a conversation; none when it is there already. The other is whether one that was open had to go for it.
-    pub(super) fn insert(
-        &mut self,
-        key: Key,
-        channel: Option<u64>,
-        state: State,
-        event: Nanos,
-    ) -> (Option<Id>, bool) {
+    pub(super) fn insert(&mut self, key: Key, channel: Option<u64>, state: State, event: Nanos) -> (Option<Id>, bool) {
         let known = match key {
             Key::Message(message) => self.messages.contains_key(&message),
             Key::Interaction(interaction, _) => self.interactions.contains_key(&interaction),
