@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use super::*;
+use crate::observations::ReplyKind;
 
 const TID: u32 = 4242;
 const GATEWAY: Source = Source(1);

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::observations::ReplyKind;
 
 const GATEWAY: u64 = 1;
 const MODEL: u64 = 2;
