@@ -35,6 +35,9 @@ const STREAMS_MAX: usize = gateway::CONNECTIONS_MAX;
 /// Calls of one process whose bodies are followed at once: those that are more may be told as half seen.
 const BODIES_MAX: usize = 1024;
 
+/// Events that come in crowds and that bots only take note of.
+const IDLE_EVENTS: [&str; 4] = ["TYPING_START", "PRESENCE_UPDATE", "GUILD_CREATE", "CHANNEL_UPDATE"];
+
 /// How often the numbers of active users and channels are told.
 const ACTIVE_EVERY: Nanos = Nanos(10_000_000_000);
 
@@ -460,7 +463,8 @@ impl<S: Sink> Hearing<'_, '_, S> {
         }
         self.out.discord(Discord::Event { name: symbol });
         let data = &payload.data;
-        let mut input = Input::Received;
+        // What no bot acts on does not hide what it does act on in the same turn.
+        let mut input = if IDLE_EVENTS.contains(&name) { Input::Bytes } else { Input::Received };
         match name {
             "MESSAGE_CREATE" => {
                 let author = self.author(payload);

@@ -10,11 +10,15 @@
 //! (`message_reference`), in whatever channel. Those ties are exact. All else is concluded, and only so far:
 //!
 //! - **Turns.** An event loop goes on with what it awaited in the turn in which that arrives. So what a thread sends is put
-//!   down to the one thing that it received in this turn, if it received nothing else and has sent nothing since. A turn
-//!   lasts at most 20 ms; what was received before, and made the thread send nothing in that time, is over: that is how
-//!   messages that the bot ignores fall out. A turn says for whom the bot types, for whom it calls a language model, and
-//!   whom a message without a reference answers, if it goes to that person's channel and nobody else there is at the point
-//!   of being answered.
+//!   down to the one thing that it received in this turn, if it received nothing else, has sent nothing since, and not more
+//!   than 5 ms went by. A turn lasts at most 20 ms; what was received before, and made the thread send nothing in that
+//!   time, is over: that is how messages that the bot ignores fall out. A turn says for whom the bot types, for whom it
+//!   calls a language model, and whom a message without a reference answers, if it goes to that person's channel and nobody
+//!   else there is at the point of being answered. For what goes to a channel it is enough that of all that was received
+//!   only one thing is of that channel.
+//! - **Sleepers.** A process of which code was seen to go on without anything received, or in a turn that something else
+//!   made, is believed less for five minutes: about a channel only if no other young message is there, about a language
+//!   model only if the call's start and end agree and nobody else was at the point of doing anything.
 //! - **Alone.** If one conversation is open in a channel, what the bot does there without a reference is for it. Open is
 //!   every message of the last five minutes that was not answered, whether the bot means to or not. It holds only if the bot
 //!   was not seen at work in the channel for ten seconds after it had answered somebody, for an answer may have several
@@ -45,6 +49,7 @@
 //! answer, and did nothing more for five minutes, or its process ended. An acknowledgement of type 6 alone is none: it
 //! promises nothing. If the bot meanwhile wrote something that belongs to nobody, it is [`Unmatched::UnansweredUnsure`].
 
+mod events;
 mod phases;
 #[cfg(test)]
 mod properties;
@@ -55,10 +60,13 @@ mod turns;
 
 use std::collections::{HashMap, VecDeque};
 
+pub use self::events::{
+    Action, At, Author, Body, CallId, Event, Input, InteractionKind, LlmId, Reference, Reply, Source, Token,
+};
 use self::phases::{Span, part};
 use self::table::{Conversation, Id, Key, Retry, Rivals, State, Table, Try};
 use self::turns::{Cause, Turns, Why};
-use crate::observations::{Phase, Phases, ReplyKind, Unmatched};
+use crate::observations::{Phase, Unmatched};
 use crate::units::Nanos;
 
 /// How long a message may wait without a sign, and a bot that began may do nothing.
@@ -90,226 +98,6 @@ const UNCERTAIN_MAX: usize = 256;
 
 /// The status of a refusal by a rate limit (RFC 6585, section 4).
 const TOO_MANY_REQUESTS: u16 = 429;
-
-/// A connection (or a decompressed stream on it), by any number that is its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Source(pub u64);
-
-/// A REST call, by any number that is its own while it is under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CallId(pub u64);
-
-/// A call of a language model, by any number that is its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LlmId(pub u64);
-
-/// Keyed hash of an interaction's token. Callers hash at once and keep no token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Token(pub u64);
-
-/// When and where something happened.
-#[derive(Clone, Copy, Debug)]
-pub struct At {
-    /// When.
-    pub time: Nanos,
-    /// On which thread.
-    pub tid: u32,
-    /// On which connection.
-    pub source: Source,
-}
-
-/// Who wrote a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Author {
-    /// A person.
-    Person,
-    /// The bot itself.
-    Itself,
-    /// Another bot, or a webhook.
-    Machine,
-}
-
-/// The type of an interaction: <https://discord.com/developers/docs/interactions/receiving-and-responding>.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InteractionKind {
-    /// A command.
-    Command,
-    /// A button or a menu.
-    Component,
-    /// A form that was sent.
-    ModalSubmit,
-    /// A person still types a command: nobody waits for an answer.
-    Autocomplete,
-    /// Anything else, such as a ping.
-    Other,
-}
-
-impl InteractionKind {
-    /// The kind of this number.
-    #[must_use]
-    pub const fn from_number(number: u64) -> Self {
-        match number {
-            2 => Self::Command,
-            3 => Self::Component,
-            4 => Self::Autocomplete,
-            5 => Self::ModalSubmit,
-            _ => Self::Other,
-        }
-    }
-}
-
-/// What a REST call does, as far as its method and path tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Begins to type: `POST /channels/{channel}/typing`.
-    Typing {
-        /// Where.
-        channel: u64,
-    },
-    /// Creates a message: `POST /channels/{channel}/messages`.
-    Create {
-        /// Where.
-        channel: u64,
-    },
-    /// Edits a message: `PATCH /channels/{channel}/messages/{message}`.
-    Edit {
-        /// Where.
-        channel: u64,
-    },
-    /// Answers an interaction: `POST /interactions/{interaction}/{token}/callback`.
-    Callback {
-        /// Which.
-        interaction: u64,
-        /// Its token.
-        token: Token,
-    },
-    /// Writes or edits by a token: `POST /webhooks/{id}/{token}` or `PATCH …/messages/@original`. It may be an
-    /// interaction's, or that of a channel's webhook.
-    Webhook {
-        /// The token.
-        token: Token,
-    },
-    /// Anything else.
-    Other,
-}
-
-/// Which message one that is created answers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reference {
-    /// Not enough of the body was seen.
-    #[default]
-    Unseen,
-    /// It names none.
-    Absent,
-    /// The one with this id.
-    To(u64),
-}
-
-/// What a REST call's body says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Body {
-    /// `message_reference.message_id`.
-    pub reference: Reference,
-    /// The type of an interaction's callback.
-    pub callback: Option<u64>,
-    /// Hash of the `nonce`.
-    pub nonce: Option<u64>,
-}
-
-/// Something that a process received or sent.
-///
-/// What a thread received and sent has to be told once, and all of it: bytes of connections whose content is seen elsewhere
-/// (the socket below TLS, the compressed stream below `inflate`) under that one's [`Source`].
-#[derive(Clone, Copy, Debug)]
-pub enum Input {
-    /// The gateway dispatched `MESSAGE_CREATE`.
-    Message {
-        /// Where.
-        channel: u64,
-        /// Its id.
-        message: u64,
-        /// By whom.
-        author: Author,
-    },
-    /// The gateway dispatched `INTERACTION_CREATE`.
-    Interaction {
-        /// Its id.
-        interaction: u64,
-        /// Its token.
-        token: Token,
-        /// Where.
-        channel: Option<u64>,
-        /// Its type.
-        kind: InteractionKind,
-    },
-    /// Anything else was received: another event, a request, the answer to a call that is not told as such.
-    Received,
-    /// Bytes were received that are part of something told under the same source, or of nothing known.
-    Bytes,
-    /// Anything else was sent.
-    Sent,
-    /// A REST call of Discord's API began.
-    CallBegan {
-        /// Which.
-        call: CallId,
-        /// What it does.
-        action: Action,
-    },
-    /// It ended.
-    CallEnded {
-        /// Which.
-        call: CallId,
-        /// Its status, if that was seen.
-        status: Option<u16>,
-        /// What its request said.
-        body: Body,
-    },
-    /// A request to a language model began.
-    LlmBegan {
-        /// Which.
-        llm: LlmId,
-    },
-    /// Part of the model's answer came.
-    LlmReceived {
-        /// Which.
-        llm: LlmId,
-        /// Whether the first token is in it. Of an answer that is not streamed, that is its first byte.
-        first_token: bool,
-    },
-    /// The model's answer ended, or was given up.
-    LlmEnded {
-        /// Which.
-        llm: LlmId,
-    },
-    /// A request that the process serves began; tell [`Input::Received`] too.
-    ServingBegan,
-    /// The process answered it.
-    ServingEnded,
-}
-
-/// A person was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// What the person did.
-    pub kind: ReplyKind,
-    /// When the gateway's event came.
-    pub event: Nanos,
-    /// From then to the end of the first answer.
-    pub duration: Nanos,
-    /// Where the time went; together it is the duration.
-    pub phases: Phases,
-}
-
-/// What is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A person was answered.
-    Reply(Reply),
-    /// The bot began to answer a person, and never did.
-    Unanswered(ReplyKind),
-    /// Something cannot be told.
-    Unmatched(Unmatched),
-}
 
 /// To whom an answer without a reference goes, as it looked when it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use super::*;
+use crate::observations::ReplyKind;
 
 const TID: u32 = 4242;
 const GATEWAY: Source = Source(1);
@@ -114,6 +115,7 @@ struct Task {
     current: Option<(LlmId, u64, u64)>,
 }
 
+#[derive(Clone, Copy)]
 enum Arrival {
     Person(usize),
     Noise,
@@ -588,7 +590,7 @@ fn a_quiet_bot_without_references_is_told_whole() {
 #[test]
 fn each_conversation_is_told_alike_alone_and_among_others() {
     for seed in 0..20 {
-        let world = World::simulate(seed, Style { references: 100, sleeps: 20, parts: 0, noise: 30, ..BUSY });
+        let world = World::simulate(seed, Style { references: 100, sleeps: 20, parts: 0, noise: 0, ..BUSY });
         let whole = |told: Vec<Event>, event: Nanos| {
             let replies = told.into_iter().filter_map(|told| match told {
                 Event::Reply(reply) if reply.event == event => Some(reply),
