@@ -17,6 +17,10 @@ pub const CAPTURE_MAX: usize = 4096;
 /// characters, of which each may be written in twelve.
 pub const CAPTURE_CALL: usize = 32768;
 
+/// How many bytes are copied of a frame that goes out over a websocket, unless it is small: as many as hold the session that
+/// a bot goes on with.
+pub const CAPTURE_FRAME: usize = 128;
+
 /// How many bytes are copied of the start of every later segment of a message.
 pub const CAPTURE_LATER: usize = 32;
 

@@ -6,13 +6,13 @@
 //! How much is copied is decided by what a message looks like where it starts: see [`Course`].
 //!
 //! Bounds: [`CAPTURE_MAX`] bytes of a message's start are copied, or [`CAPTURE_CALL`] of a call of Discord's API;
-//! [`CAPTURE_LATER`] of each later segment; the last [`TAIL`] of a segment that was not copied whole.
+//! [`CAPTURE_FRAME`] of a frame that goes out over a websocket; [`CAPTURE_LATER`] of each later segment; the last [`TAIL`] of a segment that was not copied whole.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use miku_probe_abi::{
-    ABI_VERSION, CAPTURE_CALL, CAPTURE_LATER, CAPTURE_MAX, DataRecord, Direction, FRAMES, LOOK, RecordHeader,
-    RecordKind, START, TAIL, looks_like_call, looks_like_frame, looks_like_object, looks_like_start, looks_like_tls,
-    looks_like_upgrade,
+    ABI_VERSION, CAPTURE_CALL, CAPTURE_FRAME, CAPTURE_LATER, CAPTURE_MAX, DataRecord, Direction, FRAMES, LOOK,
+    RecordHeader, RecordKind, START, TAIL, looks_like_call, looks_like_frame, looks_like_object, looks_like_start,
+    looks_like_tls, looks_like_upgrade,
 };
 
 use crate::maps::{RECORDS, Wake, add_one, lost_record, wake_flags};
@@ -105,7 +105,7 @@ impl Course<'_> {
             } else if looks_like_object(&first, length) {
                 *budget = CAPTURE_MAX as u32;
             } else if turned || looks_like_frame(&first, length) {
-                *budget = 0;
+                *budget = if segment.direction == Direction::Out as u32 { CAPTURE_FRAME as u32 } else { 0 };
             }
         } else {
             // A message of what is reported begins where the direction turns; elsewhere it must be looked for.

@@ -7,6 +7,7 @@
 //! inflates them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 
 use super::services::Service;
@@ -123,7 +124,6 @@ impl Bots {
 }
 
 /// A call of Discord's API under way.
-#[derive(Debug)]
 struct Calling {
     id: CallId,
     action: Action,
@@ -131,7 +131,6 @@ struct Calling {
 }
 
 /// A call of a language model under way.
-#[derive(Debug)]
 struct Asking {
     id: LlmId,
     follower: Follower,
@@ -140,7 +139,6 @@ struct Asking {
 }
 
 /// One process.
-#[derive(Debug)]
 pub(super) struct Bot {
     pub(super) service: ServiceId,
     gateways: Gateways,
@@ -157,8 +155,21 @@ pub(super) struct Bot {
     told: bool,
 }
 
+impl fmt::Debug for Bot {
+    /// Shows no ids of who talks where, which it holds as long as a conversation is open.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (calling, asking) = (self.calling.len(), self.asking.len());
+        formatter
+            .debug_struct("Bot")
+            .field("service", &self.service)
+            .field("calling", &calling)
+            .field("asking", &asking)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What a bot learns of itself.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Account {
     /// Its own user.
     itself: Option<u64>,

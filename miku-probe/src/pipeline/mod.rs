@@ -336,6 +336,14 @@ impl<S: Sink, W: World> Pipeline<S, W> {
 
     fn end(&mut self, id: ConnId, time: Nanos, end: End) {
         self.feed(id, Step::End(time, end));
+        // A websocket within TLS is over when its socket is: its library may free the stream much later. What it had
+        // received of other protocols, the process may still read.
+        if end != End::PeerFinished
+            && let Some(Carried::Stream(stream, _)) = self.connections.get_mut(id).map(|socket| socket.carried)
+        {
+            let end = if end == End::Detached { end } else { End::Over };
+            self.with_bot(id.tgid, |bot, out| bot.ended(stream, time, end, out));
+        }
     }
 
     /// Observes bytes of a socket. Plaintext is none of the network's: its socket counts what it becomes.

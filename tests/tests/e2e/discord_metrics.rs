@@ -326,13 +326,19 @@ fn replies_in_mid_life() {
 fn replies_without_reference() {
     let mut discord = discord(&[]);
     let (_bot, probe) = watched_from_the_start(&mut discord, &mut bot(Compression::Zlib, &[]));
-    for number in 1..=5 {
-        discord.tell(&json!({"do": "messages", "text": "!send hi", "dm": number > 3}));
-        discord.wait_replies(number);
+    // Without a reference it counts that nothing else happens in the same turn of the event loop: people take their time.
+    let think = json!({"do": "pause", "seconds": 0.1});
+    for (dm, replies) in [(false, 3), (true, 5)] {
+        discord.tell(
+            &json!({"do": "messages", "text": "!send hi", "dm": dm, "count": if dm { 2 } else { 3 }, "rate": 10}),
+        );
+        discord.wait_replies(replies);
+        discord.tell(&think);
     }
     assert_replies(&probe, &mut discord, 0);
     discord.tell(&json!({"do": "messages", "text": "!elsewhere hi"}));
     discord.wait_replies(6);
+    discord.tell(&think);
     discord.tell(&json!({"do": "messages", "text": "!reply hi"}));
     discord.wait_replies(7);
     probe.wait_for("the reply after that", |scrape| (scrape.count(&format!("{REPLY}_count"), &BOT) == 6).then_some(()));

@@ -436,9 +436,29 @@ impl Gateways {
                 let connection = &mut self.connections[at];
                 connection.session = session;
                 connection.shard = connection.shard.or(shard);
+                self.supersede(at, time, tell);
             }
             _ => {}
         }
+    }
+
+    /// A session goes on over the connection at `at`: whichever had it before is over, even if its end was not seen.
+    fn supersede(&mut self, at: usize, time: Nanos, tell: &mut impl Tell) {
+        let Some(session) = self.connections[at].session else { return };
+        for older in 0..self.connections.len() {
+            let connection = &self.connections[older];
+            if older != at && connection.session == Some(session) && !connection.over {
+                self.broke(older, time, tell);
+            }
+        }
+    }
+
+    /// Takes in that the connection at `at` ended without a closing frame, by whomever.
+    fn broke(&mut self, at: usize, time: Nanos, tell: &mut impl Tell) {
+        let connection = &self.connections[at];
+        let blurred = connection.blurred.contains(&true);
+        let reason = connection.cause().unwrap_or(if blurred { Reason::Unknown } else { Reason::Network });
+        self.over(at, time, Some(reason), (!blurred).then_some(ABNORMAL), tell);
     }
 
     /// Takes in a message of a stream.

@@ -191,6 +191,17 @@ fn a_session_is_resumed_by_its_own_shard() {
 }
 
 #[test]
+fn a_connection_of_which_the_end_is_not_seen_is_over_when_its_session_is_resumed() {
+    let mut bot = Bot::new();
+    bot.connects(1, Some((3, 8))).news();
+    bot.opens(2, "gateway.discord.gg").hears(2, HELLO).says(2, &beat(1));
+    bot.says(2, r#"{"op":6,"d":{"seq":1,"session_id":"session 1","token":"secret"}}"#);
+    assert_eq!(bot.news(), ["3 reconnects: network 1006", "3 is down"]);
+    bot.waits(80).hears(2, ACK).hears(2, &dispatch("RESUMED", 2, "{}")).ends(1, End::Over).frees(1);
+    assert_eq!(bot.news(), ["3 beat 80", "3 is up", "3 RESUMED", "3 resumed"]);
+}
+
+#[test]
 fn what_was_connected_before_the_watching_comes_back_under_its_number() {
     let mut bot = Bot::new();
     bot.says(1, &beat(250)).waits(80).hears(1, ACK).hears(1, &dispatch("X", 251, "{}")).news();
