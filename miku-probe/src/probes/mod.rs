@@ -3,6 +3,7 @@
 //! One probe that fails never stops the others: each has a declared [`Intent`], and [`status`] makes of it and of what
 //! came of attaching what the metrics and the readiness check say.
 
+mod attachments;
 mod maps;
 mod offsets;
 pub mod process;
@@ -15,9 +16,7 @@ pub mod uprobe;
 use std::collections::BTreeMap;
 use std::fs::File;
 
-use aya::programs::tp_btf::BtfTracePointLink;
-use aya::programs::trace_point::TracePointLink;
-use aya::programs::{BtfTracePoint, Link as _, ProgramError, TracePoint};
+use aya::programs::ProgramError;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use miku_probe_abi::SocketOffsets;
 
@@ -26,6 +25,7 @@ use self::statistics::statistics_of;
 use self::tls::Scrubber;
 use self::uprobe::Uprobes;
 
+pub use attachments::Attachments;
 pub use maps::{ConnectionTable, CounterTable, Maps, StreamTable, TargetTable};
 pub use offsets::OffsetError;
 pub use statistics::{RunStatistics, run_statistics, statistics_on};
@@ -146,25 +146,10 @@ pub struct Failure {
     pub reason: &'static str,
 }
 
-/// What holds a program to its hook.
-enum Attachment {
-    BtfTracepoint(BtfTracePointLink),
-    Tracepoint(TracePointLink),
-}
-
-impl Attachment {
-    fn end(self) -> Result<(), ProgramError> {
-        match self {
-            Self::BtfTracepoint(link) => link.detach(),
-            Self::Tracepoint(link) => link.detach(),
-        }
-    }
-}
-
 /// The loaded kernel side. Dropping it detaches and unloads everything.
 pub struct Kernel {
     // Before the programs, which they hold on to.
-    links: Vec<Attachment>,
+    links: Attachments,
     ebpf: Ebpf,
     /// The programs of uprobes, until someone takes them to attach them.
     uprobes: Option<Uprobes>,
@@ -226,7 +211,7 @@ impl Kernel {
         let uprobe_descriptors = uprobes.as_ref().map(Uprobes::descriptors).unwrap_or_default();
         let maps = Maps::take(&mut ebpf)?;
         let this = Self {
-            links: Vec::new(),
+            links: Attachments::default(),
             ebpf,
             uprobes,
             uprobe_descriptors,
@@ -270,7 +255,7 @@ impl Kernel {
     pub fn detach(&mut self) -> Result<(), ProgramError> {
         self.attached.clear();
         self.closes = self.way == Way::Calls;
-        self.links.drain(..).try_for_each(Attachment::end)
+        self.links.detach()
     }
 
     /// How sockets are noticed.
@@ -312,25 +297,7 @@ impl Kernel {
 
     fn attach_one(&mut self, probe: &Probe, btf: Option<&Btf>) -> Result<(), ProgramError> {
         let program = self.ebpf.program_mut(probe.program).ok_or_else(|| ProgramError::UnexpectedProgramType)?;
-        match probe.hook {
-            Hook::BtfTracepoint(name) => {
-                let program: &mut BtfTracePoint = program.try_into()?;
-                if program.fd().is_err() {
-                    program.load(name, btf.ok_or(ProgramError::UnexpectedProgramType)?)?;
-                }
-                let link = program.attach()?;
-                self.links.push(Attachment::BtfTracepoint(program.take_link(link)?));
-            }
-            Hook::Tracepoint(category, name) => {
-                let program: &mut TracePoint = program.try_into()?;
-                if program.fd().is_err() {
-                    program.load()?;
-                }
-                let link = program.attach(category, name)?;
-                self.links.push(Attachment::Tracepoint(program.take_link(link)?));
-            }
-        }
-        Ok(())
+        self.links.attach(program, probe.hook, btf)
     }
 
     /// How many places are attached, by family.
