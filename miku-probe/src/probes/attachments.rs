@@ -9,7 +9,7 @@ use aya::programs::{BtfTracePoint, Link as _, Program, ProgramError, TracePoint}
 
 use super::Hook;
 
-/// What holds programs to their hooks. Dropping it detaches them, one after the other: see [`Attachments::detach`].
+/// What holds programs to their hooks. Dropping it detaches them.
 #[derive(Debug, Default)]
 pub struct Attachments(Vec<Attachment>);
 
@@ -65,5 +65,13 @@ impl Attachments {
             let ends: Vec<_> = self.0.drain(..).map(|attachment| scope.spawn(|| attachment.end())).collect();
             ends.into_iter().filter_map(|end| end.join().ok()).collect()
         })
+    }
+}
+
+impl Drop for Attachments {
+    fn drop(&mut self) {
+        if let Err(error) = self.detach() {
+            log::debug!("a program stays attached until this process ends: {error}");
+        }
     }
 }
