@@ -4,6 +4,7 @@
 //! came of attaching what the metrics and the readiness check say.
 
 pub mod attacher;
+mod attachments;
 pub mod inflate;
 mod maps;
 mod offsets;
@@ -18,9 +19,7 @@ pub mod uprobe;
 use std::collections::BTreeMap;
 use std::fs::File;
 
-use aya::programs::tp_btf::BtfTracePointLink;
-use aya::programs::trace_point::TracePointLink;
-use aya::programs::{BtfTracePoint, Link as _, ProgramError, TracePoint};
+use aya::programs::ProgramError;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use miku_probe_abi::SocketOffsets;
 
@@ -30,6 +29,7 @@ use self::tls::Scrubber;
 use self::uprobe::Uprobes;
 use crate::discovery::libraries::Kind;
 
+pub use attachments::Attachments;
 pub use maps::{ConnectionTable, CounterTable, Maps, StreamTable, TargetTable};
 pub use offsets::OffsetError;
 pub use statistics::{RunStatistics, run_statistics, statistics_on};
@@ -150,25 +150,10 @@ pub struct Failure {
     pub reason: &'static str,
 }
 
-/// What holds a program to its hook.
-enum Attachment {
-    BtfTracepoint(BtfTracePointLink),
-    Tracepoint(TracePointLink),
-}
-
-impl Attachment {
-    fn end(self) -> Result<(), ProgramError> {
-        match self {
-            Self::BtfTracepoint(link) => link.detach(),
-            Self::Tracepoint(link) => link.detach(),
-        }
-    }
-}
-
 /// The loaded kernel side. Dropping it detaches and unloads everything.
 pub struct Kernel {
     // Before the programs, which they hold on to.
-    links: Vec<Attachment>,
+    links: Attachments,
     ebpf: Ebpf,
     /// The programs of uprobes, until someone takes them to attach them.
     uprobes: Option<Uprobes>,
@@ -238,7 +223,7 @@ impl Kernel {
         let uprobe_descriptors = uprobes.as_ref().map(Uprobes::descriptors).unwrap_or_default();
         let maps = Maps::take(&mut ebpf)?;
         let this = Self {
-            links: Vec::new(),
+            links: Attachments::default(),
             ebpf,
             uprobes,
             uprobe_descriptors,
@@ -282,7 +267,7 @@ impl Kernel {
     pub fn detach(&mut self) -> Result<(), ProgramError> {
         self.attached.clear();
         self.closes = self.way == Way::Calls;
-        self.links.drain(..).try_for_each(Attachment::end)
+        self.links.detach()
     }
 
     /// How sockets are noticed.
@@ -324,25 +309,7 @@ impl Kernel {
 
     fn attach_one(&mut self, probe: &Probe, btf: Option<&Btf>) -> Result<(), ProgramError> {
         let program = self.ebpf.program_mut(probe.program).ok_or_else(|| ProgramError::UnexpectedProgramType)?;
-        match probe.hook {
-            Hook::BtfTracepoint(name) => {
-                let program: &mut BtfTracePoint = program.try_into()?;
-                if program.fd().is_err() {
-                    program.load(name, btf.ok_or(ProgramError::UnexpectedProgramType)?)?;
-                }
-                let link = program.attach()?;
-                self.links.push(Attachment::BtfTracepoint(program.take_link(link)?));
-            }
-            Hook::Tracepoint(category, name) => {
-                let program: &mut TracePoint = program.try_into()?;
-                if program.fd().is_err() {
-                    program.load()?;
-                }
-                let link = program.attach(category, name)?;
-                self.links.push(Attachment::Tracepoint(program.take_link(link)?));
-            }
-        }
-        Ok(())
+        self.links.attach(program, probe.hook, btf)
     }
 
     /// How many places are attached, by family.

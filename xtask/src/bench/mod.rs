@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: what the probe must reach, measured on this machine; one file a section.
 //!
-//! Every comparison is made in one run, in pairs that lie next to each other and take turns in which comes first, and
-//! pairs during which the host took more than 5 % of the processors' time are dropped. A table goes to standard output,
-//! the numbers behind it to `target/bench/SECTION.json`.
+//! Every comparison is made in one run, in pairs that lie next to each other and, wherever they can, take turns in which
+//! comes first; pairs during which the host took more than 5 % of the processors' time are dropped. A table goes to
+//! standard output, the numbers behind it to `target/bench/SECTION.json`.
 
 mod exact;
 mod hooks;

@@ -89,7 +89,7 @@ fn main() -> Result<()> {
         || std::fs::read(&arguments.object).with_context(|| format!("cannot read {}", arguments.object.display()));
     match arguments.verb {
         Verb::Work => worker::work(),
-        Verb::Toggle { what: What::Empty } => obey(&mut Empty::new(&object()?)),
+        Verb::Toggle { what: What::Empty } => obey(&mut Empty::load(&object()?)?),
         Verb::Toggle { what: What::Idle } => obey(&mut Idle::load()?),
         Verb::Toggle { what: What::Sight { probe, pid } } => obey(&mut Sight::of(probe, pid)?),
         Verb::Hold { variant, pid, statistics } => {

@@ -4,10 +4,11 @@ use std::fs;
 use std::io::{self, BufRead as _};
 
 use anyhow::{Context as _, Result, bail};
+use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, MapInfo};
-use miku_probe::probes::{Kernel, Maps};
+use miku_probe::probes::{Attachments, Kernel, Maps};
 
-use crate::variants::{Attached, SIZES, Variant, slot};
+use crate::variants::{SIZES, attach_empty, slot};
 
 /// Something with two states.
 pub(crate) trait Toggle {
@@ -29,25 +30,21 @@ pub(crate) fn obey(toggle: &mut dyn Toggle) -> Result<()> {
 }
 
 /// Empty programs on every hook of the probe, or nothing there.
-pub(crate) struct Empty<'a> {
-    object: &'a [u8],
-    attached: Option<Attached>,
+pub(crate) struct Empty {
+    attachments: Attachments,
+    ebpf: Ebpf,
 }
 
-impl<'a> Empty<'a> {
-    pub(crate) const fn new(object: &'a [u8]) -> Self {
-        Self { object, attached: None }
+impl Empty {
+    pub(crate) fn load(object: &[u8]) -> Result<Self> {
+        let ebpf = Ebpf::load(object).context("the kernel refuses the object")?;
+        Ok(Self { attachments: Attachments::default(), ebpf })
     }
 }
 
-impl Toggle for Empty<'_> {
+impl Toggle for Empty {
     fn turn(&mut self, on: bool) -> Result<()> {
-        // What was there goes first.
-        self.attached = None;
-        if on {
-            self.attached = Some(Attached::new(Variant::Empty, self.object, &[])?);
-        }
-        Ok(())
+        if on { attach_empty(&mut self.ebpf, &mut self.attachments) } else { Ok(self.attachments.detach()?) }
     }
 }
 
@@ -67,11 +64,7 @@ impl Idle {
 
 impl Toggle for Idle {
     fn turn(&mut self, on: bool) -> Result<()> {
-        self.kernel.detach()?;
-        if on {
-            self.kernel.attach()?;
-        }
-        Ok(())
+        if on { Ok(self.kernel.attach()?) } else { Ok(self.kernel.detach()?) }
     }
 }
 

@@ -12,7 +12,7 @@ use aya::programs::{BtfTracePoint, FEntry, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
 use clap::ValueEnum;
 use miku_probe::probes::socket::Way;
-use miku_probe::probes::{Hook, Kernel, Maps, RunStatistics, Sizes, TargetTable, process, run_statistics};
+use miku_probe::probes::{Attachments, Hook, Kernel, Maps, RunStatistics, Sizes, TargetTable, process, run_statistics};
 use miku_probe::units::Tgid;
 use miku_probe_abi::FILTER_SLOTS;
 
@@ -133,7 +133,7 @@ pub(crate) struct Attached {
 }
 
 enum Programs {
-    Floor(Ebpf),
+    Floor { _attachments: Attachments, ebpf: Ebpf },
     Tls(EmptyTls),
     Probe { kernel: Box<Kernel>, _targets: TargetTable, _drain: Drain },
 }
@@ -144,14 +144,14 @@ impl Attached {
             Variant::Probe => probe(watched)?,
             Variant::EmptyTls => Programs::Tls(EmptyTls::attach(Where::Chosen, object, watched)?),
             Variant::NaiveTls => Programs::Tls(EmptyTls::attach(Where::Starts, object, watched)?),
-            _ => Programs::Floor(floor(variant, object, watched)?),
+            _ => floor(variant, object, watched)?,
         };
         Ok(Self { variant, programs })
     }
 
     pub(crate) fn runs(&self) -> Runs {
         let statistics: Vec<RunStatistics> = match &self.programs {
-            Programs::Floor(ebpf) => run_statistics(ebpf),
+            Programs::Floor { ebpf, .. } => run_statistics(ebpf),
             Programs::Tls(programs) => programs.run_statistics(),
             Programs::Probe { kernel, .. } => kernel.run_statistics(),
         };
@@ -165,7 +165,7 @@ impl Attached {
 
     /// Calls that returned so far, to processes that are not watched and to those that are; for [`Variant::CountCalls`].
     pub(crate) fn calls(&self) -> Result<[u64; 2]> {
-        let Programs::Floor(ebpf) = &self.programs else { return Ok([0; 2]) };
+        let Programs::Floor { ebpf, .. } = &self.programs else { return Ok([0; 2]) };
         let calls: PerCpuArray<_, u64> =
             ebpf.map("CALLS").context("the object counts no calls")?.try_into().context("the count is no array")?;
         Ok([calls.get(&0, 0)?.iter().sum(), calls.get(&1, 0)?.iter().sum()])
@@ -223,30 +223,16 @@ impl Drop for Drain {
     }
 }
 
-fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Ebpf> {
+fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Programs> {
     let mut ebpf = Ebpf::load(object).context("the kernel refuses the object")?;
     let mut filter: Array<_, u64> =
         ebpf.map_mut("FILTER").context("the object has no filter")?.try_into().context("the filter is no array")?;
     for &pid in watched {
         filter.set(slot(pid), 1, 0)?;
     }
+    let mut attachments = Attachments::default();
     match variant {
-        Variant::Empty => {
-            let mut hooks: Vec<Hook> = Vec::new();
-            for probe in Way::of_this_kernel().probes().iter().chain(process::PROBES) {
-                // One program cannot stand twice on a tracepoint; the one on which two of the probe's do is rare.
-                if hooks.contains(&probe.hook) {
-                    continue;
-                }
-                hooks.push(probe.hook);
-                match probe.hook {
-                    Hook::BtfTracepoint(_) => attach_btf(&mut ebpf, "empty_btf")?,
-                    Hook::Tracepoint(category, name) => {
-                        attach_tracepoint(&mut ebpf, "empty_tracepoint", category, name)?;
-                    }
-                }
-            }
-        }
+        Variant::Empty => attach_empty(&mut ebpf, &mut attachments)?,
         Variant::EmptyRawExit => attach_raw(&mut ebpf, "empty_raw", &["sys_exit"])?,
         Variant::EmptyRawPair => attach_raw(&mut ebpf, "empty_raw", &["sys_enter", "sys_exit"])?,
         Variant::EmptyBtfExit => attach_btf(&mut ebpf, "empty_btf")?,
@@ -282,7 +268,31 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Ebpf> {
         }
         Variant::Probe | Variant::EmptyTls | Variant::NaiveTls => unreachable!("they are attached otherwise"),
     }
-    Ok(ebpf)
+    Ok(Programs::Floor { _attachments: attachments, ebpf })
+}
+
+/// Puts empty programs on every hook of the probe.
+pub(crate) fn attach_empty(ebpf: &mut Ebpf, attachments: &mut Attachments) -> Result<()> {
+    let way = Way::of_this_kernel();
+    // Reading the types takes longer than all the rest, and the sockets' tracepoints need none.
+    let types = || Btf::from_sys_fs().context("this kernel has no type information");
+    let btf = (way == Way::Calls).then(types).transpose()?;
+    let mut hooks: Vec<Hook> = Vec::new();
+    for probe in way.probes().iter().chain(process::PROBES) {
+        // One program cannot stand twice on a tracepoint; the one on which two of the probe's do is rare.
+        if hooks.contains(&probe.hook) {
+            continue;
+        }
+        hooks.push(probe.hook);
+        let name = match probe.hook {
+            Hook::BtfTracepoint(_) => "empty_btf",
+            Hook::Tracepoint(..) => "empty_tracepoint",
+        };
+        let program = ebpf.program_mut(name).context("not in the object")?;
+        let attached = attachments.attach(program, probe.hook, btf.as_ref());
+        attached.with_context(|| format!("cannot attach {name} to {:?}", probe.hook))?;
+    }
+    Ok(())
 }
 
 fn attach_raw(ebpf: &mut Ebpf, name: &'static str, tracepoints: &[&str]) -> Result<()> {

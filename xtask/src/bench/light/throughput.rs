@@ -24,22 +24,10 @@ use crate::sh::workspace;
 #[derive(Clone, Copy)]
 struct Slices {
     pairs: u32,
+    /// Short, because two slices differ the less by themselves the nearer they are to each other.
     length: Duration,
-    /// Left out after switching, in which the machine comes to rest.
-    settle: Duration,
-}
-
-impl Slices {
-    /// For what takes the kernel some tenths of a second to switch.
-    fn long(stage: &Stage) -> Self {
-        let [length, settle] = [400, 50].map(Duration::from_millis);
-        Self { pairs: stage.choose(100, 16), length, settle }
-    }
-
-    /// For what is switched at once. Nothing is left out: what the probe does first after a pause is its cost, too.
-    fn short(stage: &Stage) -> Self {
-        Self { pairs: stage.choose(600, 60), length: Duration::from_millis(100), settle: Duration::ZERO }
-    }
+    /// Whether the one with comes before the one without half of the times.
+    turns: bool,
 }
 
 /// What a server has done until now.
@@ -85,10 +73,9 @@ impl Target {
         Ok(Work { requests: self.requests()?, processor, at: Instant::now() })
     }
 
-    fn slice(&self, slices: Slices) -> Result<Segment> {
-        thread::sleep(slices.settle);
+    fn slice(&self, length: Duration) -> Result<Segment> {
         let before = self.work()?;
-        thread::sleep(slices.length);
+        thread::sleep(length);
         let after = self.work()?;
         ensure!(after.requests > before.requests, "the server answers nobody any more");
         #[allow(clippy::cast_precision_loss, reason = "a count of requests")]
@@ -105,10 +92,10 @@ impl Target {
             let start = ProcessorTime::now()?;
             let mut side = |on: bool| {
                 turn(on);
-                self.slice(slices)
+                self.slice(slices.length)
             };
             // The Thue–Morse sequence: neither a drift nor anything periodic falls on one of the two.
-            let (with, without) = if pair.count_ones() % 2 == 0 {
+            let (with, without) = if slices.turns && pair.count_ones() % 2 == 0 {
                 let with = side(true)?;
                 (with, side(false)?)
             } else {
@@ -134,7 +121,8 @@ impl Target {
         let _load = self.load(stage)?;
         let seen = |probe: &Probe| probe.scrape().sum("http_server_request_duration_seconds_count", &[]);
         let before = (seen(&probe), self.requests()?);
-        let compared = self.compare(Slices::short(stage), |on| {
+        let slices = Slices { pairs: stage.choose(2_000, 400), length: Duration::from_millis(25), turns: true };
+        let compared = self.compare(slices, |on| {
             sight.turn(on);
             probe.process().signal(if on { libc::SIGCONT } else { libc::SIGSTOP });
         })?;
@@ -151,10 +139,22 @@ impl Target {
     }
 
     /// Compares something attached with nothing attached.
+    ///
+    /// Attaching takes the kernel a millisecond or two, detaching some hundreds. So the slice without always comes before
+    /// the one with, and between pairs the machine comes to rest.
     fn attached(&self, stage: &Stage, what: &str) -> Result<Compared> {
+        const REST: Duration = Duration::from_millis(50);
         let mut switch = stage.switch(&[what]);
+        // What is attached for the first time must be loaded before.
+        switch.turn(true);
         let _load = self.load(stage)?;
-        self.compare(Slices::long(stage), |on| switch.turn(on))
+        let slices = Slices { pairs: stage.choose(300, 60), length: Duration::from_millis(50), turns: false };
+        self.compare(slices, |on| {
+            switch.turn(on);
+            if !on {
+                thread::sleep(REST);
+            }
+        })
     }
 }
 
