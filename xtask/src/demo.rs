@@ -26,7 +26,7 @@ use crate::sh::{self, Background, Sh, say, workspace};
 const METRICS: &str = "127.0.0.1:10039";
 
 /// What is shown on the terminal.
-const SHOWN: [&str; 1] = ["hist"];
+const SHOWN: [&str; 2] = ["hist", "--reply"];
 
 /// The port of the bot's own API, in the bot's network.
 const API: &str = "8000";

@@ -435,7 +435,10 @@ fn two_hundred_a_second() {
     assert_eq!(own.len(), COUNT, "by the bot's own clock");
     assert_durations(&probe, Kind::Message, &own);
     assert_phases(&probe);
-    assert_eq!(probe.scrape().sum("miku_probe_lost_total", &[]), 0.0, "{}", probe.told());
+    // What the kernel left out because a program was running already may be anybody's, the stand-in's too.
+    for place in ["ring", "table", "capture", "parser"] {
+        assert_eq!(probe.scrape().sum("miku_probe_lost_total", &[("where", place)]), 0.0, "{}", probe.told());
+    }
 }
 
 /// The seconds of a reply that the bot timed itself.
