@@ -28,6 +28,18 @@ use crate::segment::{Segment, look, tell, wanted};
 #[map]
 static GATHERED: PerCpuArray<Piece> = PerCpuArray::with_max_entries(1, 0);
 
+/// What is told now, for the same reason: with it in memory whose content the verifier forgets, all ways to [`tell`] are one.
+#[map]
+static TOLD: PerCpuArray<Told> = PerCpuArray::with_max_entries(1, 0);
+
+/// A segment that is told, and what is needed afterwards.
+#[repr(C)]
+struct Told {
+    segment: Segment,
+    /// Whether the direction turned with it.
+    turned: u32,
+}
+
 /// Bytes that one call moved, in one piece.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -334,7 +346,11 @@ fn segment(connection: *mut Connection, piece: &Piece) -> Result<(), Skip> {
     if piece.size != 0 {
         connection.direction = piece.direction;
     }
-    let told = tell(&Segment {
+    let told = TOLD.get_ptr_mut(0).ok_or(Skip)?;
+    // SAFETY: the pointer is to this processor's own value, and nothing else uses it before this program ends.
+    let told = unsafe { &mut *told };
+    told.turned = u32::from(turned);
+    told.segment = Segment {
         kind: RecordKind::Data,
         tgid: piece.key.tgid,
         tid: piece.tid,
@@ -346,13 +362,13 @@ fn segment(connection: *mut Connection, piece: &Piece) -> Result<(), Skip> {
         wanted: wanted(connection.budget, piece.size),
         errno: piece.errno,
         direction: piece.direction,
-    });
-    match told {
+    };
+    match tell(&told.segment) {
         Some(captured) => connection.budget = connection.budget.saturating_sub(captured),
         None => {
             connection.lost = connection.lost.wrapping_add(1);
             lost_record(RecordKind::Data);
-            lost_start(turned, into);
+            lost_start(told.turned != 0, told.segment.direction == Direction::In as u32);
         }
     }
     Ok(())
