@@ -28,6 +28,8 @@ const _: () = {
 };
 
 /// Bytes that a call moved, in one piece, and whose they are.
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub(crate) struct Segment {
     pub(crate) tgid: u32,
     pub(crate) tid: u32,
@@ -41,11 +43,17 @@ pub(crate) struct Segment {
     /// A [`Direction`].
     pub(crate) direction: u32,
     /// The rest is filled in on the way. Bytes of it that are to be copied, at most as many as there are.
-    pub(crate) wanted: u32,
+    wanted: u32,
     /// Records of the connection that were lost before it.
-    pub(crate) lost: u32,
+    lost: u32,
+    /// What the connection's flags are with it.
+    flags: u32,
+    /// 1 if the direction turned with it.
+    turned: u32,
+    /// 1 if a message of HTTP begins with it.
+    begins: u32,
     /// What it begins with, once it was copied.
-    pub(crate) start: [u8; START],
+    start: [u8; START],
 }
 
 impl Segment {
@@ -63,6 +71,9 @@ impl Segment {
             direction: 0,
             wanted: 0,
             lost: 0,
+            flags: 0,
+            turned: 0,
+            begins: 0,
             start: [0; START],
         }
     }
@@ -125,18 +136,22 @@ impl Course<'_> {
         }
         segment.wanted = wanted(*budget, segment.size);
         segment.lost = *lost;
+        // What is needed afterwards is kept with the segment, since there may be where the verifier does not follow it.
+        segment.flags = flags;
+        segment.turned = u32::from(turned);
+        segment.begins = u32::from(begins);
         let kind = if SOCKET { RecordKind::Data } else { RecordKind::Plaintext };
         let Some(captured) = tell(kind, segment) else {
             *lost = lost.wrapping_add(1);
             lost_record(kind);
-            if turned {
+            if segment.turned != 0 {
                 lost_start(segment.direction);
             }
-            return flags;
+            return segment.flags;
         };
-        if begins {
+        if segment.begins != 0 {
             if looks_like_upgrade(&segment.start, captured as usize) {
-                flags |= FRAMES;
+                segment.flags |= FRAMES;
             } else if *budget == CAPTURE_MAX as u32
                 && segment.direction == Direction::Out as u32
                 && looks_like_call(&segment.start, captured as usize)
@@ -145,7 +160,7 @@ impl Course<'_> {
             }
         }
         *budget = budget.saturating_sub(captured);
-        flags
+        segment.flags
     }
 }
 

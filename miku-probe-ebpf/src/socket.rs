@@ -25,6 +25,11 @@ use crate::segment::{Course, Segment};
 #[map]
 static GATHERED: PerCpuArray<Piece> = PerCpuArray::with_max_entries(1, 0);
 
+/// What is told now, for the same reason: with it in memory whose content the verifier forgets, all ways to its telling are
+/// one.
+#[map]
+static TOLD: PerCpuArray<Segment> = PerCpuArray::with_max_entries(1, 0);
+
 /// Bytes that one call moved, in one piece.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -307,7 +312,10 @@ fn segment(connection: *mut Connection, piece: &Piece) -> Result<(), Skip> {
         return Ok(());
     }
 
-    let mut segment = Segment::new(piece.key.tgid, piece.tid, connection.generation, piece.key.fd as u64);
+    let segment = TOLD.get_ptr_mut(0).ok_or(Skip)?;
+    // SAFETY: the pointer is to this processor's own value, and nothing else uses it before this program ends.
+    let segment = unsafe { &mut *segment };
+    *segment = Segment::new(piece.key.tgid, piece.tid, connection.generation, piece.key.fd as u64);
     (segment.base, segment.size) = (piece.base, piece.size);
     (segment.errno, segment.direction) = (piece.errno, piece.direction);
     let course = Course {
@@ -316,6 +324,6 @@ fn segment(connection: *mut Connection, piece: &Piece) -> Result<(), Skip> {
         direction: &mut connection.direction,
         lost: &mut connection.lost,
     };
-    connection.flags = course.follow::<true>(&mut segment) as u16;
+    connection.flags = course.follow::<true>(segment) as u16;
     Ok(())
 }
