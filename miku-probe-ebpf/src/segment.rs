@@ -22,6 +22,12 @@ use crate::memory::{read_user_at_most, read_user_bytes};
 const REPORTED: u32 = 1;
 const TLS: u32 = 4;
 
+/// What the start of a segment looks like: a message of HTTP, a frame with a JSON object, any frame, a TLS record.
+const STARTS: u32 = 1;
+const OBJECT: u32 = 2;
+const FRAME: u32 = 4;
+const LIKE_TLS: u32 = 8;
+
 const _: () = {
     use miku_probe_abi::{CONNECTION_REPORTED, CONNECTION_TLS, STREAM_REPORTED};
     assert!(CONNECTION_REPORTED as u32 == REPORTED && STREAM_REPORTED == REPORTED && CONNECTION_TLS as u32 == TLS);
@@ -46,6 +52,8 @@ pub(crate) struct Segment {
     wanted: u32,
     /// Records of the connection that were lost before it.
     lost: u32,
+    /// What it looks like.
+    looks: u32,
     /// What the connection's flags are with it.
     flags: u32,
     /// 1 if the direction turned with it.
@@ -71,10 +79,30 @@ impl Segment {
             direction: 0,
             wanted: 0,
             lost: 0,
+            looks: 0,
             flags: 0,
             turned: 0,
             begins: 0,
             start: [0; START],
+        }
+    }
+
+    /// What it looks like.
+    #[inline(always)]
+    fn look<const SOCKET: bool>(&mut self) -> u32 {
+        let (first, length) = look(self.base, self.size);
+        let bit = |looks, bit| if looks { bit } else { 0 };
+        let mut looks = bit(looks_like_start(&first, length), STARTS);
+        looks |= bit(looks_like_object(&first, length), OBJECT);
+        looks |= bit(looks_like_frame(&first, length), FRAME);
+        if SOCKET {
+            looks |= bit(looks_like_tls(&first, length), LIKE_TLS);
+        }
+        // SAFETY: the place is this segment's own. Volatile, since the verifier shall take what is read for anything: then it
+        // follows one way from here on, and not one for every look.
+        unsafe {
+            (&raw mut self.looks).write_volatile(looks);
+            (&raw const self.looks).read_volatile()
         }
     }
 }
@@ -100,22 +128,20 @@ impl Course<'_> {
         let Self { mut flags, budget, direction, lost } = self;
         let turned = segment.size != 0 && *direction != segment.direction;
         if flags & (REPORTED | FRAMES) != REPORTED || !turned {
-            let (first, length) = look(segment.base, segment.size);
-            let starts = looks_like_start(&first, length);
+            let looks = segment.look::<SOCKET>();
             if flags & REPORTED == 0 {
-                let object = looks_like_object(&first, length);
-                if !starts && !object {
-                    return if SOCKET && looks_like_tls(&first, length) { flags | TLS } else { flags };
+                if looks & (STARTS | OBJECT) == 0 {
+                    return if looks & LIKE_TLS != 0 { flags | TLS } else { flags };
                 }
-                flags |= if object { REPORTED | FRAMES } else { REPORTED };
+                flags |= if looks & OBJECT != 0 { REPORTED | FRAMES } else { REPORTED };
             }
             if flags & FRAMES == 0 {
-                if starts || turned {
+                if turned || looks & STARTS != 0 {
                     *budget = CAPTURE_MAX as u32;
                 }
-            } else if looks_like_object(&first, length) {
+            } else if looks & OBJECT != 0 {
                 *budget = CAPTURE_MAX as u32;
-            } else if turned || looks_like_frame(&first, length) {
+            } else if turned || looks & FRAME != 0 {
                 *budget = if segment.direction == Direction::Out as u32 { CAPTURE_FRAME as u32 } else { 0 };
             }
         } else {
