@@ -9,6 +9,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
+use std::net::SocketAddr;
 
 use super::services::Service;
 use crate::intake::Inflated;
@@ -22,6 +23,7 @@ use crate::protocols::discord::reply::{
     self, At, Author, CallId, Input, InteractionKind, LlmId, Replies, Source, Token,
 };
 use crate::protocols::discord::usage::Guilds;
+use crate::protocols::discord::voice;
 use crate::protocols::http1::{Collected, End, Event, ExchangeId, Finished, Interest, Media, Request};
 use crate::protocols::llm::{Follower, Progress};
 use crate::protocols::websocket::{self, Message};
@@ -149,6 +151,8 @@ pub(super) struct Bot {
     asking: HashMap<(ConnId, ExchangeId), Asking>,
     /// The number of the next call.
     next: u64,
+    /// Websockets to voice servers, and where the voice goes, once they have said so.
+    voices: HashMap<ConnId, Option<SocketAddr>>,
     /// Lost records of inflated streams so far.
     lost: HashMap<ConnId, u32>,
     /// Whether the segment at hand was told to the replies.
@@ -190,6 +194,7 @@ impl Bot {
             calling: HashMap::new(),
             asking: HashMap::new(),
             next: 0,
+            voices: HashMap::new(),
             lost: HashMap::new(),
             told: false,
         }
@@ -334,7 +339,16 @@ impl Bot {
 
     /// A connection to `host` became a websocket.
     pub(super) fn opened(&mut self, id: ConnId, host: &str) {
-        self.gateways.opened(id, host);
+        if voice::is_host(host) {
+            self.voices.insert(id, None);
+        } else {
+            self.gateways.opened(id, host);
+        }
+    }
+
+    /// Whether what goes over UDP to this address is voice.
+    pub(super) fn speaks_to(&self, address: SocketAddr) -> bool {
+        self.voices.values().any(|destination| *destination == Some(address))
     }
 
     /// Takes in what a websocket brought.
@@ -345,6 +359,14 @@ impl Bot {
         event: &websocket::Event<'_>,
         out: &mut Out<'_, S>,
     ) {
+        if let Some(destination) = self.voices.get_mut(&id) {
+            if let websocket::Event::Message(message) = event
+                && message.direction == Direction::In
+            {
+                *destination = voice::destination(message.bytes).or(*destination);
+            }
+            return;
+        }
         let (gateways, mut hearing) = self.hear(self.source(id), tid, out);
         gateways.websocket(id, event, &mut |told| hearing.told(&told));
     }
@@ -382,6 +404,9 @@ impl Bot {
 
     /// A connection, or one half of it, ended.
     pub(super) fn ended<S: Sink>(&mut self, id: ConnId, time: Nanos, end: End, out: &mut Out<'_, S>) {
+        if end != End::PeerFinished {
+            self.voices.remove(&id);
+        }
         let (gateways, mut hearing) = self.hear(self.source(id), 0, out);
         gateways.ended(id, time, end, &mut |told| hearing.told(&told));
     }

@@ -13,6 +13,7 @@ mod streams;
 mod tests;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use miku_probe_abi::RecordKind;
 
@@ -26,7 +27,7 @@ use crate::intake::{Close, Data, Inflated, Open, Process, Record, decode};
 use crate::observations::{Discord, LostWhere, Names, Observation, Sink};
 use crate::protocols::http1::{End, Segment};
 use crate::protocols::routes::{RouteError, RoutePattern};
-use crate::units::{ConnId, Direction, Handle, Nanos, ServiceId, Tgid};
+use crate::units::{ConnId, Direction, Handle, Nanos, ServiceId, Tgid, Transport};
 
 /// What the pipeline asks of the world outside it.
 pub trait World {
@@ -357,7 +358,13 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             Some(Carried::Stream(_, name)) => name,
             _ => None,
         };
-        let Peer { class, transport, .. } = peer;
+        let Peer { class, transport, ip, port, .. } = peer;
+        if transport == Transport::Udp
+            && let Some(ip) = ip
+            && self.bots.get_mut(id.tgid).is_some_and(|bot| bot.speaks_to(SocketAddr::new(ip, port)))
+        {
+            self.observe(&Observation::Discord { service, what: Discord::Voice { direction, bytes } });
+        }
         let observation = Observation::Bytes { service, direction, peer: name.unwrap_or(class), transport, bytes };
         self.sink.observe(&observation, &self.names);
     }

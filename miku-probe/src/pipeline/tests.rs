@@ -1,6 +1,7 @@
 //! Records in, observations out.
 
 mod binding;
+mod bots;
 mod discord;
 mod secrets;
 mod tls;
@@ -10,9 +11,8 @@ use miku_probe_abi::{
 };
 
 use super::*;
-use crate::observations::{AbortReason, Exchange, Method};
-use crate::observations::{Outcome, Unmatched};
-use crate::units::{Scheme, Side, Symbol, Transport};
+use crate::observations::{AbortReason, Exchange, Method, Outcome, Unmatched};
+use crate::units::{Scheme, Side, Symbol};
 
 const TGID: u32 = 42;
 const FD: i32 = 9;

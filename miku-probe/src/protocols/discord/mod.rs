@@ -7,5 +7,6 @@ pub mod payload;
 pub mod reply;
 pub mod rest;
 pub mod usage;
+pub mod voice;
 
 pub use limits::{Call, Waits};

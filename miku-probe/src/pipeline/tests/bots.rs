@@ -1,0 +1,158 @@
+//! A bot's websockets, calls and voice, from records to what is observed of it.
+
+use std::net::Ipv4Addr;
+
+use super::tls::{SSL, plain, tell};
+use super::*;
+use crate::observations::{GatewayChange, Phase, ReplyKind, Shard};
+use crate::units::Nanos;
+
+/// The streams of the gateway, of the API and of a voice server.
+const GATEWAY: u64 = SSL;
+const API: u64 = SSL + 0x100;
+const VOICE: u64 = SSL + 0x200;
+
+const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+
+fn upgrade(host: &str) -> Vec<u8> {
+    format!("GET /?v=10 HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n").into_bytes()
+}
+
+/// A frame of text from a server.
+fn frame(text: &str) -> Vec<u8> {
+    let length = u16::try_from(text.len()).expect("a payload is short");
+    let head = if length < 126 { vec![0x81, length as u8] } else { [&[0x81, 126][..], &length.to_be_bytes()].concat() };
+    [head, text.as_bytes().to_vec()].concat()
+}
+
+/// One from a client.
+fn masked(text: &str) -> Vec<u8> {
+    let mask = [0x5a, 0xa5, 0x11, 0x77];
+    let head = [0x81, 0x80 | u8::try_from(text.len()).expect("a payload is short")];
+    let body = text.bytes().zip(mask.into_iter().cycle()).map(|(byte, mask)| byte ^ mask);
+    head.into_iter().chain(mask).chain(body).collect()
+}
+
+fn told(pipeline: &Pipeline<Kept, Nowhere>) -> Vec<Discord> {
+    let one = |seen: &Observation| if let Observation::Discord { what, .. } = seen { Some(*what) } else { None };
+    pipeline.sink.0.iter().filter_map(one).collect()
+}
+
+/// A bot that has connected, uncompressed, and was told who it is.
+fn connected() -> Pipeline<Kept, Nowhere> {
+    let mut pipeline = pipeline();
+    tell(
+        &mut pipeline,
+        &[
+            plain(1_000, GATEWAY, Direction::Out, &upgrade("gateway.discord.gg")),
+            plain(2_000, GATEWAY, Direction::In, SWITCHED),
+            plain(
+                3_000,
+                GATEWAY,
+                Direction::In,
+                &frame(r#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#),
+            ),
+            plain(4_000, GATEWAY, Direction::Out, &masked(r#"{"op":1,"d":null}"#)),
+            plain(9_000, GATEWAY, Direction::In, &frame(r#"{"t":null,"s":null,"op":11,"d":null}"#)),
+            plain(
+                10_000,
+                GATEWAY,
+                Direction::In,
+                &frame(
+                    r#"{"t":"READY","s":1,"op":0,"d":{"user":{"id":"7"},"shard":[2,4],"session_id":"x","guilds":[]}}"#,
+                ),
+            ),
+        ],
+    );
+    pipeline
+}
+
+#[test]
+fn a_gateway_is_followed_from_its_upgrade_on() {
+    let pipeline = connected();
+    let told = told(&pipeline);
+    let change = |wanted: GatewayChange| {
+        told.iter().any(|what| matches!(what, Discord::Gateway { change, .. } if *change == wanted))
+    };
+    assert!(change(GatewayChange::Heartbeat(Nanos(5_000))), "{told:?}");
+    assert!(change(GatewayChange::SessionStarted), "{told:?}");
+    let up = |what: &Discord| matches!(what, Discord::Gateway { shard: Shard(Some(2)), change: GatewayChange::Up, .. });
+    assert!(told.iter().any(up), "{told:?}");
+    assert!(told.iter().any(|what| matches!(what, Discord::Guilds(Some(0)))), "{told:?}");
+}
+
+#[test]
+fn a_message_that_is_answered_by_reference_is_a_reply_with_phases() {
+    let mut pipeline = connected();
+    let message =
+        r#"{"t":"MESSAGE_CREATE","s":2,"op":0,"d":{"type":0,"id":"900","channel_id":"5","author":{"id":"8"}}}"#;
+    let body = r#"{"content":"hello","message_reference":{"message_id":"900","channel_id":"5"}}"#;
+    let post = format!(
+        "POST /api/v10/channels/5/messages HTTP/1.1\r\nHost: discord.com\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    tell(
+        &mut pipeline,
+        &[
+            plain(20_000, GATEWAY, Direction::In, &frame(message)),
+            plain(50_000, API, Direction::Out, post.as_bytes()),
+            plain(90_000, API, Direction::In, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"),
+        ],
+    );
+    let replies: Vec<_> = told(&pipeline).into_iter().filter(|what| matches!(what, Discord::Reply { .. })).collect();
+    let [Discord::Reply { kind: ReplyKind::Message, duration, phases }] = replies[..] else { panic!("{replies:?}") };
+    assert_eq!((duration, phases.sum()), (Nanos(70_000), Nanos(70_000)));
+    assert_eq!((phases.get(Phase::Pickup), phases.get(Phase::Post)), (Some(Nanos(30_000)), Some(Nanos(40_000))));
+    pipeline.tick(Nanos(20_000_000_000));
+    assert!(told(&pipeline).iter().any(|what| matches!(what, Discord::Active(active) if active.users == 1)));
+}
+
+#[test]
+fn a_bot_that_is_gone_has_no_gateway() {
+    let mut pipeline = connected();
+    pipeline.remove_target(Tgid(TGID), Nanos(30_000));
+    let told = told(&pipeline);
+    let gone =
+        |what: &Discord| matches!(what, Discord::Gateway { shard: Shard(Some(2)), change: GatewayChange::Gone, .. });
+    assert!(told.iter().any(gone), "{told:?}");
+    assert!(matches!(told.last(), Some(Discord::Guilds(None))), "{told:?}");
+}
+
+#[test]
+fn voice_is_what_goes_over_udp_to_where_its_server_said() {
+    let mut pipeline = connected();
+    tell(
+        &mut pipeline,
+        &[
+            plain(30_000, VOICE, Direction::Out, &upgrade("rotterdam1.discord.media")),
+            plain(31_000, VOICE, Direction::In, SWITCHED),
+            plain(32_000, VOICE, Direction::In, &frame(r#"{"op":2,"d":{"ssrc":1,"ip":"192.0.2.1","port":50007}}"#)),
+        ],
+    );
+    for (fd, port) in [(20, 50_007_u16), (21, 53)] {
+        let mut address = [0; miku_probe_abi::ADDRESS_MAX];
+        address[..2].copy_from_slice(&2_u16.to_ne_bytes());
+        address[2..4].copy_from_slice(&port.to_be_bytes());
+        address[4..8].copy_from_slice(&Ipv4Addr::new(192, 0, 2, 1).octets());
+        let record = OpenRecord {
+            header: header(RecordKind::Open, 40_000, size_of::<OpenRecord>()),
+            generation: 40_000,
+            fd,
+            result: 0,
+            origin: Origin::FirstSeen as u8,
+            socket_type: 2,
+            padding: [0; 2],
+            address_length: 16,
+            address,
+        };
+        pipeline.record(bytes_of(&record));
+        let id = ConnId { tgid: Tgid(TGID), handle: Handle::Socket(fd), generation: Nanos(40_000) };
+        pipeline.moved(id, 300, 5_000);
+    }
+    let voice: Vec<_> = told(&pipeline)
+        .into_iter()
+        .filter_map(|what| if let Discord::Voice { direction, bytes } = what { Some((direction, bytes)) } else { None })
+        .collect();
+    assert_eq!(voice, [(Direction::In, 300), (Direction::Out, 5_000)]);
+}
