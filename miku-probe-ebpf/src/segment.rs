@@ -65,30 +65,34 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// One of which only whose it is and how much was moved has been said.
+    /// One of which nothing has been said.
+    pub(crate) const NOTHING: Self = Self {
+        tgid: 0,
+        tid: 0,
+        generation: 0,
+        handle: 0,
+        base: 0,
+        size: 0,
+        errno: 0,
+        direction: 0,
+        wanted: 0,
+        lost: 0,
+        looks: 0,
+        flags: 0,
+        turned: 0,
+        begins: 0,
+        start: [0; START],
+    };
+
+    /// Says whose it is. What was said of another before does no harm: [`Course::follow`] says the rest anew.
     #[inline(always)]
-    pub(crate) fn new(tgid: u32, tid: u32, generation: u64, handle: u64) -> Self {
-        Self {
-            tgid,
-            tid,
-            generation,
-            handle,
-            base: 0,
-            size: 0,
-            errno: 0,
-            direction: 0,
-            wanted: 0,
-            lost: 0,
-            looks: 0,
-            flags: 0,
-            turned: 0,
-            begins: 0,
-            start: [0; START],
-        }
+    pub(crate) fn of(&mut self, tgid: u32, tid: u32, generation: u64, handle: u64) {
+        (self.tgid, self.tid) = (tgid, tid);
+        (self.generation, self.handle) = (generation, handle);
     }
 
-    /// What it looks like.
-    #[inline(always)]
+    /// What it looks like. A function of its own, as the next, since the stack of all that call each other is short.
+    #[inline(never)]
     fn look<const SOCKET: bool>(&mut self) -> u32 {
         let (first, length) = look(self.base, self.size);
         let bit = |looks, bit| if looks { bit } else { 0 };
@@ -104,6 +108,15 @@ impl Segment {
             (&raw mut self.looks).write_volatile(looks);
             (&raw const self.looks).read_volatile()
         }
+    }
+
+    /// Whether it begins a call of Discord's API, before it was copied.
+    #[inline(never)]
+    fn is_call(&self) -> bool {
+        let (first, length) = look(self.base, self.size);
+        let mut start = [0; START];
+        start[..LOOK].copy_from_slice(&first);
+        self.direction == Direction::Out as u32 && looks_like_call(&start, length)
     }
 }
 
@@ -149,13 +162,8 @@ impl Course<'_> {
             *budget = CAPTURE_MAX as u32;
         }
         let begins = *budget == CAPTURE_MAX as u32 && flags & FRAMES == 0;
-        if begins && segment.size > CAPTURE_MAX as u32 && segment.direction == Direction::Out as u32 {
-            let (first, length) = look(segment.base, segment.size);
-            let mut start = [0; START];
-            start[..LOOK].copy_from_slice(&first);
-            if looks_like_call(&start, length) {
-                *budget = CAPTURE_CALL as u32;
-            }
+        if begins && segment.size > CAPTURE_MAX as u32 && segment.is_call() {
+            *budget = CAPTURE_CALL as u32;
         }
         if segment.size != 0 {
             *direction = segment.direction;

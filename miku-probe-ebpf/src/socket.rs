@@ -315,7 +315,7 @@ fn segment(connection: *mut Connection, piece: &Piece) -> Result<(), Skip> {
     let segment = TOLD.get_ptr_mut(0).ok_or(Skip)?;
     // SAFETY: the pointer is to this processor's own value, and nothing else uses it before this program ends.
     let segment = unsafe { &mut *segment };
-    *segment = Segment::new(piece.key.tgid, piece.tid, connection.generation, piece.key.fd as u64);
+    segment.of(piece.key.tgid, piece.tid, connection.generation, piece.key.fd as u64);
     (segment.base, segment.size) = (piece.base, piece.size);
     (segment.errno, segment.direction) = (piece.errno, piece.direction);
     let course = Course {

@@ -191,7 +191,8 @@ fn moved(thread: u64, ssl: u64, call: &mut TlsCall, size: u32) -> Result<(), Ski
         stream.bytes_out += u64::from(size);
     }
 
-    let mut segment = Segment::new((thread >> 32) as u32, thread as u32, stream.generation, ssl);
+    let mut segment = Segment::NOTHING;
+    segment.of((thread >> 32) as u32, thread as u32, stream.generation, ssl);
     (segment.base, segment.size, segment.direction) = (call.base, size, call.direction);
     let course = Course {
         flags: stream.flags,
