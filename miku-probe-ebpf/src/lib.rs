@@ -10,7 +10,7 @@ use core::mem::{offset_of, size_of};
 /// The version of the layouts below; it rises whenever one of them changes.
 pub const ABI_VERSION: u8 = 5;
 
-/// The most bytes that are copied of the start of one message, and so of one segment.
+/// The most bytes that are copied of the start of one message, unless it is a call of Discord's API.
 pub const CAPTURE_MAX: usize = 4096;
 
 /// The most bytes that are copied of a call of Discord's API: what a reply answers stands behind its text, which may be 2000

@@ -5,8 +5,9 @@
 //!
 //! How much is copied is decided by what a message looks like where it starts: see [`Course`].
 //!
-//! Bounds: [`CAPTURE_MAX`] bytes of a message's start are copied, or [`CAPTURE_CALL`] of a call of Discord's API;
-//! [`CAPTURE_FRAME`] of a frame that goes out over a websocket; [`CAPTURE_LATER`] of each later segment; the last [`TAIL`] of a segment that was not copied whole.
+//! Bounds: [`CAPTURE_MAX`] bytes of a message's start are copied, or of a websocket's frame that shows a JSON object;
+//! [`CAPTURE_CALL`] of a call of Discord's API; [`CAPTURE_FRAME`] of any other frame that goes out; [`CAPTURE_LATER`] of each
+//! later segment; the last [`TAIL`] of a segment that was not copied whole.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use miku_probe_abi::{
