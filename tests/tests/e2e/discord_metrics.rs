@@ -40,15 +40,15 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const EVENTS: &str = "miku_discord_gateway_events_total";
-const UP: &str = "miku_discord_gateway_up";
+pub(crate) const EVENTS: &str = "miku_discord_gateway_events_total";
+pub(crate) const UP: &str = "miku_discord_gateway_up";
 const HEARTBEAT: &str = "miku_discord_gateway_heartbeat_seconds";
 const MISSED: &str = "miku_discord_gateway_missed_heartbeats_total";
-const RECONNECTS: &str = "miku_discord_gateway_reconnects_total";
-const REPLY: &str = "miku_discord_reply_duration_seconds";
+pub(crate) const RECONNECTS: &str = "miku_discord_gateway_reconnects_total";
+pub(crate) const REPLY: &str = "miku_discord_reply_duration_seconds";
 const PHASE: &str = "miku_discord_reply_phase_seconds";
-const COMMANDS: &str = "miku_discord_commands_total";
-const BOT: [(&str, &str); 1] = [("service", "bot")];
+pub(crate) const COMMANDS: &str = "miku_discord_commands_total";
+pub(crate) const BOT: [(&str, &str); 1] = [("service", "bot")];
 
 /// How far a reply may be off the stand-in's own timing.
 const REPLY_WITHIN: f64 = 0.002;
@@ -57,7 +57,7 @@ const REPLY_WITHIN: f64 = 0.002;
 const HEARTBEAT_WITHIN: f64 = 0.001;
 
 /// Sums of samples by one label.
-fn by(scrape: &Scrape, name: &str, label: &str) -> BTreeMap<String, u64> {
+pub(crate) fn by(scrape: &Scrape, name: &str, label: &str) -> BTreeMap<String, u64> {
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
     for sample in scrape.matching(name, &BOT) {
         let labels = [("service", "bot"), (label, sample.label(label))];
@@ -67,7 +67,7 @@ fn by(scrape: &Scrape, name: &str, label: &str) -> BTreeMap<String, u64> {
 }
 
 /// Asserts that the gateway's events are those of the log, but for what was there `before`.
-fn assert_events(probe: &Probe, discord: &mut Discord, before: &BTreeMap<String, u64>) {
+pub(crate) fn assert_events(probe: &Probe, discord: &mut Discord, before: &BTreeMap<String, u64>) {
     let (mut events, mut seen) = (BTreeMap::new(), BTreeMap::new());
     let agreed = eventually(PATIENCE, || {
         let log = discord.log();
@@ -86,7 +86,7 @@ fn assert_events(probe: &Probe, discord: &mut Discord, before: &BTreeMap<String,
 }
 
 /// Asserts that the replies are those of the log but for the first `before`.
-fn assert_replies(probe: &Probe, discord: &mut Discord, before: usize) {
+pub(crate) fn assert_replies(probe: &Probe, discord: &mut Discord, before: usize) {
     for kind in [Kind::Message, Kind::Interaction] {
         let replies = discord.log().replies().iter().skip(before);
         let seconds: Vec<f64> = replies.filter(|reply| reply.kind == kind).map(|reply| reply.seconds).collect();
@@ -127,7 +127,7 @@ fn assert_phases(probe: &Probe) {
 }
 
 /// What the probe told of Discord, for a message.
-fn told(probe: &Probe) -> String {
+pub(crate) fn told(probe: &Probe) -> String {
     let scrape = probe.scrape();
     let shown = scrape.samples.iter().filter(|sample| {
         let about = sample.name.starts_with("miku_discord_") || sample.name == "miku_probe_unmatched_total";
