@@ -1,15 +1,17 @@
 """A bot on nothing but aiohttp, which nothing that the gateway sends can fell: what it cannot read it passes over, and
 when a connection ends it makes another. It replies to `!` messages with what they say, and knows nothing of being
-watched. It prints `ready` with each session.
+watched. It prints `started`, waits for a line on standard input, connects, and prints `ready` with each session.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import sys
 import zlib
 
 import aiohttp
+import zstandard
 
 TOKEN = os.environ.get("DISCORD_TOKEN", "OTk5OTk5OTk5NTc0MDE2MDAx.a.token")
 GATEWAY = "wss://gateway.discord.gg/?v=10&encoding=json"
@@ -26,8 +28,6 @@ def zlib_stream():
 
 
 def zstd_stream():
-    import zstandard
-
     return zstandard.ZstdDecompressor().decompressobj().decompress
 
 
@@ -108,9 +108,10 @@ async def main(options):
 def parse():
     parser = argparse.ArgumentParser()
     parser.add_argument("--compress", choices=list(DECOMPRESSIONS), default="")
-    parser.add_argument("--name", help="what to tell it by in a list of processes")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
+    print("started", flush=True)
+    sys.stdin.readline()
     asyncio.run(main(parse()))

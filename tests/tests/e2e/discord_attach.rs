@@ -10,7 +10,7 @@ use miku_probe_tests::harness::secure::attach;
 use miku_probe_tests::harness::{PATIENCE, eventually};
 use serde_json::json;
 
-use crate::discord_metrics::{BOT, UP, assert_events, assert_replies, told};
+use crate::discord_metrics::{BOT, UP, assert_events, assert_replied, told};
 use crate::discord_stage::{Compression, bot, discord, watched_from_the_start};
 use crate::{Case, case};
 
@@ -41,7 +41,7 @@ fn assert_told(probe: &Probe, discord: &mut Discord, events: &BTreeMap<String, u
     }
     discord.wait_replies(replies + 5);
     assert_events(probe, discord, events);
-    assert_replies(probe, discord, replies);
+    assert_replied(probe, discord, replies);
 }
 
 fn before() {
