@@ -411,6 +411,8 @@ pub fn looks_like_object(first: &[u8; LOOK], length: usize) -> bool {
     let object = match first[1] {
         2..=125 => [first[2], first[3]],
         126 => [first[4], first[5]],
+        // What it begins with stands too far behind to be seen here: a length below 4 GiB has to do.
+        127 if first[2] | first[3] | first[4] | first[5] == 0 => *b"{\"",
         0x82..=0xfd => [first[6] ^ first[2], first[7] ^ first[3]],
         _ => [0, 0],
     };
@@ -1005,14 +1007,19 @@ mod tests {
             masked(b"{\"op\":1,\"d\":251}"),
             b"\x82\x10{\"op\":11,\"d\":null".to_vec(),
             b"\x81\x7e\x10\x00{\"t\":\"RE".to_vec(),
+            b"\x81\x7f\0\0\0\0\0\x01\x90\0{\"t\":\"GU".to_vec(),
         ];
         for bytes in objects {
             let (first, length) = look(&bytes);
             assert!(looks_like_object(&first, length) && looks_like_frame(&first, length), "{bytes:?}");
         }
-        for bytes in
-            [&masked(b"hello there")[..], b"\x82\x7e\x01\x00\x28\xb5\x2f\xfd", b"\x88\x02\x0f\xa0", b"GET / HTTP/1.1"]
-        {
+        for bytes in [
+            &masked(b"hello there")[..],
+            b"\x82\x7e\x01\x00\x28\xb5\x2f\xfd",
+            b"\x88\x02\x0f\xa0",
+            b"GET / HTTP/1.1",
+            b"\x82\x7f\x40\0\0\0\0\0",
+        ] {
             let (first, length) = look(bytes);
             assert!(!looks_like_object(&first, length), "{bytes:?}");
         }

@@ -23,6 +23,9 @@ use crate::memory::{read_user_at_most, read_user_bytes};
 const REPORTED: u32 = 1;
 const TLS: u32 = 4;
 
+/// The longest head of a frame without a mask (RFC 6455, section 5.2).
+const FRAME_HEAD: u32 = 10;
+
 /// What the start of a segment looks like: a message of HTTP, a frame with a JSON object, any frame, a TLS record.
 const STARTS: u32 = 1;
 const OBJECT: u32 = 2;
@@ -156,7 +159,14 @@ impl Course<'_> {
             } else if looks & OBJECT != 0 {
                 *budget = CAPTURE_MAX as u32;
             } else if turned || looks & FRAME != 0 {
-                *budget = if segment.direction == Direction::Out as u32 { CAPTURE_FRAME as u32 } else { 0 };
+                *budget = if segment.direction == Direction::Out as u32 {
+                    CAPTURE_FRAME as u32
+                } else if segment.size <= FRAME_HEAD {
+                    // What it is the head of comes with the next segment.
+                    CAPTURE_MAX as u32
+                } else {
+                    0
+                };
             }
         } else {
             // A message of what is reported begins where the direction turns; elsewhere it must be looked for.

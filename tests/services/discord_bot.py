@@ -2,7 +2,8 @@
 watched. It prints `ready`, and ends by SIGTERM or SIGINT.
 
 Its commands: `!reply`, `!send`, `!stream` (one message, edited as the answer grows), `!elsewhere` (the answer goes to
-another channel), `!twice` (two answers), `!typing` (it begins to type, and then has nothing to say), `!react`. With
+another channel), `!twice` (two answers), `!typing` (it begins to type, and then has nothing to say), `!react`,
+`!webhook` (it posts through a webhook of which the first word behind it is the token). With
 `llm` behind a command's name, as in `!replyllm`, the answer is the LLM's. Everything else it ignores.
 """
 
@@ -129,6 +130,10 @@ class Bot(discord.Client):
 
     async def do_react(self, message, asked, with_llm):
         await message.add_reaction("\N{FIRE}")
+
+    async def do_webhook(self, message, asked, with_llm):
+        webhook = discord.Webhook.partial(1000000000000000040, asked.split()[0], client=self)
+        await webhook.send("through a webhook", wait=True)
 
     async def on_interaction(self, interaction):
         response = interaction.response

@@ -10,9 +10,13 @@ prints `done` and the command's number, from 1 on. With `"aside": true` the next
                                      people use a `command`, a `component`, a `modal`, or are at an `autocomplete`;
                                      "rate" and "channels" as above, with "hostile": true each name is new and evil
     {"do": "event", "t": "TYPING_START", "d": {...}, "count": 1}
-                                     any event, on every shard
+                                     any event, on every shard; with "hostile": true each name is new
     {"do": "guild", "bytes": 102400} a guild of that size comes
-    {"do": "raw", "text": "..."}     a message that is none
+    {"do": "raw", "text": "..."}     a message that is none, or, with its name as "t", an odd event
+    {"do": "bytes", "hex": "..."}    bytes that are no frames, or no good ones
+    {"do": "rename", "name": "..."}  all people have another name
+    {"do": "hold"}, {"do": "release"}
+                                     say nothing on new gateway connections until they are released
     {"do": "acks", "after": 0.2}     acknowledge heartbeats so many seconds late; null for never
     {"do": "reconnect"}, {"do": "invalid", "resumable": true}, {"do": "close", "code": 4000}, {"do": "drop"}
                                      end the gateway connections
@@ -126,6 +130,11 @@ class People:
         await self.paced(use, count, rate)
 
 
+def in_letters(number):
+    """A number as the names of events may have it."""
+    return "_" + "".join(chr(ord("A") + int(digit)) for digit in str(number))
+
+
 class Commands:
     def __init__(self, people, gateway, rest):
         self.people = people
@@ -156,14 +165,23 @@ class Commands:
             case "interactions":
                 await self.people.interactions(**options)
             case "event":
-                for _ in range(options.get("count", 1)):
+                for number in range(options.get("count", 1)):
+                    name = options["t"] + (in_letters(number) if options.get("hostile") else "")
                     for shard in list(self.gateway.current):
-                        await self.gateway.dispatch(options["t"], options["d"], shard)
+                        await self.gateway.dispatch(name, options["d"], shard)
             case "guild":
                 guild = self.people.world.guild(self.people.world.guilds[0], options["bytes"])
                 await self.gateway.dispatch("GUILD_CREATE", guild, self.gateway.shard_of(guild["id"]))
             case "raw":
-                await self.gateway.raw(options["text"])
+                await self.gateway.raw(**options)
+            case "bytes":
+                self.gateway.unframed(bytes.fromhex(options["hex"]))
+            case "rename":
+                self.people.world.rename(options["name"])
+            case "hold":
+                self.gateway.released.clear()
+            case "release":
+                self.gateway.released.set()
             case "acks":
                 self.gateway.acks = options["after"]
             case "reconnect" | "invalid" | "close" | "drop":

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import json
+import secrets
 import zlib
 
 from aiohttp import WSMsgType, web
@@ -99,6 +100,9 @@ class Gateway:
         self.acks = 0.0
         """After how many seconds a heartbeat is acknowledged; none for never."""
         self.ready = asyncio.Event()
+        self.released = asyncio.Event()
+        """Whether new connections get an answer."""
+        self.released.set()
         self.tasks = set()
 
     def shard_of(self, guild):
@@ -135,6 +139,7 @@ class Gateway:
         facts = {"compress": request.query.get("compress"), "tls": bool(request.transport.get_extra_info("ssl_object"))}
         self.truth.write("connected", connection=connection.number, at=now(), **facts)
         try:
+            await self.released.wait()
             hello = {"heartbeat_interval": self.interval, "_trace": ['["gateway",{"micros":0.0}]']}
             await connection.control(HELLO, hello)
             await self.listen(connection)
@@ -184,7 +189,7 @@ class Gateway:
         task.add_done_callback(self.tasks.discard)
 
     async def identify(self, connection, shard, shards):
-        session = Session(f"{len(self.sessions) + 1:032x}", shard, shards)
+        session = Session(secrets.token_hex(16), shard, shards)
         self.sessions[session.name] = session
         session.connection, connection.session = connection, session
         self.current[shard] = session
@@ -208,7 +213,7 @@ class Gateway:
             "application": {"id": objects.APPLICATION["id"], "flags": objects.APPLICATION_FLAGS},
             "_trace": [],
         }
-        await self.emit(session, "READY", ready)
+        await self.emit(session, "READY", ready, session=session.name)
         for guild in guilds:
             await self.emit(session, "GUILD_CREATE", self.world.guild(guild, self.guild_bytes))
         if len(self.current) >= shards:
@@ -243,10 +248,15 @@ class Gateway:
         }
         await self.emit(session, "GUILD_MEMBERS_CHUNK", chunk)
 
-    async def raw(self, text):
-        """Sends something that is no payload, or not a good one."""
+    async def raw(self, text, t=None):
+        """Sends something that is no payload, or not a good one; or an event of this name, however odd."""
         for connection in list(self.connections.values()):
-            await connection.send(text, op=None)
+            await connection.send(text, **({"op": DISPATCH, "t": t} if t is not None else {"op": None}))
+
+    def unframed(self, data):
+        """Sends bytes past the websocket."""
+        for connection in self.connections.values():
+            connection.transport.write(data)
 
     async def end(self, how, **more):
         """Ends all connections, or has the bots do it."""

@@ -1,6 +1,7 @@
 """Discord's objects, as far as libraries read them. Keys of events stand in the order in which Discord writes them."""
 
 import itertools
+import secrets
 import time
 
 JOINED = "2024-01-01T00:00:00.000000+00:00"
@@ -91,6 +92,10 @@ class World:
         self.guilds = [snowflake(number, 2) for number in range(guilds)]
         self.channels = {snowflake(number, 3): self.guilds[number % guilds] for number in range(channels)}
         self.direct = {snowflake(number, 5): person for number, person in enumerate(self.people)}
+
+    def rename(self, name):
+        for person in self.people:
+            person |= {"username": name, "global_name": name}
 
     def new_id(self):
         return str(next(self.ids))
@@ -228,7 +233,7 @@ class World:
         event = {
             "version": 1,
             "type": kind,
-            "token": f"aW50ZXJhY3Rpb246{number}:{'s' * 160}",
+            "token": f"aW50ZXJhY3Rpb246{number}:{secrets.token_hex(80)}",
             "member": {"user": author, **membership(), "permissions": "2248473465835073", "unusual_dm_activity_until": None},
             "locale": "en-US",
             "id": number,

@@ -5,7 +5,7 @@ Every time is in nanoseconds of CLOCK_MONOTONIC, which is also the kernel's cloc
 - `connected`: a gateway connection, with its number, the compression asked for, and whether it is encrypted.
 - `sent`: a gateway message, with `before` and `after` the call that wrote it, `op`, `t`, `s`, the size of its JSON and
   what that took on the wire. What a person sent has `person` and the `message` or `interaction`, its `channel`, and
-  for interactions the `token`.
+  for interactions the `token`. `READY` has the `session`.
 - `received`: a gateway message of the bot's, with `op`, and `d` of a heartbeat.
 - `closed`: the end of a gateway connection, with its code and whom it came from (`bot`, `standin` or `network`).
 - `request`: a REST call, with `received`, when its first byte was there, and `answered`, when its answer was written.

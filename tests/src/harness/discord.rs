@@ -269,6 +269,10 @@ pub struct Sent {
     pub by_person: Option<(Kind, String)>,
     /// The name of the command, component or form that a person used.
     pub used: Option<String>,
+    /// The channel of what a person did.
+    pub channel: Option<String>,
+    /// What only the two ends should know: the token of an interaction, the id of a session.
+    pub secret: Option<String>,
 }
 
 /// A message that a bot sent over a gateway connection.
@@ -406,6 +410,8 @@ impl Log {
                     after: number("after"),
                     by_person: done,
                     used: text("name"),
+                    channel: text("channel"),
+                    secret: text("token").or_else(|| text("session")),
                 });
             }
             Some("received") => {

@@ -40,15 +40,15 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const EVENTS: &str = "miku_discord_gateway_events_total";
-const UP: &str = "miku_discord_gateway_up";
+pub(crate) const EVENTS: &str = "miku_discord_gateway_events_total";
+pub(crate) const UP: &str = "miku_discord_gateway_up";
 const HEARTBEAT: &str = "miku_discord_gateway_heartbeat_seconds";
 const MISSED: &str = "miku_discord_gateway_missed_heartbeats_total";
-const RECONNECTS: &str = "miku_discord_gateway_reconnects_total";
-const REPLY: &str = "miku_discord_reply_duration_seconds";
+pub(crate) const RECONNECTS: &str = "miku_discord_gateway_reconnects_total";
+pub(crate) const REPLY: &str = "miku_discord_reply_duration_seconds";
 const PHASE: &str = "miku_discord_reply_phase_seconds";
-const COMMANDS: &str = "miku_discord_commands_total";
-const BOT: [(&str, &str); 1] = [("service", "bot")];
+pub(crate) const COMMANDS: &str = "miku_discord_commands_total";
+pub(crate) const BOT: [(&str, &str); 1] = [("service", "bot")];
 
 /// How far a reply may be off the stand-in's own timing.
 const REPLY_WITHIN: f64 = 0.002;
@@ -57,7 +57,7 @@ const REPLY_WITHIN: f64 = 0.002;
 const HEARTBEAT_WITHIN: f64 = 0.001;
 
 /// Sums of samples by one label.
-fn by(scrape: &Scrape, name: &str, label: &str) -> BTreeMap<String, u64> {
+pub(crate) fn by(scrape: &Scrape, name: &str, label: &str) -> BTreeMap<String, u64> {
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
     for sample in scrape.matching(name, &BOT) {
         let labels = [("service", "bot"), (label, sample.label(label))];
@@ -67,7 +67,7 @@ fn by(scrape: &Scrape, name: &str, label: &str) -> BTreeMap<String, u64> {
 }
 
 /// Asserts that the gateway's events are those of the log, but for what was there `before`.
-fn assert_events(probe: &Probe, discord: &mut Discord, before: &BTreeMap<String, u64>) {
+pub(crate) fn assert_events(probe: &Probe, discord: &mut Discord, before: &BTreeMap<String, u64>) {
     let (mut events, mut seen) = (BTreeMap::new(), BTreeMap::new());
     let agreed = eventually(PATIENCE, || {
         let log = discord.log();
@@ -118,6 +118,19 @@ fn assert_durations(probe: &Probe, kind: Kind, seconds: &[f64]) {
     }
 }
 
+/// Asserts that there are as many replies as in the log but for the first `before`. How long they took is left out: on a
+/// machine with other work, bots read late what was sent in time.
+pub(crate) fn assert_replied(probe: &Probe, discord: &mut Discord, before: usize) {
+    for kind in [Kind::Message, Kind::Interaction] {
+        let happened = discord.log().replies().iter().skip(before).filter(|reply| reply.kind == kind).count() as u64;
+        let labels = [("service", "bot"), ("kind", kind.label())];
+        let seen = || probe.scrape().count(&format!("{REPLY}_count"), &labels);
+        let agreed = eventually(PATIENCE, || (seen() == happened).then_some(()));
+        assert!(agreed.is_some(), "{happened} {kind:?} happened, {} are in the metrics\n{}", seen(), told(probe));
+    }
+    assert_phases(probe);
+}
+
 /// Asserts that the phases are all the time that there was.
 fn assert_phases(probe: &Probe) {
     let scrape = probe.scrape();
@@ -127,7 +140,7 @@ fn assert_phases(probe: &Probe) {
 }
 
 /// What the probe told of Discord, for a message.
-fn told(probe: &Probe) -> String {
+pub(crate) fn told(probe: &Probe) -> String {
     let scrape = probe.scrape();
     let shown = scrape.samples.iter().filter(|sample| {
         let about = sample.name.starts_with("miku_discord_") || sample.name == "miku_probe_unmatched_total";
@@ -442,7 +455,7 @@ fn two_hundred_a_second() {
 }
 
 /// The seconds of a reply that the bot timed itself.
-fn own_time(line: &str) -> Option<f64> {
+pub(crate) fn own_time(line: &str) -> Option<f64> {
     let value: Value = serde_json::from_str(line).ok()?;
     let (received, answered) = (value["received"].as_u64()?, value["answered"].as_u64()?);
     Some(Duration::from_nanos(answered.saturating_sub(received)).as_secs_f64())

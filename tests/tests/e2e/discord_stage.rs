@@ -117,6 +117,18 @@ pub(crate) fn bot(compression: Compression, options: &[&str]) -> Command {
     command
 }
 
+/// A command that starts the bot that nothing which the gateway sends can fell.
+pub(crate) fn tolerant(compression: Option<Compression>) -> Command {
+    let mut command = with_zstd().expect("the case needs it").script("discord_tolerant.py");
+    let name = match compression {
+        None => "",
+        Some(Compression::Zlib) => "zlib-stream",
+        Some(Compression::Zstd) => "zstd-stream",
+    };
+    command.args(["--compress", name]);
+    command
+}
+
 /// Starts a bot that a probe has been waiting for, so that it misses nothing of it.
 pub(crate) fn watched_from_the_start(discord: &mut Discord, command: &mut Command) -> (Process, Probe) {
     // Other cases run the same script; no other has this folder.

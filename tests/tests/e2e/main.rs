@@ -7,7 +7,10 @@ mod bad_input;
 mod clients;
 mod commands;
 mod discord;
+mod discord_attach;
+mod discord_hostile;
 mod discord_metrics;
+mod discord_secrets;
 mod discord_stage;
 mod discovery;
 mod endpoints;
@@ -146,6 +149,9 @@ fn main() -> ExitCode {
         ("inflate", inflate::cases()),
         ("discord", discord::cases()),
         ("discord_metrics", discord_metrics::cases()),
+        ("discord_attach", discord_attach::cases()),
+        ("discord_hostile", discord_hostile::cases()),
+        ("discord_secrets", discord_secrets::cases()),
         ("secrets", secrets::cases()),
     ];
     let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");

@@ -54,30 +54,34 @@ const IDS: [&str; 4] = ["webhook-id", "interaction-id", "channel-id", "message-i
 
 /// What no other process ever had in its memory.
 fn secrets() -> BTreeMap<&'static str, String> {
+    let tokens = TOKENS.map(|name| (name, unheard_of("abcdefghijklmnopqrstuvwxyz0123456789", 21)));
+    let ids = IDS.map(|name| (name, unheard_of("0123456789", 19)));
+    tokens.into_iter().chain(ids).collect()
+}
+
+/// A text of so many characters, at most 21, of an alphabet that no other process ever had in its memory.
+pub(crate) fn unheard_of(alphabet: &str, length: usize) -> String {
     let mut random = File::open("/dev/urandom").expect("the kernel gives random bytes");
     let mut bytes = [0; 20];
-    let mut digits = |alphabet: &str, length: usize| -> String {
-        random.read_exact(&mut bytes).expect("the kernel gives random bytes");
-        let digit = |byte: &u8| char::from(alphabet.as_bytes()[usize::from(*byte) % alphabet.len()]);
-        // A snowflake does not begin with a 0.
-        std::iter::once('7').chain(bytes.iter().map(digit)).take(length).collect()
-    };
-    let tokens = TOKENS.map(|name| (name, digits("abcdefghijklmnopqrstuvwxyz0123456789", 21)));
-    let ids = IDS.map(|name| (name, digits("0123456789", 19)));
-    tokens.into_iter().chain(ids).collect()
+    random.read_exact(&mut bytes).expect("the kernel gives random bytes");
+    let digit = |byte: &u8| char::from(alphabet.as_bytes()[usize::from(*byte) % alphabet.len()]);
+    // A snowflake does not begin with a 0.
+    std::iter::once('7').chain(bytes.iter().map(digit)).take(length).collect()
 }
 
 /// What is searched for: each secret whole, and either half of it, as it may have been cut in two.
 fn needles(secrets: &BTreeMap<&'static str, String>) -> Vec<(&'static str, Vec<u8>)> {
-    let pieces = secrets.iter().flat_map(|(name, secret)| {
-        let (front, back) = secret.as_bytes().split_at(secret.len() / 2);
-        [(*name, front.to_vec()), (*name, back.to_vec())]
-    });
-    pieces.collect()
+    secrets.iter().flat_map(|(name, secret)| halves(name, secret)).collect()
+}
+
+/// Either half of a secret, to search for.
+pub(crate) fn halves(name: &'static str, secret: &str) -> [(&'static str, Vec<u8>); 2] {
+    let (front, back) = secret.as_bytes().split_at(secret.len() / 2);
+    [(name, front.to_vec()), (name, back.to_vec())]
 }
 
 /// Which secrets are in what was said, wholly or half.
-fn said(text: &str, needles: &[(&'static str, Vec<u8>)]) -> Vec<&'static str> {
+pub(crate) fn said(text: &str, needles: &[(&'static str, Vec<u8>)]) -> Vec<&'static str> {
     needles.iter().filter(|(_, needle)| position(text.as_bytes(), needle).is_some()).map(|(name, _)| *name).collect()
 }
 
@@ -94,7 +98,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// Waits until the process holds no secret any more.
-fn assert_forgotten(what: &str, pid: u32, needles: &[(&'static str, Vec<u8>)]) {
+pub(crate) fn assert_forgotten(what: &str, pid: u32, needles: &[(&'static str, Vec<u8>)]) {
     let mut hits = Vec::new();
     let forgotten = eventually(FORGOTTEN_WITHIN, || {
         hits = find(pid, needles).unwrap_or_else(|error| panic!("{what} cannot be read: {error:#}"));
@@ -149,16 +153,26 @@ fn search(authority: Option<&Authority>) {
     let total = |line: &str| serde_json::from_str::<Value>(line).ok()?["total"]["count"].as_u64();
     hist.wait_said(PATIENCE, |line| (total(line) == Some(2 * count)).then_some(()));
 
+    assert_not_on_pages(&probe, &needles);
+    assert_forgotten("the probe", probe.pid(), &needles);
+    assert_forgotten("the histogram", hist.pid(), &needles);
+    assert_never_said(&mut probe, &mut hist, &needles);
+}
+
+/// Asserts that the probe's pages tell no secret, in any of their formats.
+pub(crate) fn assert_not_on_pages(probe: &Probe, needles: &[(&'static str, Vec<u8>)]) {
     for page in ["/metrics", "/", "/healthz", "/readyz", "/livez", "/-/healthy", "/-/ready"] {
         for accept in ["", "Accept: application/json\r\n", "Accept: application/openmetrics-text\r\n"] {
             let page = probe.get(page, accept).expect("the probe answers");
             let page = String::from_utf8_lossy(&page.body).into_owned();
-            assert_eq!(said(&page, &needles), [""; 0], "in {page}");
+            assert_eq!(said(&page, needles), [""; 0], "in {page}");
         }
     }
-    assert_forgotten("the probe", probe.pid(), &needles);
-    assert_forgotten("the histogram", hist.pid(), &needles);
-    for (process, signal) in [(&mut hist, libc::SIGINT), (probe.process(), libc::SIGTERM)] {
+}
+
+/// Ends both, and asserts that neither ever said a secret.
+pub(crate) fn assert_never_said(probe: &mut Probe, hist: &mut Process, needles: &[(&'static str, Vec<u8>)]) {
+    for (process, signal) in [(hist, libc::SIGINT), (probe.process(), libc::SIGTERM)] {
         process.stop(signal, PATIENCE);
         process.wait_silent(PATIENCE);
         let story = process.story();
@@ -166,7 +180,7 @@ fn search(authority: Option<&Authority>) {
             !process.complained().is_empty() || !process.said().is_empty(),
             "it says something, at its most verbose"
         );
-        assert_eq!(said(&story, &needles), [""; 0], "in {story}");
+        assert_eq!(said(&story, needles), [""; 0], "in {story}");
     }
 }
 

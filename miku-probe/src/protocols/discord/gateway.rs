@@ -355,10 +355,13 @@ impl Gateways {
 
     /// Takes in a message of a websocket, which may be anybody's.
     fn message(&mut self, socket: ConnId, message: &Message<'_>, tell: &mut impl Tell) {
-        if message.compressed || !message.bytes.starts_with(b"{") {
+        let at = self.at_socket(socket);
+        // Where payloads are due, what is none is told too.
+        let is_due =
+            message.direction == Direction::In && at.is_some_and(|at| self.connections[at].inbound == Inbound::Plain);
+        if message.compressed || !(is_due || message.bytes.starts_with(b"{")) {
             return;
         }
-        let at = self.at_socket(socket);
         if at.is_some_and(|at| self.connections[at].over) {
             return;
         }

@@ -219,12 +219,12 @@ impl Vocabulary {
         Self { cap, known: HashMap::new(), other: None }
     }
 
-    /// The symbol of a name, and whether it is `other` because of a cap.
+    /// The symbol of a name, and whether it is `other` because of a cap, or because it is empty, which no label can tell.
     pub fn symbol(&mut self, name: &str, symbols: &mut Symbols) -> (Symbol, bool) {
         if let Some(symbol) = self.known.get(name) {
             return (*symbol, false);
         }
-        if self.known.len() < self.cap && name.len() <= Self::NAME_MAX {
+        if self.known.len() < self.cap && (1..=Self::NAME_MAX).contains(&name.len()) {
             let symbol = symbols.intern(name);
             self.known.insert(name.into(), symbol);
             return (symbol, false);
@@ -324,6 +324,7 @@ mod tests {
             (symbols.text(symbol).to_owned(), over)
         };
         assert_eq!(named(&"x".repeat(129)), ("other".to_owned(), true));
+        assert_eq!(named(""), ("other".to_owned(), true));
         assert_eq!(named("ask"), ("ask".to_owned(), false));
         assert_eq!(named("ping"), ("ping".to_owned(), false));
         assert_eq!(named("pong"), ("other".to_owned(), true));

@@ -316,6 +316,11 @@ fn uncompressed_connections_need_no_stream() {
     bot.reads(1, r#"{"t":"X","s":3,"op":0,"d":{"#).reads(1, &control(7, "null")).closes(1, Out, 4000);
     assert_eq!(bot.news(), ["0 unreadable", "0 reconnects: requested 4000", "0 is down"]);
 
+    // What does not even begin like a payload is told where one is due.
+    let mut bot = Bot::new();
+    bot.opens(1, "127.0.0.1:8080").reads(1, "null").reads(1, HELLO).reads(1, "null").reads(1, "").says(1, "null");
+    assert_eq!(bot.news(), ["? unreadable", "? unreadable"]);
+
     // In mid-life, beside a compressed one.
     let mut bot = Bot::new();
     bot.reads(1, &dispatch("X", 2, "{}")).says(1, &beat(2)).says(2, &beat(9)).waits(20).hears(2, ACK).reads(1, ACK);
