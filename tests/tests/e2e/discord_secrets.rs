@@ -78,11 +78,11 @@ fn search(compression: Compression) {
     let bot = discord.bot("discord.py", command.env("DISCORD_TOKEN", format!("OTk5.{}", secret("bot token"))));
     wait_sites(&probe, "bot");
 
-    say(&mut discord, &secret);
+    say(&mut discord, secret);
     // It says again who it is, by its session, and by its token alone.
     come_back(&mut discord, &json!({"do": "drop"}), "RESUMED");
     come_back(&mut discord, &json!({"do": "invalid", "resumable": false}), "READY");
-    say(&mut discord, &secret);
+    say(&mut discord, secret);
 
     let replies = discord.log().replies().len() as u64;
     probe.wait_for("all replies", |scrape| (scrape.count(&format!("{REPLY}_count"), &BOT) >= replies).then_some(()));
