@@ -137,6 +137,11 @@ fn odd_events() -> Vec<(&'static str, String)> {
         ("LARGE", event("LARGE", &format!("\"{}\"", "x".repeat(10 << 20)))),
         ("MESSAGE_REACTION_REMOVE", event("MESSAGE_REACTION_REMOVE", &format!("\"{}\"", "x".repeat(10 << 20)))),
         ("NOTHING", event("NOTHING", "null")),
+        // Names that none can be: there is one of them by which the metrics tell those.
+        ("other", event("lower_case", "null")),
+        ("other", event("", "null")),
+        ("other", event(&"E".repeat(65), "null")),
+        ("other", "{\"t\":null,\"s\":1,\"op\":0,\"d\":null}".to_owned()),
         // Strings that a strict parser would refuse, and that are not looked into.
         ("ESCAPE", event("ESCAPE", "{\"content\":\"\\u12\"}")),
         ("CONTROL", event("CONTROL", "{\"content\":\"\n\"}")),
@@ -198,7 +203,7 @@ fn payloads_uncompressed() {
     payloads(None);
 }
 
-/// Bytes that are no good frames, each at the start of one, and whether the connection is cut after them.
+/// Bytes that are no good frames, each where one starts.
 const FRAMES: [(&str, &str); 9] = [
     ("a frame of 2^62 bytes", "827f4000000000000000"),
     ("a frame of 2^64 - 1 bytes", "827fffffffffffffffff7b2274223a"),
@@ -230,7 +235,7 @@ fn frames(compression: Option<Compression>) {
     assert!(bot.said().iter().filter(|line| *line == "ready").count() > FRAMES.len(), "{}", bot.story());
     assert_events(&probe, &mut discord, &BTreeMap::new());
     assert_replied(&probe, &mut discord, 0);
-    // A connection that is cut may be known to be so only when its stream is freed.
+    // Of a connection that is cut this may be known only when the bot frees it.
     probe.wait_for("all reconnects", |scrape| (scrape.count(RECONNECTS, &BOT) == FRAMES.len() as u64).then_some(()));
     assert_small(&mut probe, before);
 }
