@@ -108,15 +108,15 @@ impl Shard {
 pub enum ReconnectReason {
     /// Discord asked for it (opcode 7).
     Requested,
-    /// Discord declared the session invalid (opcode 9).
+    /// Discord refused the session, or ended it (opcode 9).
     InvalidSession,
-    /// A close frame ended the connection.
+    /// Discord closed the connection.
     Closed,
-    /// A heartbeat was not acknowledged.
+    /// The bot closed it while a heartbeat was not acknowledged.
     MissedHeartbeat,
-    /// The connection broke without a close frame.
+    /// It ended without a close frame.
     Network,
-    /// Nobody can say why.
+    /// The bot closed it and nothing shows why, or its end was not seen.
     Unknown,
 }
 

@@ -13,9 +13,7 @@ use std::net::SocketAddr;
 
 use super::services::Service;
 use crate::intake::Inflated;
-use crate::observations::{
-    Discord, GatewayChange, Names, Observation, ReconnectReason, Shard as ShardLabel, Sink, Unmatched,
-};
+use crate::observations::{Discord, GatewayChange, Names, Observation, Shard as ShardLabel, Sink, Unmatched};
 use crate::protocols::discord::calls::{self, Action};
 use crate::protocols::discord::gateway::{self, Gateways, Told};
 use crate::protocols::discord::payload::{Payload, Shard};
@@ -484,7 +482,7 @@ impl<S: Sink> Hearing<'_, '_, S> {
             gateway::Event::Heartbeat(wait) => (label, GatewayChange::Heartbeat(wait)),
             gateway::Event::Missed => (label, GatewayChange::Missed),
             gateway::Event::Reconnect { reason, close_code } => {
-                (label, GatewayChange::Reconnect { reason: reason_of(reason), close_code })
+                (label, GatewayChange::Reconnect { reason, close_code })
             }
         };
         self.out.discord(Discord::Gateway { shard, time, change });
@@ -600,17 +598,6 @@ impl<S: Sink> Hearing<'_, '_, S> {
 fn read(action: &mut Action, body: Option<Collected>, hasher: &RandomState) {
     if let Some(body) = body {
         action.read_body(&body, hasher);
-    }
-}
-
-fn reason_of(reason: gateway::Reason) -> ReconnectReason {
-    match reason {
-        gateway::Reason::Requested => ReconnectReason::Requested,
-        gateway::Reason::InvalidSession => ReconnectReason::InvalidSession,
-        gateway::Reason::Closed => ReconnectReason::Closed,
-        gateway::Reason::MissedHeartbeat => ReconnectReason::MissedHeartbeat,
-        gateway::Reason::Network => ReconnectReason::Network,
-        gateway::Reason::Unknown => ReconnectReason::Unknown,
     }
 }
 

@@ -28,6 +28,7 @@ use connection::{Connection, Inbound};
 use labels::{Label, Labels};
 
 use super::payload::{Kind, Op, Payload, Shard};
+use crate::observations::ReconnectReason as Reason;
 use crate::protocols::http1::End;
 use crate::protocols::json::Stop;
 use crate::protocols::websocket::{self, Message};
@@ -99,38 +100,6 @@ pub enum Event<'a> {
     Unreadable,
     /// A connection was not taken in, for there are [`CONNECTIONS_MAX`]. Told with every message of it.
     Refused,
-}
-
-/// Why a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    /// Discord asked the bot to connect anew (op 7).
-    Requested,
-    /// Discord refused the session, or ended it (op 9).
-    InvalidSession,
-    /// Discord closed it.
-    Closed,
-    /// The bot closed it while a heartbeat was not acked.
-    MissedHeartbeat,
-    /// It ended without a closing frame.
-    Network,
-    /// The bot closed it and nothing shows why, or its end was not seen.
-    Unknown,
-}
-
-impl Reason {
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Requested => "requested",
-            Self::InvalidSession => "invalid_session",
-            Self::Closed => "closed",
-            Self::MissedHeartbeat => "missed_heartbeat",
-            Self::Network => "network",
-            Self::Unknown => "unknown",
-        }
-    }
 }
 
 /// Whether `name`, which may have a port, is a host of Discord's gateway.
@@ -257,20 +226,11 @@ impl Gateways {
     pub fn ended(&mut self, socket: ConnId, time: Nanos, end: End, tell: &mut impl FnMut(Told<'_>)) {
         self.opened.retain(|opened| *opened != socket);
         let Some(at) = self.at_socket(socket) else { return };
-        let connection = &mut self.connections[at];
         if end == End::Detached {
             // Nobody knows how it goes on.
-            connection.over = true;
+            self.connections[at].over = true;
         } else {
-            let blurred = connection.blurred.contains(&true);
-            let overdue = connection.is_overdue(time);
-            let reason = connection.cause().unwrap_or(match end {
-                _ if blurred => Reason::Unknown,
-                End::LocalClosed if overdue => Reason::MissedHeartbeat,
-                End::LocalClosed => Reason::Unknown,
-                _ => Reason::Network,
-            });
-            self.over(at, time, Some(reason), (!blurred).then_some(ABNORMAL), tell);
+            self.broke(at, time, end, tell);
         }
         if end != End::PeerFinished {
             self.connections[at].socket = None;
@@ -451,16 +411,22 @@ impl Gateways {
         for older in 0..self.connections.len() {
             let connection = &self.connections[older];
             if older != at && connection.session == Some(session) && !connection.over {
-                self.broke(older, time, tell);
+                self.broke(older, time, End::Over, tell);
             }
         }
     }
 
-    /// Takes in that the connection at `at` ended without a closing frame, by whomever.
-    fn broke(&mut self, at: usize, time: Nanos, tell: &mut impl Tell) {
+    /// Takes in that the connection at `at` ended. If a closing frame came before, that has been told.
+    fn broke(&mut self, at: usize, time: Nanos, end: End, tell: &mut impl Tell) {
         let connection = &self.connections[at];
         let blurred = connection.blurred.contains(&true);
-        let reason = connection.cause().unwrap_or(if blurred { Reason::Unknown } else { Reason::Network });
+        let overdue = connection.is_overdue(time);
+        let reason = connection.cause().unwrap_or(match end {
+            _ if blurred => Reason::Unknown,
+            End::LocalClosed if overdue => Reason::MissedHeartbeat,
+            End::LocalClosed => Reason::Unknown,
+            _ => Reason::Network,
+        });
         self.over(at, time, Some(reason), (!blurred).then_some(ABNORMAL), tell);
     }
 
