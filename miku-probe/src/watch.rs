@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::discovery::libraries::Kind;
@@ -26,6 +27,7 @@ use crate::probes::{
     ConnectionTable, CounterTable, Kernel, Maps, ProbeError, RunStatistics, Sizes, StreamTable, TargetTable,
 };
 use crate::protocols::routes::{RouteError, RoutePattern};
+use crate::samplers::{self, Sample, Samples, Target, Targets};
 use crate::units::{ConnId, Direction, Handle, Nanos, ServiceId, Tgid, Transport};
 
 /// How often the ring is drained when nothing wakes us: half of it is the mean delay from kernel to metric.
@@ -75,6 +77,7 @@ pub struct Watch<S> {
     drain: Interval,
     tick: Interval,
     scan: Interval,
+    samples: mpsc::Receiver<Sample>,
     core: Core<S>,
 }
 
@@ -93,6 +96,9 @@ struct Core<S> {
     unattached: Vec<(Kind, &'static str)>,
     discovery: Discovery,
     pipeline: Pipeline<S, Outside>,
+    /// What samplers are told and how they answer.
+    watched: Targets,
+    answers: Samples,
     /// Processes that began to listen: their port may not have been in `/proc` yet when they were first looked at.
     again: Vec<(Tgid, u16)>,
     told: Told,
@@ -140,6 +146,7 @@ impl<S: Sink> Watch<S> {
         let uprobes = kernel.take_uprobes();
         let attacher = uprobes.map(|uprobes| Attacher::start(uprobes, Returns::of_this_kernel())).transpose()?;
         let scrubber = kernel.take_scrubber();
+        let (answers, samples) = samplers::channel();
         let mut core = Core {
             kernel,
             targets,
@@ -151,6 +158,8 @@ impl<S: Sink> Watch<S> {
             unattached: Vec::new(),
             discovery,
             pipeline: Pipeline::new(sink, Outside { counters }, caps),
+            watched: Targets::default(),
+            answers,
             again: Vec::new(),
             told: Told::default(),
             failed: Vec::new(),
@@ -163,7 +172,7 @@ impl<S: Sink> Watch<S> {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
         });
-        let mut watch = Self { ring: Ring::new(records)?, drain, tick, scan, core };
+        let mut watch = Self { ring: Ring::new(records)?, drain, tick, scan, samples, core };
         // The probes come first: what a process does between being found and being attached to would be missed.
         watch.core.kernel.attach()?;
         watch.core.scan()?;
@@ -187,6 +196,7 @@ impl<S: Sink> Watch<S> {
                 self.drain();
             }
             _ = self.drain.tick() => self.drain(),
+            Some(sample) = self.samples.recv() => self.core.sampled(sample),
             _ = self.tick.tick() => {
                 self.core.tick();
                 self.scrub();
@@ -400,6 +410,7 @@ impl<S: Sink> Core<S> {
             return;
         }
         self.pipeline.add_target(tgid, service);
+        self.watched.insert(Target { service, tgid });
         self.order(Attacher::watch, tgid);
         if self.kernel.way() == Way::Sockets {
             // A connection becomes known by its first bytes, with all that is to be known of it.
@@ -457,6 +468,7 @@ impl<S: Sink> Core<S> {
 
     fn forget(&mut self, tgid: Tgid) {
         self.targets.remove(tgid);
+        self.watched.remove(tgid);
         self.order(Attacher::forget, tgid);
         self.streams.forget(tgid);
         self.failed.retain(|(_, failed)| *failed != tgid);
@@ -482,6 +494,11 @@ impl<S: Sink> Core<S> {
         }
         self.pipeline.vanished(id, Nanos::now());
         self.connections.remove(id);
+    }
+
+    /// Takes in what a sampler found.
+    fn sampled(&mut self, sample: Sample) {
+        match sample {}
     }
 
     fn tick(&mut self) {
