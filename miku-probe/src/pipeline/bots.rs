@@ -6,7 +6,7 @@
 //! [`Replies`], each once. Bytes of a gateway's websocket are not: they are told as what comes out of the stream that
 //! inflates them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
@@ -35,6 +35,9 @@ const STREAMS_MAX: usize = gateway::CONNECTIONS_MAX;
 
 /// Calls of one process whose bodies are followed at once: those that are more may be told as half seen.
 const BODIES_MAX: usize = 1024;
+
+/// Voice servers of one process that are kept in mind: a bot speaks in one channel of a guild at once.
+const SPOKEN_TO_MAX: usize = 256;
 
 /// Events that come in crowds and that bots only take note of.
 const IDLE_EVENTS: [&str; 4] = ["TYPING_START", "PRESENCE_UPDATE", "GUILD_CREATE", "CHANNEL_UPDATE"];
@@ -149,8 +152,10 @@ pub(super) struct Bot {
     asking: HashMap<(ConnId, ExchangeId), Asking>,
     /// The number of the next call.
     next: u64,
-    /// Websockets to voice servers, and where the voice goes, once they have said so.
-    voices: HashMap<ConnId, Option<SocketAddr>>,
+    /// Websockets to voice servers, and the streams that inflate what comes over them.
+    voices: HashSet<ConnId>,
+    /// Where voice goes, the latest last. What went there may be told after the websocket's end.
+    spoken_to: VecDeque<SocketAddr>,
     /// Lost records of inflated streams so far.
     lost: HashMap<ConnId, u32>,
     /// Whether the segment at hand was told to the replies.
@@ -192,7 +197,8 @@ impl Bot {
             calling: HashMap::new(),
             asking: HashMap::new(),
             next: 0,
-            voices: HashMap::new(),
+            voices: HashSet::new(),
+            spoken_to: VecDeque::new(),
             lost: HashMap::new(),
             told: false,
         }
@@ -338,7 +344,7 @@ impl Bot {
     /// A connection to `host` became a websocket.
     pub(super) fn opened(&mut self, id: ConnId, host: &str) {
         if voice::is_host(host) {
-            self.voices.insert(id, None);
+            self.voices.insert(id);
         } else {
             self.gateways.opened(id, host);
         }
@@ -346,7 +352,19 @@ impl Bot {
 
     /// Whether what goes over UDP to this address is voice.
     pub(super) fn speaks_to(&self, address: SocketAddr) -> bool {
-        self.voices.values().any(|destination| *destination == Some(address))
+        self.spoken_to.contains(&address)
+    }
+
+    /// A voice server says something, of which `bytes` are the first or all.
+    fn voice(&mut self, bytes: &[u8]) {
+        let Some(destination) = voice::destination(bytes) else { return };
+        if self.spoken_to.contains(&destination) {
+            return;
+        }
+        if self.spoken_to.len() == SPOKEN_TO_MAX {
+            self.spoken_to.pop_front();
+        }
+        self.spoken_to.push_back(destination);
     }
 
     /// Takes in what a websocket brought.
@@ -357,11 +375,11 @@ impl Bot {
         event: &websocket::Event<'_>,
         out: &mut Out<'_, S>,
     ) {
-        if let Some(destination) = self.voices.get_mut(&id) {
+        if self.voices.contains(&id) {
             if let websocket::Event::Message(message) = event
                 && message.direction == Direction::In
             {
-                *destination = voice::destination(message.bytes).or(*destination);
+                self.voice(message.bytes);
             }
             return;
         }
@@ -372,6 +390,14 @@ impl Bot {
     /// Takes in what was inflated.
     pub(super) fn inflated<S: Sink>(&mut self, inflated: &Inflated<'_>, out: &mut Out<'_, S>) {
         let Inflated { id, tid, time, starts, ends, size, bytes, lost } = *inflated;
+        if starts && !self.voices.contains(&id) && voice::is_payload(bytes) {
+            self.stream_ended(id, time, out);
+            self.voices.insert(id);
+        }
+        if self.voices.contains(&id) {
+            self.voice(bytes);
+            return;
+        }
         let has_room = self.lost.len() < STREAMS_MAX;
         let lost_before = match self.lost.get_mut(&id) {
             Some(before) => std::mem::replace(before, lost),
@@ -396,6 +422,7 @@ impl Bot {
     /// An inflated stream ended.
     pub(super) fn stream_ended<S: Sink>(&mut self, id: ConnId, time: Nanos, out: &mut Out<'_, S>) {
         self.lost.remove(&id);
+        self.voices.remove(&id);
         let (gateways, mut hearing) = self.hear(self.source(id), 0, out);
         gateways.stream_ended(id, time, &mut |told| hearing.told(&told));
     }

@@ -12,6 +12,7 @@ mod discord_hostile;
 mod discord_metrics;
 mod discord_secrets;
 mod discord_stage;
+mod discord_voice;
 mod discovery;
 mod endpoints;
 mod exchanges;
@@ -60,6 +61,8 @@ enum Need {
     PyCord,
     Disnake,
     Hikari,
+    /// The environment of a bot that speaks.
+    Voice,
     /// A network and names of one's own.
     Hermetic,
     /// An interpreter that speaks TLS, without any packages.
@@ -99,6 +102,7 @@ impl Need {
             Self::PyCord => Library::PyCord.python().map(drop),
             Self::Disnake => Library::Disnake.python().map(drop),
             Self::Hikari => Library::Hikari.python().map(drop),
+            Self::Voice => discord_stage::with_voice().map(drop),
             Self::Hermetic => discord_stage::hermetic(),
             Self::PlainPython => tls_stage::plain().map(drop),
             Self::SharedLibrary => tls_stage::shared_library().map(drop),
@@ -151,6 +155,7 @@ fn main() -> ExitCode {
         ("discord_metrics", discord_metrics::cases()),
         ("discord_attach", discord_attach::cases()),
         ("discord_hostile", discord_hostile::cases()),
+        ("discord_voice", discord_voice::cases()),
         ("discord_secrets", discord_secrets::cases()),
         ("secrets", secrets::cases()),
     ];
