@@ -127,6 +127,8 @@ pub struct HistConfig {
 pub struct PsConfig {
     /// The services; none means to choose.
     pub services: Vec<ServiceSpec>,
+    /// Whether to tell of memory.
+    pub pss: bool,
     /// Whether to print JSON.
     pub json: bool,
 }
@@ -154,7 +156,7 @@ impl Config {
             cli::Command::Ps(arguments) => {
                 let file = read(arguments.file.config.as_deref())?;
                 let services = services::merge(selections(&arguments.services)?, file.services)?;
-                Command::Ps(PsConfig { services, json: arguments.json })
+                Command::Ps(PsConfig { services, pss: arguments.pss, json: arguments.json })
             }
             cli::Command::Check(arguments) => Command::Check(CheckConfig { json: arguments.json, color }),
             cli::Command::Completions { shell } => Command::Completions(shell),

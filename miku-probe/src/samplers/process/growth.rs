@@ -222,11 +222,16 @@ impl Look {
 
 /// The median slope of all pairs, and the share of pairs that rise.
 fn theil_sen(points: &[f64]) -> (f64, f64) {
-    let mut slopes: Vec<f64> = (1..points.len())
-        .flat_map(|later| (0..later).map(move |one| (points[later] - points[one]) / float((later - one) as u64)))
-        .collect();
-    let rising = slopes.iter().filter(|slope| **slope > 0.0).count();
-    let share = float(rising as u64) / float(slopes.len().max(1) as u64);
+    let mut slopes = Vec::with_capacity(points.len() * points.len() / 2);
+    let mut rising = 0;
+    for later in 1..points.len() {
+        for one in 0..later {
+            let slope = (points[later] - points[one]) / float((later - one) as u64);
+            rising += u64::from(slope > 0.0);
+            slopes.push(slope);
+        }
+    }
+    let share = float(rising) / float(slopes.len().max(1) as u64);
     (median(&mut slopes), share)
 }
 
