@@ -164,7 +164,8 @@ fn table(rows: &[Row], memory: bool) -> String {
     let with_memory = |cells: [String; 10], told: [String; 2]| {
         let mut cells = Vec::from(cells);
         if memory {
-            cells.splice(UPTIME + 1..=UPTIME, told);
+            let rest = cells.split_off(UPTIME + 1);
+            cells.extend(told.into_iter().chain(rest));
         }
         cells
     };

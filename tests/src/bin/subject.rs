@@ -26,13 +26,7 @@ fn main() {
             "open" => files.extend((0..number()).map(|_| File::open("/dev/null").expect("it is there"))),
             "close" => files.clear(),
             "limit" => limit(number()),
-            "threads" => (0..number()).for_each(|_| {
-                drop(thread::spawn(|| {
-                    loop {
-                        thread::park()
-                    }
-                }))
-            }),
+            "threads" => (0..number()).for_each(|_| drop(thread::spawn(park))),
             "burn" => burn(number()),
             "wait" => (0..number()).for_each(|_| thread::sleep(Duration::from_millis(1))),
             "write" => write(number()),
@@ -52,6 +46,12 @@ fn main() {
             other => panic!("nobody knows how to {other}"),
         }
         say("done");
+    }
+}
+
+fn park() {
+    loop {
+        thread::park();
     }
 }
 
