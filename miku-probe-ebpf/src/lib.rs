@@ -8,7 +8,7 @@
 use core::mem::{offset_of, size_of};
 
 /// The version of the layouts below; it rises whenever one of them changes.
-pub const ABI_VERSION: u8 = 5;
+pub const ABI_VERSION: u8 = 6;
 
 /// The most bytes that are copied of the start of one message, unless it is a call of Discord's API.
 pub const CAPTURE_MAX: usize = 4096;
@@ -65,7 +65,7 @@ pub enum RecordKind {
     Fork = 4,
     /// Any process became another program: [`ProcessRecord`].
     Exec = 5,
-    /// A watched process ended: [`ProcessRecord`].
+    /// A watched process ended: [`ExitRecord`].
     Exit = 6,
     /// Any process began to listen on a TCP port: [`ProcessRecord`] with the port.
     Listen = 7,
@@ -334,8 +334,8 @@ pub struct BindRecord {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ProcessRecord {
-    /// Kind [`RecordKind::Fork`], [`RecordKind::Exec`], [`RecordKind::Exit`], [`RecordKind::Listen`], [`RecordKind::Dial`]
-    /// or [`RecordKind::Libraries`].
+    /// Kind [`RecordKind::Fork`], [`RecordKind::Exec`], [`RecordKind::Listen`], [`RecordKind::Dial`] or
+    /// [`RecordKind::Libraries`].
     pub header: RecordHeader,
     /// The child of a fork.
     pub child: u32,
@@ -344,6 +344,27 @@ pub struct ProcessRecord {
     /// Zero.
     pub padding: u16,
 }
+
+/// The status of [`ExitRecord`] is known.
+pub const EXIT_STATUS_KNOWN: u32 = 1;
+
+/// The kernel chose the process to be killed for want of memory.
+pub const EXIT_OOM_VICTIM: u32 = 2;
+
+/// The end of a process: of its last thread, where the kernel tells which that is, else of its first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ExitRecord {
+    /// Kind [`RecordKind::Exit`].
+    pub header: RecordHeader,
+    /// As `wait` gives it to the parent: a signal in the low 7 bits, or else a code in the 8 above.
+    pub status: u32,
+    /// [`EXIT_STATUS_KNOWN`] and [`EXIT_OOM_VICTIM`].
+    pub flags: u32,
+}
+
+/// The value of a watched process in the table of them: the kernel chose it to be killed for want of memory.
+pub const TARGET_OOM_VICTIM: u32 = 1;
 
 /// Key of a connection while its descriptor is open.
 #[repr(C)]
@@ -807,6 +828,10 @@ pub struct TracepointOffsets {
     pub set_state_skaddr: u32,
     /// `tcp:tcp_destroy_sock`, `skaddr`.
     pub destroy_skaddr: u32,
+    /// `oom:mark_victim`, `pid`.
+    pub mark_victim_pid: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
 /// What `sock:sock_recv_length` and `sock:sock_send_length` tell. They are so hot that their fields are loaded where they
@@ -841,6 +866,27 @@ pub struct SocketOffsets {
     pub daddr: u32,
     /// The same, `skc_v6_daddr`.
     pub v6_daddr: u32,
+}
+
+/// Offsets in the kernel's structures of a task and of what its threads share, read from its type information by user space
+/// before loading.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskOffsets {
+    /// 1 when the others are known.
+    pub known: u32,
+    /// `task_struct`, `group_leader`.
+    pub group_leader: u32,
+    /// `task_struct`, `exit_code`.
+    pub exit_code: u32,
+    /// `task_struct`, `signal`.
+    pub signal: u32,
+    /// `signal_struct`, `live`.
+    pub live: u32,
+    /// `signal_struct`, `flags`.
+    pub flags: u32,
+    /// `signal_struct`, `group_exit_code`.
+    pub group_exit_code: u32,
 }
 
 const _: () = {
@@ -885,6 +931,9 @@ const _: () = {
     assert!(size_of::<ProcessRecord>() == 32);
     assert!(offset_of!(ProcessRecord, child) == 24);
     assert!(offset_of!(ProcessRecord, port) == 28);
+    assert!(size_of::<ExitRecord>() == 32);
+    assert!(offset_of!(ExitRecord, status) == 24);
+    assert!(offset_of!(ExitRecord, flags) == 28);
     assert!(size_of::<ConnectionKey>() == 8);
     assert!(size_of::<Connection>() == 48);
     assert!(size_of::<StreamKey>() == 16);
@@ -893,12 +942,13 @@ const _: () = {
     assert!(size_of::<InflateStream>() == 32);
     assert!(size_of::<InflateCall>() == 32);
     assert!(size_of::<Counters>() == 168);
-    assert!(size_of::<TracepointOffsets>() == 32);
+    assert!(size_of::<TracepointOffsets>() == 40);
     assert!(offset_of!(LengthEvent, sk) == 8);
     assert!(offset_of!(LengthEvent, family) == 16);
     assert!(offset_of!(LengthEvent, ret) == 20);
     assert!(offset_of!(LengthEvent, flags) == 24);
     assert!(size_of::<SocketOffsets>() == 16);
+    assert!(size_of::<TaskOffsets>() == 28);
 };
 
 /// A layout above: made of integers and arrays of integers alone, its padding named fields, so that any bytes are a
@@ -935,6 +985,7 @@ plain!(
     ServerNameRecord,
     BindRecord,
     ProcessRecord,
+    ExitRecord,
     ConnectionKey,
     Connection,
     StreamKey,
@@ -944,7 +995,8 @@ plain!(
     TlsCall,
     Counters,
     TracepointOffsets,
-    SocketOffsets
+    SocketOffsets,
+    TaskOffsets
 );
 
 #[cfg(test)]

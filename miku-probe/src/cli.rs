@@ -197,6 +197,9 @@ pub struct PsArgs {
     #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
     #[command(flatten)]
     pub file: FileArgs,
+    /// Tell how much memory each has: resident, and its part of what it shares (PSS), which takes the kernel milliseconds
+    #[arg(long)]
+    pub pss: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

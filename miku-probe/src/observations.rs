@@ -1,10 +1,15 @@
 //! What the protocols make of the records, and the sinks consume: the one arrow between the two.
 
 mod discord;
+mod process;
 
 use miku_probe_abi::RecordKind;
 
 pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
+pub use self::process::{
+    Cgroup, CgroupMemory, CpuTime, DiskBytes, Faults, Growth, Memory, Pressure, ProcessEnd, ProcessNews, Resource,
+    Switches, Vitals,
+};
 use crate::units::{Direction, Nanos, Scheme, ServiceId, Side, Symbol, Symbols, Transport};
 
 /// The request methods that OpenTelemetry knows by name; all others are one label value.
@@ -374,6 +379,13 @@ pub enum Observation {
         service: ServiceId,
         /// What.
         what: Discord,
+    },
+    /// A process of a service uses something, or came or went.
+    Process {
+        /// Whose.
+        service: ServiceId,
+        /// What.
+        what: ProcessNews,
     },
     /// Something belongs to no whole exchange.
     Unmatched {

@@ -12,12 +12,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::discovery::libraries::Kind;
-use crate::discovery::process::ProcFs;
+use crate::discovery::lives::{Lives, Told as LivesTold};
+use crate::discovery::process::{ProcFs, StartTime};
 use crate::discovery::selectors::ServiceSpec;
 use crate::discovery::sockets::{self, Socket};
 use crate::discovery::{Change, Discovery, Event, UnknownPid};
 use crate::intake::{Process, Ring};
-use crate::observations::{LostWhere, Names, Observation, Sink, TargetState};
+use crate::observations::{LostWhere, Names, Observation, ProcessNews, Sink, TargetState};
 use crate::pipeline::{Caps, Pipeline, World};
 use crate::probes::attacher::{Attacher, Report};
 use crate::probes::plan::Returns;
@@ -69,6 +70,8 @@ pub struct Settings {
     pub sizes: Sizes,
     /// Caps on what comes off the wire.
     pub caps: Caps,
+    /// How often it is looked at what the processes use, if at all.
+    pub process_interval: Option<Duration>,
 }
 
 /// The running probe. Dropping it detaches everything.
@@ -95,6 +98,7 @@ struct Core<S> {
     /// Why places in libraries could not be attached, since somebody asked.
     unattached: Vec<(Kind, &'static str)>,
     discovery: Discovery,
+    lives: Lives,
     pipeline: Pipeline<S, Outside>,
     /// What samplers are told and how they answer.
     watched: Targets,
@@ -133,7 +137,7 @@ impl<S: Sink> Watch<S> {
     /// # Errors
     /// When any of that fails; then nothing stays attached.
     pub fn start(settings: Settings, sink: S) -> Result<Self, WatchError> {
-        let Settings { services, sizes, caps } = settings;
+        let Settings { services, sizes, caps, process_interval } = settings;
         let patterns = services
             .iter()
             .map(|service| service.routes.iter().map(|text| RoutePattern::parse(text)).collect())
@@ -157,6 +161,7 @@ impl<S: Sink> Watch<S> {
             places: HashMap::new(),
             unattached: Vec::new(),
             discovery,
+            lives: Lives::new(StartTime::now()),
             pipeline: Pipeline::new(sink, Outside { counters }, caps),
             watched: Targets::default(),
             answers,
@@ -180,6 +185,9 @@ impl<S: Sink> Watch<S> {
             attacher.settle(PATIENCE);
         }
         watch.core.take_reports();
+        if let Some(interval) = process_interval {
+            samplers::process::start(watch.core.watched.clone(), watch.core.answers.clone(), interval)?;
+        }
         Ok(watch)
     }
 
@@ -229,7 +237,7 @@ impl<S: Sink> Watch<S> {
                 let (time, process) = core.pipeline.record(bytes);
                 oldest = oldest.or(time);
                 if let Some((tgid, event)) = process {
-                    core.process(tgid, event);
+                    core.process(tgid, time.unwrap_or_default(), event);
                 }
             });
             if let Some(oldest) = oldest {
@@ -344,9 +352,12 @@ impl<S: Sink> Core<S> {
     }
 
     /// Takes in what the kernel side tells of a process.
-    fn process(&mut self, tgid: Tgid, event: Process) {
+    fn process(&mut self, tgid: Tgid, time: Nanos, event: Process) {
         let changes = match event {
             Process::Fork { child } => {
+                if let Some(service) = self.pipeline.target(tgid) {
+                    self.lives.forked(child, service, Nanos::now());
+                }
                 let changes = self.discovery.forked(tgid, child);
                 // The kernel side watches the child already; if it is none of ours it need not.
                 if self.pipeline.target(child).is_none() && changes.is_empty() {
@@ -356,13 +367,21 @@ impl<S: Sink> Core<S> {
             }
             Process::Exec => {
                 let changes = self.discovery.examine(tgid, Event::Exec);
+                let still = self.pipeline.target(tgid).is_some() && !changes.contains(&Change::Gone { tgid });
+                let still = still && ProcFs::default().process(tgid).is_some();
+                let told = self.lives.became(tgid, still, Nanos::now());
+                self.tell(told);
                 if self.pipeline.target(tgid).is_some() {
                     self.forget_closed(tgid);
                     self.order(Attacher::renew, tgid);
                 }
                 changes
             }
-            Process::Exit => self.discovery.exited(tgid),
+            Process::Exit { end } => {
+                let told = self.lives.ended(tgid, time, end);
+                self.tell(told);
+                self.discovery.exited(tgid)
+            }
             Process::Listen { port } => {
                 let changes = self.discovery.examine(tgid, Event::Listen(port));
                 if changes.is_empty() && self.pipeline.target(tgid).is_none() {
@@ -389,10 +408,18 @@ impl<S: Sink> Core<S> {
                     let service =
                         self.discovery.services().get(usize::from(target.service.0)).map_or("", String::as_str);
                     log::info!("watching {} ({}) as {service}: {}", target.tgid, target.comm, target.why);
+                    let told = self.lives.found(target.tgid, target.service, target.start);
+                    self.tell(told);
                     self.watch(target.tgid, target.service);
                 }
                 Change::Gone { tgid } => {
                     log::info!("{tgid} is gone");
+                    if ProcFs::default().process(tgid).is_some() {
+                        let told = self.lives.became(tgid, false, Nanos::now());
+                        self.tell(told);
+                    } else {
+                        self.lives.vanished(tgid, Nanos::now());
+                    }
                     self.forget(tgid);
                 }
                 Change::Rejected { tgid, service, reason } => {
@@ -466,7 +493,17 @@ impl<S: Sink> Core<S> {
         Some(self.scrubber.as_mut()?.rounds(Nanos::now(), captured))
     }
 
+    /// Tells what counts of lives of processes.
+    fn tell(&mut self, told: Vec<LivesTold>) {
+        for (service, what) in told {
+            self.pipeline.observe(&Observation::Process { service, what });
+        }
+    }
+
     fn forget(&mut self, tgid: Tgid) {
+        if let Some(service) = self.pipeline.target(tgid) {
+            self.pipeline.observe(&Observation::Process { service, what: ProcessNews::Gone { tgid } });
+        }
         self.targets.remove(tgid);
         self.watched.remove(tgid);
         self.order(Attacher::forget, tgid);
@@ -498,12 +535,21 @@ impl<S: Sink> Core<S> {
 
     /// Takes in what a sampler found.
     fn sampled(&mut self, sample: Sample) {
-        match sample {}
+        match sample {
+            // One of a process that has ended since is stale.
+            Sample::Process(look) if self.pipeline.target(look.vitals.tgid) == Some(look.service) => {
+                let what = ProcessNews::Vitals(look.vitals);
+                self.pipeline.observe(&Observation::Process { service: look.service, what });
+            }
+            Sample::Process(_) => {}
+        }
     }
 
     fn tick(&mut self) {
         self.take_reports();
         self.pipeline.tick(Nanos::now());
+        let told = self.lives.tick(Nanos::now(), |tgid| self.pipeline.target(tgid).is_some());
+        self.tell(told);
         for id in self.pipeline.silent(SILENT) {
             if let Some((bytes_in, bytes_out)) = self.connections.bytes(id) {
                 self.pipeline.moved(id, bytes_in, bytes_out);

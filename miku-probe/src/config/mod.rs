@@ -3,6 +3,7 @@
 //! Flags win over the file. A service that both name has the flags' selectors, and keeps the file's routes.
 
 pub mod file;
+mod health;
 pub mod services;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use crate::config::services::ServiceFlag;
 use crate::discovery::selectors::{SelectorError, ServiceSpec};
 use crate::pipeline::Caps;
 use crate::probes::Sizes;
+use crate::sinks::health::Thresholds;
 use crate::sinks::hist::{ColorChoice, Filter, Format, Glyphs, Interval, IntervalError, Options, Pattern, Subject};
 use crate::sinks::web::{DEFAULT_LISTEN_ADDRESS, DEFAULT_TELEMETRY_PATH, ListenAddress, TelemetryPath, WebError};
 use crate::units::Side;
@@ -105,6 +107,8 @@ pub struct RunConfig {
     pub listen_addresses: Vec<ListenAddress>,
     /// The path of the metrics.
     pub telemetry_path: TelemetryPath,
+    /// From when on something is ill.
+    pub thresholds: Thresholds,
     /// Whether the kernel shall time the BPF programs.
     pub bpf_stats: bool,
 }
@@ -123,6 +127,8 @@ pub struct HistConfig {
 pub struct PsConfig {
     /// The services; none means to choose.
     pub services: Vec<ServiceSpec>,
+    /// Whether to tell of memory.
+    pub pss: bool,
     /// Whether to print JSON.
     pub json: bool,
 }
@@ -150,7 +156,7 @@ impl Config {
             cli::Command::Ps(arguments) => {
                 let file = read(arguments.file.config.as_deref())?;
                 let services = services::merge(selections(&arguments.services)?, file.services)?;
-                Command::Ps(PsConfig { services, json: arguments.json })
+                Command::Ps(PsConfig { services, pss: arguments.pss, json: arguments.json })
             }
             cli::Command::Check(arguments) => Command::Check(CheckConfig { json: arguments.json, color }),
             cli::Command::Completions { shell } => Command::Completions(shell),
@@ -190,8 +196,10 @@ fn run(arguments: cli::RunArgs) -> Result<RunConfig, ConfigError> {
     };
     let (sizes, caps) = limits(&arguments.limits, &file.limits)?;
     let services = services::merge(selections(&arguments.services)?, file.services)?;
+    let interval = health::interval(&file.process)?;
     Ok(RunConfig {
-        settings: Settings { services, sizes, caps },
+        settings: Settings { services, sizes, caps, process_interval: Some(interval) },
+        thresholds: health::thresholds(&file.health, interval)?,
         listen_addresses: listen_addresses(place, &addresses)?,
         telemetry_path: path.parse().map_err(|error: WebError| ConfigError::value(path_place, error.to_string()))?,
         bpf_stats: arguments.bpf_stats,
@@ -244,7 +252,7 @@ fn hist(arguments: &cli::HistArgs, color: bool) -> Result<HistConfig, ConfigErro
     };
     let (sizes, caps) = limits(&arguments.limits, &file.limits)?;
     Ok(HistConfig {
-        settings: Settings { services, sizes, caps },
+        settings: Settings { services, sizes, caps, process_interval: None },
         options: Options {
             interval,
             count,

@@ -1,12 +1,13 @@
 //! From the bytes of a record to its meaning.
 
 use miku_probe_abi::{
-    ABI_VERSION, BindRecord, CloseRecord, DataRecord, HandshakeRecord, INFLATED_ENDS, INFLATED_STARTS, InflatedRecord,
-    OpenRecord, Origin, Plain, ProcessRecord, RecordHeader, RecordKind, ServerNameRecord, TlsError,
+    ABI_VERSION, BindRecord, CloseRecord, DataRecord, EXIT_OOM_VICTIM, EXIT_STATUS_KNOWN, ExitRecord, HandshakeRecord,
+    INFLATED_ENDS, INFLATED_STARTS, InflatedRecord, OpenRecord, Origin, Plain, ProcessRecord, RecordHeader, RecordKind,
+    ServerNameRecord, TlsError,
 };
 
 use super::tls_errors::failure;
-use crate::observations::HandshakeFailure;
+use crate::observations::{HandshakeFailure, ProcessEnd};
 use crate::units::{ConnId, Direction, Handle, Nanos, Tgid};
 
 /// Why a record is not believed.
@@ -153,7 +154,10 @@ pub enum Process {
     /// It became another program.
     Exec,
     /// It ended.
-    Exit,
+    Exit {
+        /// How.
+        end: ProcessEnd,
+    },
     /// It began to listen.
     Listen {
         /// On this TCP port.
@@ -231,7 +235,7 @@ impl Record<'_> {
             Record::Process { event, .. } => match event {
                 Process::Fork { .. } => RecordKind::Fork,
                 Process::Exec => RecordKind::Exec,
-                Process::Exit => RecordKind::Exit,
+                Process::Exit { .. } => RecordKind::Exit,
                 Process::Listen { .. } => RecordKind::Listen,
                 Process::Dial { .. } => RecordKind::Dial,
                 Process::Libraries => RecordKind::Libraries,
@@ -278,7 +282,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         }
         RecordKind::Fork => process(Process::Fork { child: Tgid(read::<ProcessRecord>(bytes)?.child) }),
         RecordKind::Exec => process(Process::Exec),
-        RecordKind::Exit => process(Process::Exit),
+        RecordKind::Exit => process(Process::Exit { end: end(&read(bytes)?)? }),
         RecordKind::Listen => process(Process::Listen { port: read::<ProcessRecord>(bytes)?.port }),
         RecordKind::Dial => process(Process::Dial { port: read::<ProcessRecord>(bytes)?.port }),
         RecordKind::Libraries => process(Process::Libraries),
@@ -300,6 +304,19 @@ fn close(bytes: &[u8], tgid: Tgid, time: Nanos, handle: fn(u64) -> Handle) -> Re
     let id = ConnId { tgid, handle: handle(record.handle), generation: Nanos(record.generation) };
     let CloseRecord { lost, bytes_in, bytes_out, .. } = record;
     Ok(Close { id, time, lost, bytes_in, bytes_out })
+}
+
+fn end(record: &ExitRecord) -> Result<ProcessEnd, DecodeError> {
+    let ExitRecord { status, flags, .. } = *record;
+    if flags & !(EXIT_STATUS_KNOWN | EXIT_OOM_VICTIM) != 0 {
+        return Err(DecodeError::Flags(flags));
+    }
+    let end = if flags & EXIT_STATUS_KNOWN == 0 { ProcessEnd::Unknown } else { ProcessEnd::from_status(status) };
+    // One that was chosen while it ended by itself was not killed for that.
+    Ok(match end {
+        ProcessEnd::Signal(9) | ProcessEnd::Unknown if flags & EXIT_OOM_VICTIM != 0 => ProcessEnd::OomKill,
+        end => end,
+    })
 }
 
 fn server_name(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<ServerName<'_>, DecodeError> {
@@ -554,7 +571,6 @@ mod tests {
         for (kind, expected) in [
             (RecordKind::Fork, Process::Fork { child: Tgid(77) }),
             (RecordKind::Exec, Process::Exec),
-            (RecordKind::Exit, Process::Exit),
             (RecordKind::Listen, Process::Listen { port: 8080 }),
             (RecordKind::Dial, Process::Dial { port: 8080 }),
         ] {
@@ -563,6 +579,27 @@ mod tests {
             let bytes = bytes_of(&record);
             let Ok(Record::Process { tgid: Tgid(42), event, .. }) = decode(bytes) else { panic!("{kind:?}") };
             assert_eq!(event, expected);
+        }
+    }
+
+    #[test]
+    fn decodes_how_a_process_ended() {
+        let killed = libc::SIGKILL.cast_unsigned();
+        for (status, flags, expected) in [
+            (0, EXIT_STATUS_KNOWN, ProcessEnd::Code(0)),
+            (3 << 8, EXIT_STATUS_KNOWN, ProcessEnd::Code(3)),
+            (killed, EXIT_STATUS_KNOWN, ProcessEnd::Signal(9)),
+            (libc::SIGABRT.cast_unsigned() | 0x80, EXIT_STATUS_KNOWN, ProcessEnd::Signal(6)),
+            (killed, EXIT_STATUS_KNOWN | EXIT_OOM_VICTIM, ProcessEnd::OomKill),
+            (0, EXIT_OOM_VICTIM, ProcessEnd::OomKill),
+            (1 << 8, EXIT_STATUS_KNOWN | EXIT_OOM_VICTIM, ProcessEnd::Code(1)),
+            (killed, 0, ProcessEnd::Unknown),
+        ] {
+            let record = ExitRecord { header: header(RecordKind::Exit, size_of::<ExitRecord>()), status, flags };
+            let Ok(Record::Process { event, .. }) = decode(bytes_of(&record)) else { panic!("{status:#x} {flags}") };
+            assert_eq!(event, Process::Exit { end: expected });
+            let lying = ExitRecord { flags: flags | 4, ..record };
+            assert_eq!(decode(bytes_of(&lying)).unwrap_err(), DecodeError::Flags(flags | 4));
         }
     }
 }

@@ -21,7 +21,7 @@ use std::fs::File;
 
 use aya::programs::ProgramError;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
-use miku_probe_abi::SocketOffsets;
+use miku_probe_abi::{SocketOffsets, TaskOffsets};
 
 use self::socket::Way;
 use self::statistics::statistics_of;
@@ -29,6 +29,7 @@ use self::tls::Scrubber;
 use self::uprobe::Uprobes;
 use crate::discovery::libraries::Kind;
 
+use self::types::KernelOffsets;
 pub use attachments::Attachments;
 pub use maps::{ConnectionTable, CounterTable, Maps, StreamTable, TargetTable};
 pub use offsets::OffsetError;
@@ -184,10 +185,22 @@ impl Kernel {
         let offsets = offsets::read()?;
         let way = Way::of_this_kernel();
         // Each reading of the kernel's types takes some MiB: this one is over before the next.
+        let types = types::kernel_offsets();
+        let (sockets, tasks) = match types {
+            Ok(KernelOffsets { sockets, tasks }) => (sockets, tasks),
+            Err(error) if way == Way::Sockets => return Err(error.into()),
+            Err(error) => (Ok(SocketOffsets::default()), Err(error)),
+        };
         let socket_offsets = match way {
-            Way::Sockets => types::socket_offsets()?,
+            Way::Sockets => sockets?,
             Way::Calls => SocketOffsets::default(),
         };
+        let mut failures = Vec::new();
+        let task_offsets = tasks.unwrap_or_else(|error| {
+            log::warn!("how a process ended cannot be told: {}", chain(&error));
+            failures.push(Failure { kind: process::KIND, reason: reason(&error) });
+            TaskOffsets::default()
+        });
         let btf = Btf::from_sys_fs().map_err(ProbeError::Types)?;
         let wake = u64::from(sizes.ring_bytes) / 4;
         let mut ebpf = EbpfLoader::new()
@@ -195,13 +208,13 @@ impl Kernel {
             .override_global("OFFSETS", &offsets, true)
             .override_global("WAKE_BYTES", &wake, true)
             .override_global("SOCKET_OFFSETS", &socket_offsets, true)
+            .override_global("TASK_OFFSETS", &task_offsets, true)
             .map_max_entries("RECORDS", sizes.ring_bytes)
             .map_max_entries("CONNECTIONS", sizes.connections)
             .map_max_entries("SOCKETS", sizes.connections)
             .map_max_entries("STREAMS", sizes.connections)
             .load(object())
             .map_err(ProbeError::Load)?;
-        let mut failures = Vec::new();
         let mut failed = |kind: Kind, error: &(dyn std::error::Error + 'static), what| {
             log::warn!("{what}: {}", chain(error));
             failures.push(Failure { kind: kind.as_str(), reason: reason(error) });

@@ -44,6 +44,9 @@ pub(super) fn read() -> Result<TracepointOffsets, OffsetError> {
         close_fd: offset(&events, "syscalls/sys_enter_close", "fd")?,
         set_state_skaddr: offset(&events, "sock/inet_sock_set_state", "skaddr")?,
         destroy_skaddr: offset(&events, "tcp/tcp_destroy_sock", "skaddr").unwrap_or_default(),
+        // Without it the program reads what is no process's number, and finds nobody.
+        mark_victim_pid: offset(&events, "oom/mark_victim", "pid").unwrap_or_default(),
+        padding: 0,
     })
 }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 
-use miku_probe_abi::SocketOffsets;
+use miku_probe_abi::{SocketOffsets, TaskOffsets};
 
 /// The kernel's own type information.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -29,17 +29,40 @@ pub enum TypesError {
     },
 }
 
-/// What is read of sockets.
-pub(super) fn socket_offsets() -> Result<SocketOffsets, TypesError> {
+/// What is read of the kernel's structures, each by whoever needs it.
+pub(super) struct KernelOffsets {
+    /// Of sockets.
+    pub(super) sockets: Result<SocketOffsets, TypesError>,
+    /// Of tasks.
+    pub(super) tasks: Result<TaskOffsets, TypesError>,
+}
+
+/// Finds all of them at once: reading the kernel's types takes some MiB for a while.
+pub(super) fn kernel_offsets() -> Result<KernelOffsets, TypesError> {
     let bytes = fs::read(VMLINUX).map_err(TypesError::Unreadable)?;
     let types = Types::parse(&bytes).ok_or(TypesError::Malformed)?;
-    let offset = |structure, field| types.offset(structure, field).ok_or(TypesError::NoField { structure, field });
+    Ok(KernelOffsets { sockets: socket_offsets(&types), tasks: task_offsets(&types) })
+}
+
+fn socket_offsets(types: &Types<'_>) -> Result<SocketOffsets, TypesError> {
     // `struct sock` begins with its `struct sock_common`.
     Ok(SocketOffsets {
-        socket_type: offset("sock", "sk_type")?,
-        dport: offset("sock_common", "skc_dport")?,
-        daddr: offset("sock_common", "skc_daddr")?,
-        v6_daddr: offset("sock_common", "skc_v6_daddr")?,
+        socket_type: types.find("sock", "sk_type")?,
+        dport: types.find("sock_common", "skc_dport")?,
+        daddr: types.find("sock_common", "skc_daddr")?,
+        v6_daddr: types.find("sock_common", "skc_v6_daddr")?,
+    })
+}
+
+fn task_offsets(types: &Types<'_>) -> Result<TaskOffsets, TypesError> {
+    Ok(TaskOffsets {
+        known: 1,
+        group_leader: types.find("task_struct", "group_leader")?,
+        exit_code: types.find("task_struct", "exit_code")?,
+        signal: types.find("task_struct", "signal")?,
+        live: types.find("signal_struct", "live")?,
+        flags: types.find("signal_struct", "flags")?,
+        group_exit_code: types.find("signal_struct", "group_exit_code")?,
     })
 }
 
@@ -112,6 +135,10 @@ impl<'a> Types<'a> {
             types = rest.get(size..)?;
         }
         Some(this)
+    }
+
+    fn find(&self, structure: &'static str, field: &'static str) -> Result<u32, TypesError> {
+        self.offset(structure, field).ok_or(TypesError::NoField { structure, field })
     }
 
     /// Bytes from the start of a structure to a field of it, or of a structure or union without a name within it.
@@ -189,13 +216,18 @@ mod tests {
     }
 
     #[test]
-    fn this_kernels_sockets_are_laid_out_as_ever() {
-        let Ok(at) = socket_offsets() else {
+    fn this_kernels_sockets_and_tasks_are_laid_out_as_ever() {
+        let Ok(KernelOffsets { sockets, tasks }) = kernel_offsets() else {
             eprintln!("SKIP: this kernel does not tell its types");
             return;
         };
-        // `skc_daddr` has been the first field since Linux 3.8, and the port is behind the pair of addresses and the hash.
+        let at = sockets.expect("they have been there since Linux 3.8");
+        // `skc_daddr` has been the first field since then, and the port is behind the pair of addresses and the hash.
         assert_eq!((at.daddr, at.dport), (0, 12));
         assert!(at.v6_daddr > 16 && at.socket_type > at.v6_daddr, "{at:?}");
+        let at = tasks.expect("they have been there since Linux 2.6");
+        // `sigcnt` and `live` have begun it ever since.
+        assert_eq!(at.live, 4);
+        assert!(at.group_exit_code > 4 && at.exit_code > 0 && at.signal > at.exit_code, "{at:?}");
     }
 }

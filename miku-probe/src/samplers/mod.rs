@@ -4,6 +4,8 @@
 //! are watched and gives [`Sample`]s, which `watch.rs` hands on as observations. It never waits for whoever takes them: when
 //! nobody does, samples are dropped, and the next one is as good.
 
+pub mod process;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
@@ -53,7 +55,10 @@ impl Targets {
 
 /// What a sampler found.
 #[derive(Clone, Debug)]
-pub enum Sample {}
+pub enum Sample {
+    /// What a process uses.
+    Process(process::Look),
+}
 
 /// Where samples go.
 #[derive(Clone, Debug)]

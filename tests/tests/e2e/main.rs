@@ -20,6 +20,7 @@ mod hist;
 mod hostile;
 mod inflate;
 mod lifecycle;
+mod process;
 mod secrets;
 mod servers;
 mod stage;
@@ -77,6 +78,10 @@ enum Need {
     CoreDumps,
     /// A folder of the control group tree in which groups can be made.
     ControlGroup,
+    /// A control group whose memory can be limited.
+    MemoryGroup,
+    /// That control groups tell of pressure.
+    Pressure,
     /// PID and mount namespaces.
     Namespaces,
 }
@@ -110,6 +115,8 @@ impl Need {
             Self::Node => tls_stage::node(),
             Self::CoreDumps => secrets::core_dumps(),
             Self::ControlGroup => discovery::ControlGroup::new("miku-probe-check").map(drop),
+            Self::MemoryGroup => process::memory_group("miku-probe-check").map(drop),
+            Self::Pressure => process::pressure_group("miku-probe-check-pressure").map(drop),
             Self::Namespaces => discovery::namespaces(),
         }
     }
@@ -140,6 +147,7 @@ fn main() -> ExitCode {
         ("exchanges", exchanges::cases()),
         ("discovery", discovery::cases()),
         ("lifecycle", lifecycle::cases()),
+        ("process", process::cases()),
         ("endpoints", endpoints::cases()),
         ("hist", hist::cases()),
         ("commands", commands::cases()),
