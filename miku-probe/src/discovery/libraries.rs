@@ -1,5 +1,5 @@
-//! Which libraries a process has mapped that TLS, zlib or zstd is in, and at which of their instructions uprobes shall
-//! stand.
+//! Which libraries a process has mapped that TLS, zlib, zstd or the resolver is in, and at which of their instructions uprobes
+//! shall stand.
 //!
 //! OpenSSL and its relatives hide anywhere: in `libssl.so.3`, in a `libssl-<hash>.so` that a wheel brings, linked into
 //! an extension module, `libpython` or the interpreter; and so do zlib and zstd. So every file with executable mappings is
@@ -87,6 +87,8 @@ pub enum Function {
     ZstdFree,
     /// The rest of `ZSTD_freeDCtx`, when the compiler has put its beginning into its callers; with the same argument
     ZstdFreePart,
+    /// `int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **res)`
+    GetAddrInfo,
 }
 
 impl Function {
@@ -114,6 +116,9 @@ impl Function {
     /// Those of zstd.
     pub const OF_ZSTD: [Self; 4] = [Self::ZstdDecompress, Self::ZstdReset, Self::ZstdFree, Self::ZstdFreePart];
 
+    /// That of libc by which names are resolved.
+    pub const OF_RESOLVER: [Self; 1] = [Self::GetAddrInfo];
+
     /// Its name in the library's symbol table.
     #[must_use]
     pub const fn symbol(self) -> &'static str {
@@ -138,6 +143,7 @@ impl Function {
             Self::ZstdReset => "ZSTD_DCtx_reset",
             Self::ZstdFree => "ZSTD_freeDCtx",
             Self::ZstdFreePart => "ZSTD_freeDCtx.part.0",
+            Self::GetAddrInfo => "getaddrinfo",
         }
     }
 }
@@ -173,6 +179,8 @@ pub enum Form {
     Stream,
     /// The stream in `rdi`, the description of its output in `rsi` and that of its input in `rdx`.
     Buffers,
+    /// The name in `rdi`, where the answer's address goes in `rcx`.
+    Lookup,
 }
 
 /// An instruction that a probe can stand on.
@@ -245,11 +253,13 @@ pub enum Kind {
     Tls,
     /// What is decompressed.
     Inflate,
+    /// Names that are resolved.
+    Dns,
 }
 
 impl Kind {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Tls, Self::Inflate];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tls, Self::Inflate, Self::Dns];
 
     /// The label value.
     #[must_use]
@@ -257,6 +267,7 @@ impl Kind {
         match self {
             Self::Tls => "tls",
             Self::Inflate => "inflate",
+            Self::Dns => "dns",
         }
     }
 }
@@ -272,6 +283,8 @@ pub enum Flavour {
     Zlib,
     /// zstd.
     Zstd,
+    /// A C library.
+    Libc,
 }
 
 impl Flavour {
@@ -283,6 +296,7 @@ impl Flavour {
             Self::BoringSsl => "boringssl",
             Self::Zlib => "zlib",
             Self::Zstd => "zstd",
+            Self::Libc => "libc",
         }
     }
 
@@ -292,6 +306,7 @@ impl Flavour {
         match self {
             Self::OpenSsl | Self::BoringSsl => Kind::Tls,
             Self::Zlib | Self::Zstd => Kind::Inflate,
+            Self::Libc => Kind::Dns,
         }
     }
 }

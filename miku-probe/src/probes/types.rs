@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 
-use miku_probe_abi::SocketOffsets;
+use miku_probe_abi::{NetOffsets, SocketOffsets};
 
 /// The kernel's own type information.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -40,6 +40,24 @@ pub(super) fn socket_offsets() -> Result<SocketOffsets, TypesError> {
         dport: offset("sock_common", "skc_dport")?,
         daddr: offset("sock_common", "skc_daddr")?,
         v6_daddr: offset("sock_common", "skc_v6_daddr")?,
+    })
+}
+
+/// What is read of TCP's sockets and packets; the tracepoints' fields are not among it.
+pub(super) fn net_offsets() -> Result<NetOffsets, TypesError> {
+    let bytes = fs::read(VMLINUX).map_err(TypesError::Unreadable)?;
+    let types = Types::parse(&bytes).ok_or(TypesError::Malformed)?;
+    let offset = |structure, field| types.offset(structure, field).ok_or(TypesError::NoField { structure, field });
+    Ok(NetOffsets {
+        sock_error: offset("sock", "sk_err")?,
+        family: offset("sock_common", "skc_family")?,
+        dport: offset("sock_common", "skc_dport")?,
+        daddr: offset("sock_common", "skc_daddr")?,
+        v6_daddr: offset("sock_common", "skc_v6_daddr")?,
+        net: offset("sock_common", "skc_net")?,
+        net_inum: offset("net", "ns")? + offset("ns_common", "inum")?,
+        skb_segments: offset("sk_buff", "cb")? + offset("tcp_skb_cb", "tcp_gso_segs")?,
+        ..NetOffsets::default()
     })
 }
 
@@ -197,5 +215,9 @@ mod tests {
         // `skc_daddr` has been the first field since Linux 3.8, and the port is behind the pair of addresses and the hash.
         assert_eq!((at.daddr, at.dport), (0, 12));
         assert!(at.v6_daddr > 16 && at.socket_type > at.v6_daddr, "{at:?}");
+        let net = net_offsets().expect("a kernel that tells of sockets tells of packets");
+        assert_eq!((net.daddr, net.dport, net.v6_daddr, net.family), (at.daddr, at.dport, at.v6_daddr, 16));
+        // Of the control block's 48 bytes it is the ninth, behind two sequence numbers.
+        assert_eq!(net.skb_segments % 8, 0, "{net:?}");
     }
 }

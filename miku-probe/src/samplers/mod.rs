@@ -4,6 +4,8 @@
 //! are watched and gives [`Sample`]s, which `watch.rs` hands on as observations. It never waits for whoever takes them: when
 //! nobody does, samples are dropped, and the next one is as good.
 
+pub mod tcp;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
@@ -53,7 +55,12 @@ impl Targets {
 
 /// What a sampler found.
 #[derive(Clone, Debug)]
-pub enum Sample {}
+pub enum Sample {
+    /// A round over TCP's sockets.
+    Tcp(tcp::Round),
+    /// Why such a round is not whole, in a word: the label `reason`. It is told once.
+    TcpFailed(&'static str),
+}
 
 /// Where samples go.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ mod catalog;
 mod discord;
 mod keys;
 mod limits;
+mod net;
 
 use std::collections::HashMap;
 use std::fs;
@@ -74,6 +75,7 @@ pub struct Metrics {
     handshakes: FastMap<(ServiceId, Text), HandshakeSeries>,
     rate_limits: RateLimits,
     discord: discord::Series,
+    net: net::Series,
     in_flight: FastMap<(ServiceId, Side), IntGauge>,
     unmatched: FastMap<(&'static str, Unmatched), IntCounter>,
     overflows: FastMap<&'static str, IntCounter>,
@@ -107,6 +109,7 @@ impl Metrics {
             handshakes: FastMap::default(),
             rate_limits: RateLimits::default(),
             discord: discord::Series::new(&registry),
+            net: net::Series::new(&registry),
             in_flight: FastMap::default(),
             unmatched: FastMap::default(),
             overflows: FastMap::default(),
@@ -280,6 +283,11 @@ impl Sink for Metrics {
                     self.overflow(label);
                 }
             }
+            Observation::Net { service, ref what } => {
+                if let Some(label) = self.net.observe(service, what, names) {
+                    self.overflow(label);
+                }
+            }
             Observation::Unmatched { protocol, reason } => self
                 .unmatched
                 .entry((protocol, reason))
@@ -290,7 +298,7 @@ impl Sink for Metrics {
             Observation::LostMessages { direction, count } => {
                 self.families.lost_messages.get([io_direction(direction)]).inc_by(count);
             }
-            Observation::Records { kind, count } => self.records[kind as usize - 1].inc_by(count),
+            Observation::Records { kind, count } => self.records[kind.place()].inc_by(count),
             Observation::Delivery(time) => self.delivery.observe(time.seconds()),
             Observation::Targets { service, state, count } => {
                 self.families.targets.get([names.service(service), state.as_str()]).set(i64::from(count));
@@ -412,6 +420,8 @@ const fn record_kind(kind: RecordKind) -> &'static str {
         RecordKind::Bind => "bind",
         RecordKind::Inflated => "inflated",
         RecordKind::InflateEnd => "inflate_end",
+        RecordKind::Net => "net",
+        RecordKind::Resolved => "resolved",
     }
 }
 

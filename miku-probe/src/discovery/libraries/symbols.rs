@@ -110,11 +110,13 @@ pub(super) enum Topic {
     Zlib,
     /// zstd's.
     Zstd,
+    /// libc's by which names are resolved.
+    Resolver,
 }
 
 impl Topic {
     /// Those that every file is searched for.
-    const SOUGHT: [Self; 3] = [Self::Tls, Self::Zlib, Self::Zstd];
+    const SOUGHT: [Self; 4] = [Self::Tls, Self::Zlib, Self::Zstd, Self::Resolver];
 
     /// What all of its names begin with.
     const fn prefix(self) -> &'static [u8] {
@@ -123,6 +125,7 @@ impl Topic {
             Self::Errors => b"ERR_",
             Self::Zlib => b"inflate",
             Self::Zstd => b"ZSTD_",
+            Self::Resolver => b"getaddrinfo",
         }
     }
 
@@ -132,6 +135,7 @@ impl Topic {
             Self::Errors => (&Function::OF_ERRORS, &[]),
             Self::Zlib => (&Function::OF_ZLIB, &[]),
             Self::Zstd => (&Function::OF_ZSTD, &[]),
+            Self::Resolver => (&Function::OF_RESOLVER, &[]),
         };
         let functions = functions.iter().map(|function| (Name::Probed(*function), function.symbol()));
         functions.chain(others.iter().copied())
@@ -151,6 +155,7 @@ impl Topic {
             // Other things can be inflated too.
             Self::Zlib => Function::OF_ZLIB.iter().all(has),
             Self::Zstd => has(&Function::ZstdDecompress),
+            Self::Resolver => has(&Function::GetAddrInfo),
         }
     }
 }
