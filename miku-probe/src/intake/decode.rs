@@ -1,9 +1,9 @@
 //! From the bytes of a record to its meaning.
 
 use miku_probe_abi::{
-    ABI_VERSION, Answer, BindRecord, CloseRecord, DataRecord, HandshakeRecord, INFLATED_ENDS, INFLATED_STARTS, InflatedRecord,
-    NetEvent, NetRecord, OpenRecord, Origin, Plain, ProcessRecord, RecordHeader, RecordKind, ResolvedRecord,
-    ServerNameRecord, TlsError,
+    ABI_VERSION, Answer, BindRecord, CloseRecord, DataRecord, HandshakeRecord, INFLATED_ENDS, INFLATED_STARTS,
+    InflatedRecord, NetEvent, NetRecord, OpenRecord, Origin, Plain, ProcessRecord, RecordHeader, RecordKind,
+    ResolvedRecord, ServerNameRecord, TlsError,
 };
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

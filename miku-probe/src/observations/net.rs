@@ -179,9 +179,15 @@ mod tests {
 
     #[test]
     fn results_of_the_resolver_are_sorted() {
-        for (result, outcome) in
-            [(0, "ok"), (-2, "not_found"), (-5, "not_found"), (-9, "not_found"), (-3, "again"), (-4, "failed"), (-11, "failed")]
-        {
+        for (result, outcome) in [
+            (0, "ok"),
+            (-2, "not_found"),
+            (-5, "not_found"),
+            (-9, "not_found"),
+            (-3, "again"),
+            (-4, "failed"),
+            (-11, "failed"),
+        ] {
             assert_eq!(Resolution::of(result).as_str(), outcome);
         }
     }

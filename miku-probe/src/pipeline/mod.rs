@@ -268,7 +268,8 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         let peer =
             decode_address(open.address).map(|address| self.connections.peer_of_address(&address, open.socket_type));
         let host = peer.and_then(|peer| self.host_at(service, peer.ip?, open.time));
-        if !self.connections.insert(open.id, Connection { host, ..Connection::new(open.id.generation, service, peer) }) {
+        if !self.connections.insert(open.id, Connection { host, ..Connection::new(open.id.generation, service, peer) })
+        {
             self.observe(&Observation::Lost { at: LostWhere::Table, count: 1 });
         }
     }

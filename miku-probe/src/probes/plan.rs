@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use aya::util::KernelVersion;
 use miku_probe_abi::TlsExit;
 
-use super::{inflate, net};
 use super::tls::{
     CONTROL, ERROR, EXIT, FREE, HANDSHAKE, HANDSHAKE_EXIT, HANDSHAKE_RETURN, PUT_ERROR, READ, READ_R8, RETURN,
     RETURN_EX, SERVER_NAME, WRITE, WRITE_R8,
 };
 use super::uprobe::{Place, When};
+use super::{inflate, net};
 use crate::discovery::libraries::{Build, CountRegister, Exit, Exits, Form, Function, ResultRegister, Site};
 
 /// How the ends of calls are seen.

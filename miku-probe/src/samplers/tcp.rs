@@ -168,7 +168,10 @@ fn round(targets: &[Target], since: Duration) -> (Round, Option<RoundError>) {
         let sockets = targets.iter().find_map(|target| {
             let told = within(*target, namespace, diag::sockets);
             // One that has ended has none to ask in.
-            told.map_or_else(|error| (error.kind() != io::ErrorKind::NotFound).then_some(Err(error)), |told| Some(Ok(told)))
+            told.map_or_else(
+                |error| (error.kind() != io::ErrorKind::NotFound).then_some(Err(error)),
+                |told| Some(Ok(told)),
+            )
         });
         match sockets {
             Some(Ok(sockets)) => {

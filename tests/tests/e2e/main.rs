@@ -19,6 +19,7 @@ mod hist;
 mod hostile;
 mod inflate;
 mod lifecycle;
+mod net;
 mod secrets;
 mod servers;
 mod stage;
@@ -62,6 +63,8 @@ enum Need {
     Hikari,
     /// A network and names of one's own.
     Hermetic,
+    /// A network that can be made to lose packets.
+    TrafficControl,
     /// An interpreter that speaks TLS, without any packages.
     PlainPython,
     /// That interpreter with OpenSSL in a file of its own.
@@ -100,6 +103,7 @@ impl Need {
             Self::Disnake => Library::Disnake.python().map(drop),
             Self::Hikari => Library::Hikari.python().map(drop),
             Self::Hermetic => discord_stage::hermetic(),
+            Self::TrafficControl => net::traffic_control(),
             Self::PlainPython => tls_stage::plain().map(drop),
             Self::SharedLibrary => tls_stage::shared_library().map(drop),
             Self::Zstd => inflate::zstd().map(drop),
@@ -152,6 +156,7 @@ fn main() -> ExitCode {
         ("discord_attach", discord_attach::cases()),
         ("discord_hostile", discord_hostile::cases()),
         ("discord_secrets", discord_secrets::cases()),
+        ("net", net::cases()),
         ("secrets", secrets::cases()),
     ];
     let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");

@@ -105,9 +105,7 @@ fn open() -> io::Result<OwnedFd> {
     let netlink = unsafe { OwnedFd::from_raw_fd(fd) };
     let size = size_of::<libc::timeval>() as libc::socklen_t;
     // SAFETY: the pointer is to a live timeval of the size that is told.
-    let set = unsafe {
-        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const PATIENCE).cast(), size)
-    };
+    let set = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const PATIENCE).cast(), size) };
     if set == 0 { Ok(netlink) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -127,14 +125,7 @@ fn ask(netlink: &OwnedFd, family: u8) -> io::Result<()> {
     let size = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
     // SAFETY: both pointers are to live memory of the lengths that are told.
     let sent = unsafe {
-        libc::sendto(
-            netlink.as_raw_fd(),
-            question.as_ptr().cast(),
-            question.len(),
-            0,
-            (&raw const kernel).cast(),
-            size,
-        )
+        libc::sendto(netlink.as_raw_fd(), question.as_ptr().cast(), question.len(), 0, (&raw const kernel).cast(), size)
     };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
