@@ -403,6 +403,9 @@ impl NetEvent {
     }
 }
 
+/// This machine itself refused to connect, and did not tell why where it can be seen.
+pub const ERRNO_UNTOLD: u16 = u16::MAX;
+
 /// Something became of a TCP connection.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -413,7 +416,8 @@ pub struct NetRecord {
     pub duration_ns: u64,
     /// Segments that were sent once more; 1 for other events.
     pub count: u32,
-    /// The error of a `connect` that failed, or 0 when the process closed the socket before it came to its end.
+    /// The error of a `connect` that failed, 0 when the process closed the socket before it came to its end, or
+    /// [`ERRNO_UNTOLD`].
     pub errno: u16,
     /// The other side's port.
     pub port: u16,
@@ -491,6 +495,18 @@ pub struct ResolveCall {
     pub node: u64,
     /// Where the address of the answer goes.
     pub answer: u64,
+}
+
+/// A `connect` that has begun, by its thread.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct DialCall {
+    /// The address of the socket address.
+    pub address: u64,
+    /// The file descriptor.
+    pub fd: i32,
+    /// 0 when it has ended.
+    pub pending: u32,
 }
 
 /// Key of a connection while its descriptor is open.
@@ -1023,6 +1039,22 @@ pub struct NetOffsets {
     pub net_inum: u32,
     /// `struct sk_buff`, the `tcp_gso_segs` of the `struct tcp_skb_cb` in its `cb`.
     pub skb_segments: u32,
+    /// `struct sock`, `sk_type`.
+    pub socket_type: u32,
+    /// `struct task_struct`, `files`.
+    pub files: u32,
+    /// `struct files_struct`, `fdt`.
+    pub table: u32,
+    /// `struct fdtable`, `max_fds`.
+    pub table_length: u32,
+    /// The same, `fd`.
+    pub table_files: u32,
+    /// `struct file`, `private_data`.
+    pub file_data: u32,
+    /// `struct socket`, `file`.
+    pub socket_file: u32,
+    /// The same, `sk`.
+    pub socket_sock: u32,
 }
 
 const _: () = {
@@ -1085,7 +1117,8 @@ const _: () = {
     assert!(size_of::<NetSocket>() == 16);
     assert!(size_of::<ListenerKey>() == 8);
     assert!(size_of::<ResolveCall>() == 24);
-    assert!(size_of::<NetOffsets>() == 56);
+    assert!(size_of::<DialCall>() == 16);
+    assert!(size_of::<NetOffsets>() == 88);
     assert!(size_of::<Counters>() == 184);
     assert!(size_of::<TracepointOffsets>() == 32);
     assert!(offset_of!(LengthEvent, sk) == 8);
@@ -1145,6 +1178,7 @@ plain!(
     NetSocket,
     ListenerKey,
     ResolveCall,
+    DialCall,
     NetOffsets
 );
 

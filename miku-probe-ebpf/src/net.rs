@@ -1,13 +1,13 @@
 //! How the TCP connections of watched processes come about, fail and suffer, and the names that these processes resolve.
 //!
 //! Hooks: `sock:inet_sock_set_state` and `tcp:tcp_destroy_sock`, for the lives of sockets; `tcp:tcp_retransmit_skb`,
-//! `tcp:tcp_send_reset`, `tcp:tcp_receive_reset`; uprobes on libc's `getaddrinfo`. All are rare.
+//! `tcp:tcp_send_reset`, `tcp:tcp_receive_reset`; uprobes on libc's `getaddrinfo` and `connect`. All are rare.
 //!
 //! A `connect` begins within the call of the process, whose socket is then known; it ends whenever the network says so, in
 //! whoever's context that is. A connection that is accepted is made before anybody asks for it, so it is counted for who
 //! listens on its port in its network namespace: in the kernel when `listen` is called, by user space for those that did
-//! before. What fails within `connect` before a packet is sent, for want of a route, changes no socket's state and is not
-//! seen.
+//! before. What fails within `connect` before a packet is sent, for want of a route or of a permission, changes no socket's
+//! state: it is known by the call's return alone, which does not tell the error.
 //!
 //! Bounds: sockets and ports of which nothing was heard longest make room for others; [`ANSWERS_MAX`] addresses an answer.
 //!
@@ -16,13 +16,13 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use aya_ebpf::helpers::generated::bpf_probe_read_user_str;
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_user_str};
 use aya_ebpf::macros::{map, tracepoint, uprobe};
 use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use miku_probe_abi::{
-    ANSWERS_MAX, ListenerKey, NAME_MAX, NetEvent, NetOffsets, NetRecord, NetSocket, RecordKind, ResolveCall,
-    ResolvedRecord,
+    ANSWERS_MAX, DialCall, ERRNO_UNTOLD, ListenerKey, NAME_MAX, NetEvent, NetOffsets, NetRecord, NetSocket, RecordKind,
+    ResolveCall, ResolvedRecord,
 };
 
 use crate::maps::{
@@ -44,6 +44,10 @@ static NET_LISTENERS: LruHashMap<ListenerKey, u32> = LruHashMap::with_max_entrie
 #[map]
 static NET_RESOLVING: LruHashMap<u64, ResolveCall> = LruHashMap::with_max_entries(4096, 0);
 
+/// Calls that connect, by thread; alike.
+#[map]
+static NET_DIALING: LruHashMap<u64, DialCall> = LruHashMap::with_max_entries(4096, 0);
+
 /// Where this kernel keeps what is read here.
 #[unsafe(no_mangle)]
 static NET_OFFSETS: NetOffsets = NetOffsets {
@@ -61,6 +65,14 @@ static NET_OFFSETS: NetOffsets = NetOffsets {
     net: 0,
     net_inum: 0,
     skb_segments: 0,
+    socket_type: 0,
+    files: 0,
+    table: 0,
+    table_length: 0,
+    table_files: 0,
+    file_data: 0,
+    socket_file: 0,
+    socket_sock: 0,
 };
 
 /// States of `net/tcp_states.h`.
@@ -73,6 +85,8 @@ const TCP_LISTEN: i32 = 10;
 const IPPROTO_TCP: u16 = 6;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+
+const SOCK_STREAM: u16 = 1;
 
 /// `EADDRNOTAVAIL` of `asm-generic/errno.h`.
 const EADDRNOTAVAIL: u16 = 99;
@@ -262,7 +276,6 @@ struct Told {
 fn tell(socket: u64, tgid: u32, event: NetEvent, told: Told) -> Result<(), Skip> {
     let places = places();
     let family: u16 = read_kernel(socket + u64::from(places.family))?;
-    // In network order.
     let port: [u8; 2] = read_kernel(socket + u64::from(places.dport))?;
     let mut address = [0; 16];
     if family == AF_INET {
@@ -271,6 +284,19 @@ fn tell(socket: u64, tgid: u32, event: NetEvent, told: Told) -> Result<(), Skip>
     } else {
         address = read_kernel(socket + u64::from(places.v6_daddr))?;
     }
+    put_event(tgid, event, told, Peer { family, port, address })
+}
+
+/// The other side of a connection, its port in network order.
+struct Peer {
+    family: u16,
+    port: [u8; 2],
+    address: [u8; 16],
+}
+
+#[inline(always)]
+fn put_event(tgid: u32, event: NetEvent, told: Told, peer: Peer) -> Result<(), Skip> {
+    let Peer { family, port, address } = peer;
     let mut header = header(RecordKind::Net, size_of::<NetRecord>());
     header.tgid = tgid;
     let Told { duration_ns, count, errno } = told;
@@ -279,6 +305,84 @@ fn tell(socket: u64, tgid: u32, event: NetEvent, told: Told) -> Result<(), Skip>
         NetRecord { header, duration_ns, count, errno, port, family, event: event as u8, padding: [0; 5], address };
     put(RecordKind::Net, Wake::Late, &record);
     Ok(())
+}
+
+/// `int connect(int sockfd, const struct sockaddr *addr, socklen_t addrlen)`
+#[uprobe]
+pub(crate) fn net_dial(ctx: ProbeContext) -> u32 {
+    // SAFETY: the kernel passes the registers, and the verifier holds the loads to their places.
+    let (fd, address) = unsafe { ((*ctx.regs).rdi as i32, (*ctx.regs).rsi) };
+    let call = DialCall { address, fd, pending: 1 };
+    let thread = thread();
+    if let Some(known) = NET_DIALING.get_ptr_mut(thread) {
+        // SAFETY: the pointer is to a value of a preallocated map, which stays memory of that type, and which only this
+        // thread uses.
+        unsafe { *known = call };
+    } else if NET_DIALING.insert(thread, call, 0).is_err() {
+        table_full();
+    }
+    0
+}
+
+#[uprobe]
+pub(crate) fn net_dial_return(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `net_dial`.
+    let _: Result<(), Skip> = try_dial_return(unsafe { (*ctx.regs).rax } as i32);
+    0
+}
+
+#[inline(always)]
+fn try_dial_return(result: i32) -> Result<(), Skip> {
+    let known = NET_DIALING.get_ptr_mut(thread()).ok_or(Skip)?;
+    // SAFETY: as in `net_dial`.
+    let known = unsafe { &mut *known };
+    let DialCall { address, fd, pending } = core::mem::replace(known, DialCall { address: 0, fd: 0, pending: 0 });
+    if pending == 0 || result != -1 {
+        return Err(Skip);
+    }
+    let socket = socket_of(fd)?;
+    // What the socket's states tell is told by them.
+    if NET_SOCKETS.get_ptr(socket).is_some() {
+        return Err(Skip);
+    }
+    let family: u16 = read_user(address)?;
+    let port: [u8; 2] = read_user(address + 2)?;
+    let mut to = [0; 16];
+    if family == AF_INET {
+        let four: [u8; 4] = read_user(address + INET_AT)?;
+        to[..4].copy_from_slice(&four);
+    } else if family == AF_INET6 {
+        to = read_user(address + INET6_AT)?;
+    } else {
+        return Err(Skip);
+    }
+    let told = Told { duration_ns: 0, count: 1, errno: ERRNO_UNTOLD };
+    put_event(current().0, NetEvent::Failed, told, Peer { family, port, address: to })
+}
+
+/// The TCP socket that a descriptor of the running task is, by the kernel's own tables.
+#[inline(always)]
+fn socket_of(fd: i32) -> Result<u64, Skip> {
+    let places = places();
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let files: u64 = read_kernel(task + u64::from(places.files))?;
+    let table: u64 = read_kernel(files + u64::from(places.table))?;
+    let length: u32 = read_kernel(table + u64::from(places.table_length))?;
+    if fd < 0 || fd as u32 >= length {
+        return Err(Skip);
+    }
+    let entries: u64 = read_kernel(table + u64::from(places.table_files))?;
+    let file: u64 = read_kernel(entries + fd as u64 * 8)?;
+    let socket: u64 = read_kernel(file + u64::from(places.file_data))?;
+    // Only a socket points back to its file from there.
+    if read_kernel::<u64>(socket + u64::from(places.socket_file))? != file {
+        return Err(Skip);
+    }
+    let sock: u64 = read_kernel(socket + u64::from(places.socket_sock))?;
+    let family: u16 = read_kernel(sock + u64::from(places.family))?;
+    let kind: u16 = read_kernel(sock + u64::from(places.socket_type))?;
+    if kind == SOCK_STREAM && (family == AF_INET || family == AF_INET6) { Ok(sock) } else { Err(Skip) }
 }
 
 /// `struct addrinfo` of `netdb.h`.

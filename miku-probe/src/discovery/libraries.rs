@@ -89,6 +89,8 @@ pub enum Function {
     ZstdFreePart,
     /// `int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **res)`
     GetAddrInfo,
+    /// `int connect(int sockfd, const struct sockaddr *addr, socklen_t addrlen)`
+    Dial,
 }
 
 impl Function {
@@ -119,6 +121,9 @@ impl Function {
     /// That of libc by which names are resolved.
     pub const OF_RESOLVER: [Self; 1] = [Self::GetAddrInfo];
 
+    /// That of libc by which sockets are connected.
+    pub const OF_DIALS: [Self; 1] = [Self::Dial];
+
     /// Its name in the library's symbol table.
     #[must_use]
     pub const fn symbol(self) -> &'static str {
@@ -144,6 +149,7 @@ impl Function {
             Self::ZstdFree => "ZSTD_freeDCtx",
             Self::ZstdFreePart => "ZSTD_freeDCtx.part.0",
             Self::GetAddrInfo => "getaddrinfo",
+            Self::Dial => "connect",
         }
     }
 }
@@ -181,6 +187,8 @@ pub enum Form {
     Buffers,
     /// The name in `rdi`, where the answer's address goes in `rcx`.
     Lookup,
+    /// The descriptor in `edi`, the socket address in `rsi`.
+    Dial,
 }
 
 /// An instruction that a probe can stand on.
@@ -253,13 +261,13 @@ pub enum Kind {
     Tls,
     /// What is decompressed.
     Inflate,
-    /// Names that are resolved.
-    Dns,
+    /// Names that are resolved, and connections that fail at once.
+    Libc,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Tls, Self::Inflate, Self::Dns];
+    pub const ALL: [Self; 3] = [Self::Tls, Self::Inflate, Self::Libc];
 
     /// The label value.
     #[must_use]
@@ -267,7 +275,7 @@ impl Kind {
         match self {
             Self::Tls => "tls",
             Self::Inflate => "inflate",
-            Self::Dns => "dns",
+            Self::Libc => "libc",
         }
     }
 }
@@ -306,7 +314,7 @@ impl Flavour {
         match self {
             Self::OpenSsl | Self::BoringSsl => Kind::Tls,
             Self::Zlib | Self::Zstd => Kind::Inflate,
-            Self::Libc => Kind::Dns,
+            Self::Libc => Kind::Libc,
         }
     }
 }

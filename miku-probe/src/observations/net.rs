@@ -2,6 +2,8 @@
 //!
 //! A peer is a host's name where one is known, else a class (`loopback`, `lan`, `internet`).
 
+use miku_probe_abi::ERRNO_UNTOLD;
+
 use crate::units::{Direction, Nanos, Side, Symbol};
 
 /// Something that happened on the network.
@@ -82,19 +84,23 @@ pub enum ConnectFailure {
     NoPort,
     /// The process closed the socket before there was an answer, as clients with a time limit do.
     Abandoned,
+    /// This machine itself refused before a packet was sent: no route, a firewall, a missing permission.
+    Local,
     /// Any other error.
     Other,
 }
 
 impl ConnectFailure {
     /// How many there are.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
 
-    /// That of an `errno`, 0 when the process gave up.
+    /// That of an `errno`, 0 when the process gave up, [`ERRNO_UNTOLD`] when nobody told it.
     #[must_use]
     pub const fn of(errno: i32) -> Self {
+        const UNTOLD: i32 = ERRNO_UNTOLD as i32;
         match errno {
             0 => Self::Abandoned,
+            UNTOLD => Self::Local,
             libc::ECONNREFUSED => Self::Refused,
             libc::ETIMEDOUT => Self::Timeout,
             libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EHOSTDOWN | libc::ENONET => {
@@ -116,6 +122,7 @@ impl ConnectFailure {
             Self::Reset => "reset",
             Self::NoPort => "no_port",
             Self::Abandoned => "abandoned",
+            Self::Local => "local",
             Self::Other => "other",
         }
     }
@@ -172,7 +179,8 @@ mod tests {
         for (errno, reason) in [(0, "abandoned"), (111, "refused"), (110, "timeout"), (101, "unreachable")] {
             assert_eq!(ConnectFailure::of(errno).as_str(), reason);
         }
-        for (errno, reason) in [(113, "unreachable"), (104, "reset"), (99, "no_port"), (13, "other"), (-1, "other")] {
+        for (errno, reason) in [(113, "unreachable"), (104, "reset"), (99, "no_port"), (13, "other"), (65_535, "local")]
+        {
             assert_eq!(ConnectFailure::of(errno).as_str(), reason);
         }
     }

@@ -229,7 +229,7 @@ impl Kernel {
         if let Some(uprobes) = &mut uprobes
             && let Err(error) = uprobes.add(&mut ebpf, object(), net::PROGRAMS)
         {
-            failed(Kind::Dns.as_str(), &error, "nothing of names that are resolved can be seen");
+            failed(Kind::Libc.as_str(), &error, "nothing of names that are resolved can be seen");
         }
         let scrubber = Scrubber::load(&mut ebpf, sizes.ring_bytes)
             .inspect_err(|error| {

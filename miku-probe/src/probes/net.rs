@@ -1,8 +1,8 @@
 //! How TCP connections come about, fail and suffer, and the names that are resolved: the twin of `net.rs` on the kernel side.
 //!
 //! Hooks: `sock:inet_sock_set_state`, `tcp:tcp_destroy_sock`, `tcp:tcp_retransmit_skb`, `tcp:tcp_send_reset`,
-//! `tcp:tcp_receive_reset`, and uprobes on libc's `getaddrinfo` where [`crate::discovery::libraries`] found it. Metrics:
-//! `miku_net_connections_total`, `miku_net_connect_seconds`, `miku_net_connect_failures_total`,
+//! `tcp:tcp_receive_reset`, and uprobes on libc's `getaddrinfo` and `connect` where [`crate::discovery::libraries`] found
+//! them. Metrics: `miku_net_connections_total`, `miku_net_connect_seconds`, `miku_net_connect_failures_total`,
 //! `miku_net_tcp_retransmits_total`, `miku_net_tcp_resets_total`, `miku_net_dns_seconds`. Without them all else goes on.
 
 use aya::maps::{HashMap, MapData, MapError};
@@ -24,10 +24,12 @@ pub(super) const PROBES: &[Probe] = &[
 ];
 
 /// The programs of this family that stand in libc.
-pub(super) const PROGRAMS: &[&str] = &[RESOLVE, RESOLVE_RETURN];
+pub(super) const PROGRAMS: &[&str] = &[RESOLVE, RESOLVE_RETURN, DIAL, DIAL_RETURN];
 
 pub(super) const RESOLVE: &str = "net_resolve";
 pub(super) const RESOLVE_RETURN: &str = "net_resolve_return";
+pub(super) const DIAL: &str = "net_dial";
+pub(super) const DIAL_RETURN: &str = "net_dial_return";
 
 const fn optional(program: &'static str, category: &'static str, name: &'static str) -> Probe {
     Probe { program, kind: KIND, hook: Hook::Tracepoint(category, name), intent: Intent::Optional }

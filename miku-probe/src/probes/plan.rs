@@ -96,6 +96,7 @@ impl Plan {
             Function::Inflate => (inflate::INFLATE, inflate::INFLATE_RETURN, EXIT),
             Function::ZstdDecompress => (inflate::ZSTD, inflate::ZSTD_RETURN, EXIT),
             Function::GetAddrInfo => (net::RESOLVE, net::RESOLVE_RETURN, EXIT),
+            Function::Dial => (net::DIAL, net::DIAL_RETURN, EXIT),
         };
         match (returns, &site.exits, site.ret) {
             (Returns::Exits, Exits::Known(exits), _) => {

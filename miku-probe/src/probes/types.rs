@@ -57,6 +57,14 @@ pub(super) fn net_offsets() -> Result<NetOffsets, TypesError> {
         net: offset("sock_common", "skc_net")?,
         net_inum: offset("net", "ns")? + offset("ns_common", "inum")?,
         skb_segments: offset("sk_buff", "cb")? + offset("tcp_skb_cb", "tcp_gso_segs")?,
+        socket_type: offset("sock", "sk_type")?,
+        files: offset("task_struct", "files")?,
+        table: offset("files_struct", "fdt")?,
+        table_length: offset("fdtable", "max_fds")?,
+        table_files: offset("fdtable", "fd")?,
+        file_data: offset("file", "private_data")?,
+        socket_file: offset("socket", "file")?,
+        socket_sock: offset("socket", "sk")?,
         ..NetOffsets::default()
     })
 }

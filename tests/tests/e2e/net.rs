@@ -82,7 +82,7 @@ impl Network {
             [(&client, "client"), (&server, "server")].map(|(peer, name)| format!("{name}=pid:{}", peer.pid()));
         let probe = Probe::attach(&services.each_ref().map(String::as_str));
         probe.wait_for("the resolver's places", |scrape| {
-            let at = |service| scrape.sum("miku_probe_sites", &[("service", service), ("kind", "dns")]) >= 2.0;
+            let at = |service| scrape.sum("miku_probe_sites", &[("service", service), ("kind", "libc")]) >= 4.0;
             (at("client") && at("server")).then_some(())
         });
         for address in ["10.77.0.3", "10.77.0.4", "2001:db8::6"] {
@@ -217,12 +217,15 @@ fn connections_and_their_failures() {
         ("nowhere.miku.test", 80, 20.0),
         ("silence.miku.test", 80, 20.0),
         ("silence.miku.test", 80, 0.2),
+        // There is no way there at all, and nothing is sent.
+        ("203.0.113.9", 80, 20.0),
+        ("2001:db8:1::1", 80, 20.0),
     ] {
         let answer = network.client.ask(&format!("connect {host} {port} {patience}"));
         *became.entry(answer["errno"].as_i64()).or_insert(0) += 1;
     }
     // Refused twice, no way there, timed out by the kernel; and once by Python, which has no number for it.
-    assert_eq!(became, BTreeMap::from([(Some(111), 2), (Some(113), 1), (Some(110), 1), (None, 1)]));
+    assert_eq!(became, BTreeMap::from([(Some(111), 2), (Some(113), 1), (Some(110), 1), (None, 1), (Some(101), 2)]));
     let failure = |peer, reason| [("service", "client"), ("peer", peer), ("reason", reason)];
     network.agree(&[
         (FAILURES, &failure("one.miku.test", "refused"), 1),
@@ -230,7 +233,8 @@ fn connections_and_their_failures() {
         (FAILURES, &failure("nowhere.miku.test", "unreachable"), 1),
         (FAILURES, &failure("silence.miku.test", "timeout"), 1),
         (FAILURES, &failure("silence.miku.test", "abandoned"), 1),
-        (FAILURES, &[], 5),
+        (FAILURES, &failure("internet", "local"), 2),
+        (FAILURES, &[], 7),
         (CONNECTIONS, &[], 80),
         ("miku_net_tcp_resets_total", &[], 80),
     ]);

@@ -81,7 +81,7 @@ pub(super) fn examine(file: &File, debug_files: &DebugFiles) -> Result<Vec<Build
         let flavour = match topic {
             Topic::Zlib => Flavour::Zlib,
             Topic::Zstd => Flavour::Zstd,
-            Topic::Resolver => Flavour::Libc,
+            Topic::Resolver | Topic::Dials => Flavour::Libc,
             _ if functions.contains_key(&Name::Probed(Function::SetHostName)) => Flavour::BoringSsl,
             _ => Flavour::OpenSsl,
         };
@@ -126,6 +126,7 @@ pub(super) fn place(text: &dyn Text, functions: &Functions) -> Vec<Site> {
         F::ZstdFree,
         F::ZstdFreePart,
         F::GetAddrInfo,
+        F::Dial,
     ] {
         sites.extend(placement.outer(vec![function], function));
     }
@@ -214,8 +215,10 @@ impl Placement<'_> {
         let form = form(function);
         let (entry, ret) = self.entry(self.function(function)?, form)?;
         let entry_alone = matches!(function, Function::Shutdown | Function::Free);
-        // These jump to computed addresses, or are too long, in every build: nothing would come of looking for their exits.
-        let unfollowed = matches!(function, Function::Inflate | Function::ZstdDecompress | Function::GetAddrInfo);
+        // Most of these jump to computed addresses, or are too long, in every build: nothing would come of looking for their
+        // exits.
+        let unfollowed =
+            matches!(function, Function::Inflate | Function::ZstdDecompress | Function::GetAddrInfo | Function::Dial);
         let followed = matches!(form, Form::Plain | Form::Ex { .. } | Form::Connection) && !entry_alone;
         let exits = if followed { self.exits(&[function]) } else { Exits::NotNeeded };
         let returns = followed || unfollowed;
@@ -407,6 +410,7 @@ fn form(function: Function) -> Form {
         Function::PutError => Form::PutError,
         Function::ZstdDecompress => Form::Buffers,
         Function::GetAddrInfo => Form::Lookup,
+        Function::Dial => Form::Dial,
         Function::Inflate
         | Function::InflateEnd
         | Function::ZstdReset
@@ -424,6 +428,7 @@ fn has_arguments(registers: &Registers, form: Form) -> bool {
         Form::Buffers => (0..3).all(|number| registers.hold(number)),
         Form::Control => registers.hold(0) && registers.hold_int(1) && registers.hold(3),
         Form::Lookup => registers.hold(0) && registers.hold(3),
+        Form::Dial => registers.hold_int(0) && registers.hold(1),
         Form::HostName => registers.hold(0) && registers.hold(1),
         Form::Error => registers.hold_int(0) && registers.hold_int(1),
         Form::PutError => registers.hold_int(0) && registers.hold_int(2),

@@ -56,7 +56,7 @@ impl Families {
                 registry,
                 "miku_net_connect_failures_total",
                 "Connections that the service tried to make in vain. Abandoned: it closed the socket before there was an \
-                 answer. What fails at once for want of a route is not seen.",
+                 answer. Local: this machine refused before a packet was sent, as for want of a route.",
                 ["service", "peer", "reason"],
                 &[],
             ),
