@@ -7,6 +7,7 @@
 `resolve HOST`, `close` of all connections, `abort` of all by a reset.
 """
 
+import encodings.idna  # noqa: F401, since to load it takes longer than to resolve a name
 import json
 import socket
 import struct

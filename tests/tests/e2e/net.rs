@@ -357,8 +357,9 @@ fn names_and_whom_they_lead_to() {
         let labels = [("service", "client"), ("outcome", outcome)];
         network.agree(&[("miku_net_dns_seconds_count", &labels, count)]);
         let told = network.probe.scrape().sum("miku_net_dns_seconds_sum", &labels);
+        // The client's thread may have to wait for a processor before it looks at its clock.
         let apart = (seconds - told) / count as f64;
-        assert!((0.0..0.005).contains(&apart), "{outcome}: {told} s instead of the client's {seconds} s");
+        assert!((0.0..0.02).contains(&apart), "{outcome}: {told} s instead of the client's {seconds} s");
     }
     assert_eq!(network.probe.scrape().count("miku_net_dns_seconds_count", &[]), 6);
 
