@@ -218,7 +218,7 @@ impl Kernel {
         let programs = [tls::PROGRAMS, attacher::PROGRAMS].concat();
         let mut uprobes = Uprobes::load(&mut ebpf, object(), &programs, tls::WITH_COOKIES)
             .inspect_err(|error| {
-                failed(Kind::Tls.as_str(), error, "nothing of TLS and of what is compressed can be seen")
+                failed(Kind::Tls.as_str(), error, "nothing of TLS and of what is compressed can be seen");
             })
             .ok();
         if let Some(uprobes) = &mut uprobes

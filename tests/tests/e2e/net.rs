@@ -33,6 +33,9 @@ const NAMES: &str = r#"{"one.miku.test": ["10.77.0.1"], "six.miku.test": ["2001:
     "half.miku.test": ["10.77.0.4"], "other-half.miku.test": ["10.77.0.4"], "nowhere.miku.test": ["10.99.0.77"],
     "silence.miku.test": ["10.99.0.78"]}"#;
 
+/// A counter's name, labels that it has, and its value.
+type Count<'a> = (&'a str, &'a [(&'a str, &'a str)], u64);
+
 /// A network with addresses that are not the loopback's, a name server, a client and a server; and a probe that watches both.
 struct Network {
     probe: Probe,
@@ -118,7 +121,7 @@ impl Network {
     }
 
     /// Waits until all of these are what the probe counts.
-    fn agree(&self, expected: &[(&str, &[(&str, &str)], u64)]) {
+    fn agree(&self, expected: &[Count<'_>]) {
         for (name, labels, count) in expected {
             let agreed = eventually(PATIENCE, || (self.probe.scrape().count(name, labels) == *count).then_some(()));
             let told = self.probe.scrape().count(name, labels);
