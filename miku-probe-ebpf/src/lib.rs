@@ -42,6 +42,9 @@ pub const ADDRESS_MAX: usize = 112;
 /// The most bytes of a server's name that are copied: as many as the name system allows, and the zero at its end.
 pub const NAME_MAX: usize = 256;
 
+/// The most addresses of one answer that are copied, doubles included: a resolver lists each once for every kind of socket.
+pub const ANSWERS_MAX: usize = 16;
+
 /// How many bytes of the ring are overwritten at once when it is scrubbed, without the ring's own 8 bytes an entry, and
 /// how many times that at most in one run: the smallest ring holds four.
 pub const SCRUB_PIECE: usize = (16 << 10) - 8;
@@ -87,14 +90,18 @@ pub enum RecordKind {
     Inflated = 15,
     /// A compressed stream ended: [`CloseRecord`].
     InflateEnd = 16,
+    /// Something became of a TCP connection of a watched process: [`NetRecord`].
+    Net = 25,
+    /// A watched process resolved a host's name: [`ResolvedRecord`].
+    Resolved = 26,
 }
 
 /// How many kinds of records there are.
 pub const KINDS: usize = RecordKind::ALL.len();
 
 impl RecordKind {
-    /// All kinds, in the order of their numbers, which start at 1.
-    pub const ALL: [Self; 16] = [
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [Self; 18] = [
         Self::Data,
         Self::Open,
         Self::Close,
@@ -111,12 +118,29 @@ impl RecordKind {
         Self::Bind,
         Self::Inflated,
         Self::InflateEnd,
+        Self::Net,
+        Self::Resolved,
     ];
 
     /// The kind with this number.
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
-        if number == 0 || number as usize > Self::ALL.len() { None } else { Some(Self::ALL[number as usize - 1]) }
+        let mut place = 0;
+        while place < Self::ALL.len() {
+            if Self::ALL[place] as u8 == number {
+                return Some(Self::ALL[place]);
+            }
+            place += 1;
+        }
+        None
+    }
+
+    /// Its place among [`RecordKind::ALL`], since their numbers have gaps.
+    #[inline(always)]
+    #[must_use]
+    pub const fn place(self) -> usize {
+        let number = self as usize;
+        if number >= Self::Net as usize { number - Self::Net as usize + Self::InflateEnd as usize } else { number - 1 }
     }
 }
 
@@ -365,6 +389,145 @@ pub struct ExitRecord {
 
 /// The value of a watched process in the table of them: the kernel chose it to be killed for want of memory.
 pub const TARGET_OOM_VICTIM: u32 = 1;
+/// What became of a TCP connection: its numbers are those on the ring.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetEvent {
+    /// The process's own `connect` came to its end well.
+    Connected = 1,
+    /// It did not.
+    Failed = 2,
+    /// A connection to a socket that the process listens on was made.
+    Accepted = 3,
+    /// Segments were sent once more.
+    Retransmitted = 4,
+    /// The other side reset the connection.
+    ResetReceived = 5,
+    /// This side did.
+    ResetSent = 6,
+}
+
+impl NetEvent {
+    /// The event with this number.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Connected),
+            2 => Some(Self::Failed),
+            3 => Some(Self::Accepted),
+            4 => Some(Self::Retransmitted),
+            5 => Some(Self::ResetReceived),
+            6 => Some(Self::ResetSent),
+            _ => None,
+        }
+    }
+}
+
+/// This machine itself refused to connect, and did not tell why where it can be seen.
+pub const ERRNO_UNTOLD: u16 = u16::MAX;
+
+/// Something became of a TCP connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct NetRecord {
+    /// Kind [`RecordKind::Net`]; its process is the one whose socket it is, whoever runs now.
+    pub header: RecordHeader,
+    /// From the start of `connect` to its end, in nanoseconds; 0 for other events.
+    pub duration_ns: u64,
+    /// Segments that were sent once more; 1 for other events.
+    pub count: u32,
+    /// The error of a `connect` that failed, 0 when the process closed the socket before it came to its end, or
+    /// [`ERRNO_UNTOLD`].
+    pub errno: u16,
+    /// The other side's port.
+    pub port: u16,
+    /// `AF_*`.
+    pub family: u16,
+    /// A [`NetEvent`].
+    pub event: u8,
+    /// Zero.
+    pub padding: [u8; 5],
+    /// The other side's address; of an IPv4 one the first 4 bytes.
+    pub address: [u8; 16],
+}
+
+/// A host's name that was resolved, or was not.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ResolvedRecord {
+    /// Kind [`RecordKind::Resolved`].
+    pub header: RecordHeader,
+    /// From the call to its return, in nanoseconds.
+    pub duration_ns: u64,
+    /// What `getaddrinfo` returned: 0, or `EAI_*`.
+    pub result: i32,
+    /// Bytes of `name` that are set.
+    pub length: u32,
+    /// Addresses that are set.
+    pub answers: u32,
+    /// Zero.
+    pub padding: u32,
+    /// The answer's addresses.
+    pub addresses: [Answer; ANSWERS_MAX],
+    /// The name that was asked for, without a zero at its end.
+    pub name: [u8; NAME_MAX],
+}
+
+/// One address of an answer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// `AF_*`.
+    pub family: u32,
+    /// The address; of an IPv4 one the first 4 bytes.
+    pub address: [u8; 16],
+}
+
+/// What the kernel side keeps of a TCP socket of a watched process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct NetSocket {
+    /// When its `connect` began, in nanoseconds of `CLOCK_MONOTONIC`; 0 once that has come to its end.
+    pub connecting: u64,
+    /// The process.
+    pub tgid: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// A TCP port that is listened on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerKey {
+    /// The network namespace, by its inode.
+    pub namespace: u32,
+    /// The port.
+    pub port: u32,
+}
+
+/// A `getaddrinfo` that has begun, by its thread.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ResolveCall {
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`; 0 when it has ended.
+    pub started: u64,
+    /// The address of the name.
+    pub node: u64,
+    /// Where the address of the answer goes.
+    pub answer: u64,
+}
+
+/// A `connect` that has begun, by its thread.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct DialCall {
+    /// The address of the socket address.
+    pub address: u64,
+    /// The file descriptor.
+    pub fd: i32,
+    /// 0 when it has ended.
+    pub pending: u32,
+}
 
 /// Key of a connection while its descriptor is open.
 #[repr(C)]
@@ -794,7 +957,7 @@ impl TlsExit {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
-    /// Records that did not fit the ring, by [`RecordKind`] number minus one.
+    /// Records that did not fit the ring, by [`RecordKind::place`].
     pub lost: [u64; KINDS],
     /// Of the lost data records, those that began a message to the watched process.
     pub lost_starts_in: u64,
@@ -888,6 +1051,55 @@ pub struct TaskOffsets {
     /// `signal_struct`, `group_exit_code`.
     pub group_exit_code: u32,
 }
+/// Where this kernel keeps what the programs of `net.rs` read, found by user space before loading.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetOffsets {
+    /// `sock:inet_sock_set_state`, `oldstate`.
+    pub set_state_oldstate: u32,
+    /// The same, `protocol`.
+    pub set_state_protocol: u32,
+    /// `tcp:tcp_retransmit_skb`, `skaddr`.
+    pub retransmit_skaddr: u32,
+    /// The same, `skbaddr`.
+    pub retransmit_skbaddr: u32,
+    /// `tcp:tcp_send_reset`, `skaddr`.
+    pub send_reset_skaddr: u32,
+    /// `tcp:tcp_receive_reset`, `skaddr`.
+    pub receive_reset_skaddr: u32,
+    /// `struct sock`, `sk_err`.
+    pub sock_error: u32,
+    /// `struct sock_common`, `skc_family`.
+    pub family: u32,
+    /// The same, `skc_dport`.
+    pub dport: u32,
+    /// The same, `skc_daddr`.
+    pub daddr: u32,
+    /// The same, `skc_v6_daddr`.
+    pub v6_daddr: u32,
+    /// The same, `skc_net`.
+    pub net: u32,
+    /// `struct net`, the `inum` of its `ns`.
+    pub net_inum: u32,
+    /// `struct sk_buff`, the `tcp_gso_segs` of the `struct tcp_skb_cb` in its `cb`.
+    pub skb_segments: u32,
+    /// `struct sock`, `sk_type`.
+    pub socket_type: u32,
+    /// `struct task_struct`, `files`.
+    pub files: u32,
+    /// `struct files_struct`, `fdt`.
+    pub table: u32,
+    /// `struct fdtable`, `max_fds`.
+    pub table_length: u32,
+    /// The same, `fd`.
+    pub table_files: u32,
+    /// `struct file`, `private_data`.
+    pub file_data: u32,
+    /// `struct socket`, `file`.
+    pub socket_file: u32,
+    /// The same, `sk`.
+    pub socket_sock: u32,
+}
 
 const _: () = {
     assert!(size_of::<RecordHeader>() == 24);
@@ -941,7 +1153,20 @@ const _: () = {
     assert!(size_of::<TlsCall>() == 64);
     assert!(size_of::<InflateStream>() == 32);
     assert!(size_of::<InflateCall>() == 32);
-    assert!(size_of::<Counters>() == 168);
+    assert!(size_of::<NetRecord>() == 64);
+    assert!(offset_of!(NetRecord, count) == 32);
+    assert!(offset_of!(NetRecord, event) == 42);
+    assert!(offset_of!(NetRecord, address) == 48);
+    assert!(size_of::<Answer>() == 20);
+    assert!(offset_of!(ResolvedRecord, addresses) == 48);
+    assert!(offset_of!(ResolvedRecord, name) == 48 + ANSWERS_MAX * 20);
+    assert!(size_of::<ResolvedRecord>() == 48 + ANSWERS_MAX * 20 + NAME_MAX);
+    assert!(size_of::<NetSocket>() == 16);
+    assert!(size_of::<ListenerKey>() == 8);
+    assert!(size_of::<ResolveCall>() == 24);
+    assert!(size_of::<DialCall>() == 16);
+    assert!(size_of::<NetOffsets>() == 88);
+    assert!(size_of::<Counters>() == 184);
     assert!(size_of::<TracepointOffsets>() == 40);
     assert!(offset_of!(LengthEvent, sk) == 8);
     assert!(offset_of!(LengthEvent, family) == 16);
@@ -996,7 +1221,15 @@ plain!(
     Counters,
     TracepointOffsets,
     SocketOffsets,
-    TaskOffsets
+    TaskOffsets,
+    NetRecord,
+    ResolvedRecord,
+    Answer,
+    NetSocket,
+    ListenerKey,
+    ResolveCall,
+    DialCall,
+    NetOffsets
 );
 
 #[cfg(test)]
@@ -1130,6 +1363,14 @@ mod tests {
         assert_eq!(payload(r#"{"t":null,"s":null,"op":11}"#).budget(), INFLATED_OTHER);
         // Whose name comes later, if it has one.
         assert_eq!(payload(r#"{"op":0,"t":"X"}"#).budget(), INFLATED_MAX);
+    }
+
+    #[test]
+    fn kinds_have_their_places_and_numbers() {
+        for (place, kind) in RecordKind::ALL.into_iter().enumerate() {
+            assert_eq!((kind.place(), RecordKind::from_number(kind as u8)), (place, Some(kind)));
+        }
+        assert!([0, 17, 24, 27, 255].into_iter().all(|number| RecordKind::from_number(number).is_none()));
     }
 
     #[test]

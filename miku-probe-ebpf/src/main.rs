@@ -7,6 +7,7 @@
 mod inflate;
 mod maps;
 mod memory;
+mod net;
 mod object;
 mod process;
 mod registers;

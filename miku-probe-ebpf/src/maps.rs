@@ -174,7 +174,7 @@ pub(crate) fn add_one(counter: impl FnOnce(*mut Counters) -> *mut u64) {
 /// Counts a record that did not fit the ring.
 #[inline(always)]
 pub(crate) fn lost_record(kind: RecordKind) {
-    let place = kind as usize - 1;
+    let place = kind.place();
     // SAFETY: the pointer is to live counters, and every kind has a place.
     add_one(|counters| unsafe { &raw mut (*counters).lost[place] });
 }

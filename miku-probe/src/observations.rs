@@ -1,11 +1,13 @@
 //! What the protocols make of the records, and the sinks consume: the one arrow between the two.
 
 mod discord;
+mod net;
 mod process;
 
 use miku_probe_abi::RecordKind;
 
 pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
+pub use self::net::{ConnectFailure, Net, Resolution};
 pub use self::process::{
     Cgroup, CgroupMemory, CpuTime, DiskBytes, Faults, Growth, Memory, Pressure, ProcessEnd, ProcessNews, Resource,
     Switches, Vitals,
@@ -386,6 +388,13 @@ pub enum Observation {
         service: ServiceId,
         /// What.
         what: ProcessNews,
+    },
+    /// Something happened on the network beneath all protocols.
+    Net {
+        /// To whom.
+        service: ServiceId,
+        /// What.
+        what: Net,
     },
     /// Something belongs to no whole exchange.
     Unmatched {

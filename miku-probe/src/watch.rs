@@ -21,6 +21,7 @@ use crate::intake::{Process, Ring};
 use crate::observations::{LostWhere, Names, Observation, ProcessNews, Sink, TargetState};
 use crate::pipeline::{Caps, Pipeline, World};
 use crate::probes::attacher::{Attacher, Report};
+use crate::probes::net::{self, ListenerTable};
 use crate::probes::plan::Returns;
 use crate::probes::socket::Way;
 use crate::probes::tls::Scrubber;
@@ -93,10 +94,11 @@ struct Core<S> {
     /// What attaches to libraries; `None` when the kernel refused the programs.
     attacher: Option<Attacher>,
     scrubber: Option<Scrubber>,
+    listeners: ListenerTable,
     /// Places in libraries that are attached.
     places: HashMap<(Tgid, Kind), u32>,
     /// Why places in libraries could not be attached, since somebody asked.
-    unattached: Vec<(Kind, &'static str)>,
+    unattached: Vec<(&'static str, &'static str)>,
     discovery: Discovery,
     lives: Lives,
     pipeline: Pipeline<S, Outside>,
@@ -146,7 +148,7 @@ impl<S: Sink> Watch<S> {
         let discovery = Discovery::new(ProcFs::default(), services);
         discovery.check_pids()?;
         let (mut kernel, maps) = Kernel::load(sizes)?;
-        let Maps { records, targets, connections, streams, counters } = maps;
+        let Maps { records, targets, connections, streams, counters, listeners } = maps;
         let uprobes = kernel.take_uprobes();
         let attacher = uprobes.map(|uprobes| Attacher::start(uprobes, Returns::of_this_kernel())).transpose()?;
         let scrubber = kernel.take_scrubber();
@@ -158,6 +160,7 @@ impl<S: Sink> Watch<S> {
             streams,
             attacher,
             scrubber,
+            listeners,
             places: HashMap::new(),
             unattached: Vec::new(),
             discovery,
@@ -188,6 +191,7 @@ impl<S: Sink> Watch<S> {
         if let Some(interval) = process_interval {
             samplers::process::start(watch.core.watched.clone(), watch.core.answers.clone(), interval)?;
         }
+        samplers::tcp::start(watch.core.watched.clone(), watch.core.answers.clone());
         Ok(watch)
     }
 
@@ -314,8 +318,8 @@ impl<S: Sink> Watch<S> {
         places
     }
 
-    /// Why places in libraries could not be attached, a word for each, since this was last asked.
-    pub fn take_place_failures(&mut self) -> Vec<(Kind, &'static str)> {
+    /// What could not be attached or asked for, by kind, and why, a word for each, since this was last asked.
+    pub fn take_place_failures(&mut self) -> Vec<(&'static str, &'static str)> {
         std::mem::take(&mut self.core.unattached)
     }
 }
@@ -481,7 +485,7 @@ impl<S: Sink> Core<S> {
         for report in attacher.reports() {
             match report {
                 Report::Places { tgid, kind, count } => drop(self.places.insert((tgid, kind), count)),
-                Report::Failed { kind, reason } => self.unattached.push((kind, reason)),
+                Report::Failed { kind, reason } => self.unattached.push((kind.as_str(), reason)),
             }
         }
         self.places.retain(|(tgid, _), _| self.pipeline.target(*tgid).is_some());
@@ -542,6 +546,16 @@ impl<S: Sink> Core<S> {
                 self.pipeline.observe(&Observation::Process { service: look.service, what });
             }
             Sample::Process(_) => {}
+            Sample::Tcp(round) => {
+                for listener in &round.listeners {
+                    let tgid = listener.target.tgid;
+                    if let Err(error) = self.listeners.insert(listener.namespace, listener.port, tgid) {
+                        log::debug!("connections to port {} of {tgid} are not counted: {error}", listener.port);
+                    }
+                }
+                self.pipeline.tcp_round(&round, Nanos::now());
+            }
+            Sample::TcpFailed(reason) => self.unattached.push((net::KIND, reason)),
         }
     }
 

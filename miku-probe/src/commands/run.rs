@@ -142,7 +142,7 @@ fn report_places(watch: &mut Watch<Exported>) {
         metrics.set_sites(&service, kind.as_str(), count);
     }
     for (kind, reason) in failures {
-        metrics.attach_failed(kind.as_str(), reason);
+        metrics.attach_failed(kind, reason);
     }
 }
 

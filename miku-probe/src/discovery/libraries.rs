@@ -1,5 +1,5 @@
-//! Which libraries a process has mapped that TLS, zlib or zstd is in, and at which of their instructions uprobes shall
-//! stand.
+//! Which libraries a process has mapped that TLS, zlib, zstd or the resolver is in, and at which of their instructions uprobes
+//! shall stand.
 //!
 //! OpenSSL and its relatives hide anywhere: in `libssl.so.3`, in a `libssl-<hash>.so` that a wheel brings, linked into
 //! an extension module, `libpython` or the interpreter; and so do zlib and zstd. So every file with executable mappings is
@@ -87,6 +87,10 @@ pub enum Function {
     ZstdFree,
     /// The rest of `ZSTD_freeDCtx`, when the compiler has put its beginning into its callers; with the same argument
     ZstdFreePart,
+    /// `int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **res)`
+    GetAddrInfo,
+    /// `int connect(int sockfd, const struct sockaddr *addr, socklen_t addrlen)`
+    Dial,
 }
 
 impl Function {
@@ -114,6 +118,12 @@ impl Function {
     /// Those of zstd.
     pub const OF_ZSTD: [Self; 4] = [Self::ZstdDecompress, Self::ZstdReset, Self::ZstdFree, Self::ZstdFreePart];
 
+    /// That of libc by which names are resolved.
+    pub const OF_RESOLVER: [Self; 1] = [Self::GetAddrInfo];
+
+    /// That of libc by which sockets are connected.
+    pub const OF_DIALS: [Self; 1] = [Self::Dial];
+
     /// Its name in the library's symbol table.
     #[must_use]
     pub const fn symbol(self) -> &'static str {
@@ -138,6 +148,8 @@ impl Function {
             Self::ZstdReset => "ZSTD_DCtx_reset",
             Self::ZstdFree => "ZSTD_freeDCtx",
             Self::ZstdFreePart => "ZSTD_freeDCtx.part.0",
+            Self::GetAddrInfo => "getaddrinfo",
+            Self::Dial => "connect",
         }
     }
 }
@@ -173,6 +185,10 @@ pub enum Form {
     Stream,
     /// The stream in `rdi`, the description of its output in `rsi` and that of its input in `rdx`.
     Buffers,
+    /// The name in `rdi`, where the answer's address goes in `rcx`.
+    Lookup,
+    /// The descriptor in `edi`, the socket address in `rsi`.
+    Dial,
 }
 
 /// An instruction that a probe can stand on.
@@ -245,11 +261,13 @@ pub enum Kind {
     Tls,
     /// What is decompressed.
     Inflate,
+    /// Names that are resolved, and connections that fail at once.
+    Libc,
 }
 
 impl Kind {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Tls, Self::Inflate];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tls, Self::Inflate, Self::Libc];
 
     /// The label value.
     #[must_use]
@@ -257,6 +275,7 @@ impl Kind {
         match self {
             Self::Tls => "tls",
             Self::Inflate => "inflate",
+            Self::Libc => "libc",
         }
     }
 }
@@ -272,6 +291,8 @@ pub enum Flavour {
     Zlib,
     /// zstd.
     Zstd,
+    /// A C library.
+    Libc,
 }
 
 impl Flavour {
@@ -283,6 +304,7 @@ impl Flavour {
             Self::BoringSsl => "boringssl",
             Self::Zlib => "zlib",
             Self::Zstd => "zstd",
+            Self::Libc => "libc",
         }
     }
 
@@ -292,6 +314,7 @@ impl Flavour {
         match self {
             Self::OpenSsl | Self::BoringSsl => Kind::Tls,
             Self::Zlib | Self::Zstd => Kind::Inflate,
+            Self::Libc => Kind::Libc,
         }
     }
 }

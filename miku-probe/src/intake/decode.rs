@@ -1,10 +1,12 @@
 //! From the bytes of a record to its meaning.
 
 use miku_probe_abi::{
-    ABI_VERSION, BindRecord, CloseRecord, DataRecord, EXIT_OOM_VICTIM, EXIT_STATUS_KNOWN, ExitRecord, HandshakeRecord,
-    INFLATED_ENDS, INFLATED_STARTS, InflatedRecord, OpenRecord, Origin, Plain, ProcessRecord, RecordHeader, RecordKind,
-    ServerNameRecord, TlsError,
+    ABI_VERSION, Answer, BindRecord, CloseRecord, DataRecord, EXIT_OOM_VICTIM, EXIT_STATUS_KNOWN, ExitRecord,
+    HandshakeRecord, INFLATED_ENDS, INFLATED_STARTS, InflatedRecord, NetEvent, NetRecord, OpenRecord, Origin, Plain,
+    ProcessRecord, RecordHeader, RecordKind, ResolvedRecord, ServerNameRecord, TlsError,
 };
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::tls_errors::failure;
 use crate::observations::{HandshakeFailure, ProcessEnd};
@@ -27,6 +29,9 @@ pub enum DecodeError {
     /// No such kind, direction or origin.
     #[error("a record with an unknown number {0}")]
     Number(u8),
+    /// No family of internet addresses.
+    #[error("a record with an address of the unknown family {0}")]
+    Family(u16),
     /// Flags of which some are not known.
     #[error("a record with unknown flags {0:#x}")]
     Flags(u32),
@@ -143,6 +148,49 @@ pub struct Bind {
     pub bound: bool,
 }
 
+/// Something became of a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// Whose it is.
+    pub tgid: Tgid,
+    /// When.
+    pub time: Nanos,
+    /// The other side.
+    pub peer: SocketAddr,
+    /// What.
+    pub event: NetEvent,
+    /// From the start of `connect` to its end.
+    pub duration: Nanos,
+    /// Segments that were sent once more.
+    pub count: u32,
+    /// The error of a `connect` that failed, or 0 when the process gave it up.
+    pub errno: i32,
+}
+
+/// A name was resolved, or was not.
+#[derive(Clone, Copy, Debug)]
+pub struct Resolved<'a> {
+    /// By whom.
+    pub tgid: Tgid,
+    /// When.
+    pub time: Nanos,
+    /// How long it took.
+    pub duration: Nanos,
+    /// 0, or `EAI_*`.
+    pub result: i32,
+    /// The name as the process gave it.
+    pub name: &'a [u8],
+    answers: &'a [u8],
+}
+
+impl Resolved<'_> {
+    /// The addresses of the answer, in its order; one may come several times.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let answers = self.answers.chunks_exact(size_of::<Answer>());
+        answers.filter_map(|bytes| read::<Answer>(bytes).ok()).filter_map(|answer| ip(answer.family, answer.address))
+    }
+}
+
 /// Something in the life of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {
@@ -189,6 +237,10 @@ pub enum Record<'a> {
     ServerName(ServerName<'a>),
     /// A TLS stream was bound to its socket, or is so no more.
     Bind(Bind),
+    /// Something became of a TCP connection.
+    Net(Net),
+    /// A name was resolved, or was not.
+    Resolved(Resolved<'a>),
     /// Something in the life of a process.
     Process {
         /// Which process.
@@ -212,6 +264,8 @@ impl Record<'_> {
             | Record::Handshake(Handshake { time, .. })
             | Record::ServerName(ServerName { time, .. })
             | Record::Bind(Bind { time, .. })
+            | Record::Net(Net { time, .. })
+            | Record::Resolved(Resolved { time, .. })
             | Record::Process { time, .. } => *time,
         }
     }
@@ -232,6 +286,8 @@ impl Record<'_> {
             Record::Handshake(_) => RecordKind::Handshake,
             Record::ServerName(_) => RecordKind::ServerName,
             Record::Bind(_) => RecordKind::Bind,
+            Record::Net(_) => RecordKind::Net,
+            Record::Resolved(_) => RecordKind::Resolved,
             Record::Process { event, .. } => match event {
                 Process::Fork { .. } => RecordKind::Fork,
                 Process::Exec => RecordKind::Exec,
@@ -280,6 +336,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
             let socket = ConnId { tgid, handle: Handle::Socket(fd), generation: Nanos(socket_generation) };
             Record::Bind(Bind { id, time, socket, bound: bound != 0 })
         }
+        RecordKind::Net => Record::Net(net(bytes, tgid, time)?),
+        RecordKind::Resolved => Record::Resolved(resolved(bytes, tgid, time)?),
         RecordKind::Fork => process(Process::Fork { child: Tgid(read::<ProcessRecord>(bytes)?.child) }),
         RecordKind::Exec => process(Process::Exec),
         RecordKind::Exit => process(Process::Exit { end: end(&read(bytes)?)? }),
@@ -388,6 +446,49 @@ fn open(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Open<'_>, DecodeError> 
         socket_type: i32::from(record.socket_type),
         address: bytes.get(ADDRESS_AT..end).ok_or(short(bytes, end))?,
     })
+}
+
+fn net(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Net, DecodeError> {
+    let record: NetRecord = read(bytes)?;
+    let unknown = DecodeError::Family(record.family);
+    Ok(Net {
+        tgid,
+        time,
+        peer: SocketAddr::new(ip(u32::from(record.family), record.address).ok_or(unknown)?, record.port),
+        event: NetEvent::from_number(record.event).ok_or(DecodeError::Number(record.event))?,
+        duration: Nanos(record.duration_ns),
+        count: record.count,
+        errno: i32::from(record.errno),
+    })
+}
+
+fn resolved(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Resolved<'_>, DecodeError> {
+    const ANSWERS_AT: usize = std::mem::offset_of!(ResolvedRecord, addresses);
+    const NAME_AT: usize = std::mem::offset_of!(ResolvedRecord, name);
+    let record: ResolvedRecord = read(bytes)?;
+    let name_end = NAME_AT + record.length as usize;
+    let answers_end = ANSWERS_AT + record.answers as usize * size_of::<Answer>();
+    if answers_end > NAME_AT || name_end > size_of::<ResolvedRecord>() {
+        return Err(short(bytes, answers_end.max(name_end)));
+    }
+    Ok(Resolved {
+        tgid,
+        time,
+        duration: Nanos(record.duration_ns),
+        result: record.result,
+        name: bytes.get(NAME_AT..name_end).ok_or(short(bytes, name_end))?,
+        answers: bytes.get(ANSWERS_AT..answers_end).ok_or(short(bytes, answers_end))?,
+    })
+}
+
+/// The address of a family (`AF_*`), an IPv4 address in IPv6 form as an IPv4 one; `None` of other families.
+fn ip(family: u32, address: [u8; 16]) -> Option<IpAddr> {
+    let [a, b, c, d, ..] = address;
+    match i32::try_from(family).ok()? {
+        libc::AF_INET => Some(Ipv4Addr::new(a, b, c, d).into()),
+        libc::AF_INET6 => Some(IpAddr::V6(Ipv6Addr::from(address)).to_canonical()),
+        _ => None,
+    }
 }
 
 const fn short(bytes: &[u8], needed: usize) -> DecodeError {
@@ -528,6 +629,71 @@ mod tests {
         lying[offset_of!(InflatedRecord, captured)] = 200;
         assert!(matches!(decode(&lying), Err(DecodeError::Short { .. })));
         assert_eq!(decode(&inflated_record(b"", 9, 4)).unwrap_err(), DecodeError::Flags(4));
+    }
+
+    fn net_record() -> NetRecord {
+        let mut address = [0; 16];
+        address[..4].copy_from_slice(&[10, 0, 0, 7]);
+        NetRecord {
+            header: header(RecordKind::Net, size_of::<NetRecord>()),
+            duration_ns: 77,
+            count: 3,
+            errno: 111,
+            port: 443,
+            family: libc::AF_INET as u16,
+            event: NetEvent::Failed as u8,
+            padding: [0; 5],
+            address,
+        }
+    }
+
+    #[test]
+    fn decodes_what_became_of_a_connection() {
+        let record = net_record();
+        let Ok(Record::Net(net)) = decode(bytes_of(&record)) else { panic!("not of the network") };
+        let peer = "10.0.0.7:443".parse().expect("an address");
+        let (tgid, time, duration) = (Tgid(42), Nanos(7), Nanos(77));
+        assert_eq!(net, Net { tgid, time, peer, event: NetEvent::Failed, duration, count: 3, errno: 111 });
+        let mut mapped = record;
+        mapped.family = libc::AF_INET6 as u16;
+        mapped.address = Ipv4Addr::new(10, 0, 0, 7).to_ipv6_mapped().octets();
+        assert!(matches!(decode(bytes_of(&mapped)), Ok(Record::Net(net)) if net.peer == peer));
+        assert_eq!(
+            decode(bytes_of(&NetRecord { family: 1, ..record })).unwrap_err(),
+            DecodeError::Family(1),
+            "a Unix socket has no such address"
+        );
+        assert_eq!(decode(bytes_of(&NetRecord { event: 0, ..record })).unwrap_err(), DecodeError::Number(0));
+    }
+
+    #[test]
+    fn decodes_what_was_resolved_and_refuses_what_cannot_have_been() {
+        let mut name = [0xff; miku_probe_abi::NAME_MAX];
+        name[..4].copy_from_slice(b"host");
+        let none = Answer { family: 0, address: [0xff; 16] };
+        let mut addresses = [none; miku_probe_abi::ANSWERS_MAX];
+        addresses[0] = Answer { family: libc::AF_INET6 as u32, address: Ipv6Addr::LOCALHOST.octets() };
+        let record = ResolvedRecord {
+            header: header(RecordKind::Resolved, size_of::<ResolvedRecord>()),
+            duration_ns: 77,
+            result: -2,
+            length: 4,
+            answers: 2,
+            padding: 0,
+            addresses,
+            name,
+        };
+        let bytes = bytes_of(&record);
+        let Ok(Record::Resolved(resolved)) = decode(bytes) else { panic!("not resolved") };
+        assert_eq!((resolved.name, resolved.result, resolved.duration), (&b"host"[..], -2, Nanos(77)));
+        // What is no address is none.
+        assert_eq!(resolved.addresses().collect::<Vec<_>>(), [IpAddr::from(Ipv6Addr::LOCALHOST)]);
+        for lying in [ResolvedRecord { length: 257, ..record }, ResolvedRecord { answers: 17, ..record }] {
+            assert!(matches!(decode(bytes_of(&lying)), Err(DecodeError::Short { .. })));
+        }
+        for length in 0..bytes.len() {
+            assert!(decode(&bytes[..length]).is_err(), "took {length} of {} bytes", bytes.len());
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use miku_probe_abi::{
 };
 
 use super::ProbeError;
+use super::net::ListenerTable;
 use crate::units::{ConnId, Handle, Nanos, Tgid};
 
 /// All maps, taken out of the loaded object.
@@ -22,6 +23,8 @@ pub struct Maps {
     pub streams: StreamTable,
     /// What the kernel side has counted.
     pub counters: CounterTable,
+    /// Who listens on which port.
+    pub listeners: ListenerTable,
 }
 
 impl Maps {
@@ -42,6 +45,7 @@ impl Maps {
                 inflating: HashMap::try_from(take("INFLATE_CALLS")?)?,
             },
             counters: CounterTable(PerCpuArray::try_from(take("COUNTERS")?)?),
+            listeners: ListenerTable::new(take("NET_LISTENERS")?)?,
         })
     }
 }

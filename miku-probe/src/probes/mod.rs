@@ -7,6 +7,7 @@ pub mod attacher;
 mod attachments;
 pub mod inflate;
 mod maps;
+pub mod net;
 mod offsets;
 pub mod plan;
 pub mod process;
@@ -21,7 +22,7 @@ use std::fs::File;
 
 use aya::programs::ProgramError;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
-use miku_probe_abi::{SocketOffsets, TaskOffsets};
+use miku_probe_abi::{NetOffsets, SocketOffsets, TaskOffsets};
 
 use self::socket::Way;
 use self::statistics::statistics_of;
@@ -168,6 +169,8 @@ pub struct Kernel {
     way: Way,
     /// Whether closings of descriptors are told.
     closes: bool,
+    /// Whether TCP's tracepoints can be understood.
+    net: bool,
     /// The kernel's types, until everything is attached: they take more memory than all the rest.
     btf: Option<Btf>,
 }
@@ -201,6 +204,7 @@ impl Kernel {
             failures.push(Failure { kind: process::KIND, reason: reason(&error) });
             TaskOffsets::default()
         });
+        let net_offsets = net::read_offsets();
         let btf = Btf::from_sys_fs().map_err(ProbeError::Types)?;
         let wake = u64::from(sizes.ring_bytes) / 4;
         let mut ebpf = EbpfLoader::new()
@@ -209,28 +213,40 @@ impl Kernel {
             .override_global("WAKE_BYTES", &wake, true)
             .override_global("SOCKET_OFFSETS", &socket_offsets, true)
             .override_global("TASK_OFFSETS", &task_offsets, true)
+            .override_global("NET_OFFSETS", net_offsets.as_ref().unwrap_or(&NetOffsets::default()), true)
             .map_max_entries("RECORDS", sizes.ring_bytes)
             .map_max_entries("CONNECTIONS", sizes.connections)
             .map_max_entries("SOCKETS", sizes.connections)
             .map_max_entries("STREAMS", sizes.connections)
+            .map_max_entries("NET_SOCKETS", sizes.connections)
             .load(object())
             .map_err(ProbeError::Load)?;
-        let mut failed = |kind: Kind, error: &(dyn std::error::Error + 'static), what| {
+        let mut failed = |kind: &'static str, error: &(dyn std::error::Error + 'static), what| {
             log::warn!("{what}: {}", chain(error));
-            failures.push(Failure { kind: kind.as_str(), reason: reason(error) });
+            failures.push(Failure { kind, reason: reason(error) });
         };
+        if let Err(error) = &net_offsets {
+            failed(net::KIND, error, "nothing of how connections come about and fail can be seen");
+        }
         let programs = [tls::PROGRAMS, attacher::PROGRAMS].concat();
         let mut uprobes = Uprobes::load(&mut ebpf, object(), &programs, tls::WITH_COOKIES)
-            .inspect_err(|error| failed(Kind::Tls, error, "nothing of TLS and of what is compressed can be seen"))
+            .inspect_err(|error| {
+                failed(Kind::Tls.as_str(), error, "nothing of TLS and of what is compressed can be seen");
+            })
             .ok();
         if let Some(uprobes) = &mut uprobes
             && let Err(error) = uprobes.add(&mut ebpf, object(), inflate::PROGRAMS)
         {
-            failed(Kind::Inflate, &error, "nothing of what is compressed can be seen");
+            failed(Kind::Inflate.as_str(), &error, "nothing of what is compressed can be seen");
+        }
+        if let Some(uprobes) = &mut uprobes
+            && let Err(error) = uprobes.add(&mut ebpf, object(), net::PROGRAMS)
+        {
+            failed(Kind::Libc.as_str(), &error, "nothing of names that are resolved can be seen");
         }
         let scrubber = Scrubber::load(&mut ebpf, sizes.ring_bytes)
             .inspect_err(|error| {
-                failed(Kind::Tls, error, "what was captured stays in memory until the ring has come around");
+                failed(Kind::Tls.as_str(), error, "what was captured stays in memory until the ring has come around");
             })
             .ok();
         let uprobe_descriptors = uprobes.as_ref().map(Uprobes::descriptors).unwrap_or_default();
@@ -245,6 +261,7 @@ impl Kernel {
             failures,
             way,
             closes: way == Way::Calls,
+            net: net_offsets.is_ok(),
             btf: Some(btf),
         };
         Ok((this, maps))
@@ -266,7 +283,8 @@ impl Kernel {
     /// When a required probe cannot be attached. What was attached before it is detached when `self` is dropped.
     pub fn attach(&mut self) -> Result<(), ProbeError> {
         let btf = self.btf.take();
-        for probe in self.way.probes().iter().chain(process::PROBES) {
+        let net = if self.net { net::PROBES } else { &[] };
+        for probe in self.way.probes().iter().chain(process::PROBES).chain(net) {
             let outcome = self.attach_one(probe, btf.as_ref());
             self.account(probe, outcome)?;
         }

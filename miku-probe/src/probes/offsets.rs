@@ -4,7 +4,7 @@ use std::fs;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 
-use miku_probe_abi::{LengthEvent, TracepointOffsets};
+use miku_probe_abi::{LengthEvent, NetOffsets, TracepointOffsets};
 
 use crate::mounts::TRACEFS;
 
@@ -47,6 +47,20 @@ pub(super) fn read() -> Result<TracepointOffsets, OffsetError> {
         // Without it the program reads what is no process's number, and finds nobody.
         mark_victim_pid: offset(&events, "oom/mark_victim", "pid").unwrap_or_default(),
         padding: 0,
+    })
+}
+
+/// What the programs of TCP's tracepoints need beyond that, put into what is known of the kernel's types.
+pub(super) fn net(types: NetOffsets) -> Result<NetOffsets, OffsetError> {
+    let events = Path::new(TRACEFS.path).join("events");
+    Ok(NetOffsets {
+        set_state_oldstate: offset(&events, "sock/inet_sock_set_state", "oldstate")?,
+        set_state_protocol: offset(&events, "sock/inet_sock_set_state", "protocol")?,
+        retransmit_skaddr: offset(&events, "tcp/tcp_retransmit_skb", "skaddr")?,
+        retransmit_skbaddr: offset(&events, "tcp/tcp_retransmit_skb", "skbaddr")?,
+        send_reset_skaddr: offset(&events, "tcp/tcp_send_reset", "skaddr")?,
+        receive_reset_skaddr: offset(&events, "tcp/tcp_receive_reset", "skaddr")?,
+        ..types
     })
 }
 

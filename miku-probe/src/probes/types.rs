@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 
-use miku_probe_abi::{SocketOffsets, TaskOffsets};
+use miku_probe_abi::{NetOffsets, SocketOffsets, TaskOffsets};
 
 /// The kernel's own type information.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -63,6 +63,32 @@ fn task_offsets(types: &Types<'_>) -> Result<TaskOffsets, TypesError> {
         live: types.find("signal_struct", "live")?,
         flags: types.find("signal_struct", "flags")?,
         group_exit_code: types.find("signal_struct", "group_exit_code")?,
+    })
+}
+
+/// What is read of TCP's sockets and packets; the tracepoints' fields are not among it.
+pub(super) fn net_offsets() -> Result<NetOffsets, TypesError> {
+    let bytes = fs::read(VMLINUX).map_err(TypesError::Unreadable)?;
+    let types = Types::parse(&bytes).ok_or(TypesError::Malformed)?;
+    let offset = |structure, field| types.offset(structure, field).ok_or(TypesError::NoField { structure, field });
+    Ok(NetOffsets {
+        sock_error: offset("sock", "sk_err")?,
+        family: offset("sock_common", "skc_family")?,
+        dport: offset("sock_common", "skc_dport")?,
+        daddr: offset("sock_common", "skc_daddr")?,
+        v6_daddr: offset("sock_common", "skc_v6_daddr")?,
+        net: offset("sock_common", "skc_net")?,
+        net_inum: offset("net", "ns")? + offset("ns_common", "inum")?,
+        skb_segments: offset("sk_buff", "cb")? + offset("tcp_skb_cb", "tcp_gso_segs")?,
+        socket_type: offset("sock", "sk_type")?,
+        files: offset("task_struct", "files")?,
+        table: offset("files_struct", "fdt")?,
+        table_length: offset("fdtable", "max_fds")?,
+        table_files: offset("fdtable", "fd")?,
+        file_data: offset("file", "private_data")?,
+        socket_file: offset("socket", "file")?,
+        socket_sock: offset("socket", "sk")?,
+        ..NetOffsets::default()
     })
 }
 
@@ -222,6 +248,7 @@ mod tests {
             return;
         };
         let at = sockets.expect("they have been there since Linux 3.8");
+        let sockets_at = at;
         // `skc_daddr` has been the first field since then, and the port is behind the pair of addresses and the hash.
         assert_eq!((at.daddr, at.dport), (0, 12));
         assert!(at.v6_daddr > 16 && at.socket_type > at.v6_daddr, "{at:?}");
@@ -229,5 +256,10 @@ mod tests {
         // `sigcnt` and `live` have begun it ever since.
         assert_eq!(at.live, 4);
         assert!(at.group_exit_code > 4 && at.exit_code > 0 && at.signal > at.exit_code, "{at:?}");
+        let (net, at) = (net_offsets(), sockets_at);
+        let net = net.expect("a kernel that tells of sockets tells of packets");
+        assert_eq!((net.daddr, net.dport, net.v6_daddr, net.family), (at.daddr, at.dport, at.v6_daddr, 16));
+        // Of the control block's 48 bytes it is the ninth, behind two sequence numbers.
+        assert_eq!(net.skb_segments % 8, 0, "{net:?}");
     }
 }

@@ -5,6 +5,7 @@
 //! nobody does, samples are dropped, and the next one is as good.
 
 pub mod process;
+pub mod tcp;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -58,6 +59,10 @@ impl Targets {
 pub enum Sample {
     /// What a process uses.
     Process(process::Look),
+    /// A round over TCP's sockets.
+    Tcp(tcp::Round),
+    /// Why such a round is not whole, in a word: the label `reason`. It is told once.
+    TcpFailed(&'static str),
 }
 
 /// Where samples go.

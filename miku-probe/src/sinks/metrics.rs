@@ -8,6 +8,7 @@ mod catalog;
 mod discord;
 mod keys;
 mod limits;
+mod net;
 mod process;
 
 use std::collections::HashMap;
@@ -76,6 +77,7 @@ pub struct Metrics {
     rate_limits: RateLimits,
     discord: discord::Series,
     processes: process::Series,
+    net: net::Series,
     in_flight: FastMap<(ServiceId, Side), IntGauge>,
     unmatched: FastMap<(&'static str, Unmatched), IntCounter>,
     overflows: FastMap<&'static str, IntCounter>,
@@ -110,6 +112,7 @@ impl Metrics {
             rate_limits: RateLimits::default(),
             discord: discord::Series::new(&registry),
             processes: process::Series::new(&registry),
+            net: net::Series::new(&registry),
             in_flight: FastMap::default(),
             unmatched: FastMap::default(),
             overflows: FastMap::default(),
@@ -288,6 +291,11 @@ impl Sink for Metrics {
                     self.overflow(label);
                 }
             }
+            Observation::Net { service, ref what } => {
+                if let Some(label) = self.net.observe(service, what, names) {
+                    self.overflow(label);
+                }
+            }
             Observation::Unmatched { protocol, reason } => self
                 .unmatched
                 .entry((protocol, reason))
@@ -298,7 +306,7 @@ impl Sink for Metrics {
             Observation::LostMessages { direction, count } => {
                 self.families.lost_messages.get([io_direction(direction)]).inc_by(count);
             }
-            Observation::Records { kind, count } => self.records[kind as usize - 1].inc_by(count),
+            Observation::Records { kind, count } => self.records[kind.place()].inc_by(count),
             Observation::Delivery(time) => self.delivery.observe(time.seconds()),
             Observation::Targets { service, state, count } => {
                 self.families.targets.get([names.service(service), state.as_str()]).set(i64::from(count));
@@ -420,6 +428,8 @@ const fn record_kind(kind: RecordKind) -> &'static str {
         RecordKind::Bind => "bind",
         RecordKind::Inflated => "inflated",
         RecordKind::InflateEnd => "inflate_end",
+        RecordKind::Net => "net",
+        RecordKind::Resolved => "resolved",
     }
 }
 

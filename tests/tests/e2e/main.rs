@@ -20,6 +20,7 @@ mod hist;
 mod hostile;
 mod inflate;
 mod lifecycle;
+mod net;
 mod process;
 mod secrets;
 mod servers;
@@ -66,6 +67,8 @@ enum Need {
     Voice,
     /// A network and names of one's own.
     Hermetic,
+    /// A network that can be made to lose packets.
+    TrafficControl,
     /// An interpreter that speaks TLS, without any packages.
     PlainPython,
     /// That interpreter with OpenSSL in a file of its own.
@@ -109,6 +112,7 @@ impl Need {
             Self::Hikari => Library::Hikari.python().map(drop),
             Self::Voice => discord_stage::with_voice().map(drop),
             Self::Hermetic => discord_stage::hermetic(),
+            Self::TrafficControl => net::traffic_control(),
             Self::PlainPython => tls_stage::plain().map(drop),
             Self::SharedLibrary => tls_stage::shared_library().map(drop),
             Self::Zstd => inflate::zstd().map(drop),
@@ -165,6 +169,7 @@ fn main() -> ExitCode {
         ("discord_hostile", discord_hostile::cases()),
         ("discord_voice", discord_voice::cases()),
         ("discord_secrets", discord_secrets::cases()),
+        ("net", net::cases()),
         ("secrets", secrets::cases()),
     ];
     let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");

@@ -110,11 +110,15 @@ pub(super) enum Topic {
     Zlib,
     /// zstd's.
     Zstd,
+    /// libc's by which names are resolved.
+    Resolver,
+    /// libc's by which sockets are connected.
+    Dials,
 }
 
 impl Topic {
     /// Those that every file is searched for.
-    const SOUGHT: [Self; 3] = [Self::Tls, Self::Zlib, Self::Zstd];
+    const SOUGHT: [Self; 5] = [Self::Tls, Self::Zlib, Self::Zstd, Self::Resolver, Self::Dials];
 
     /// What all of its names begin with.
     const fn prefix(self) -> &'static [u8] {
@@ -123,6 +127,8 @@ impl Topic {
             Self::Errors => b"ERR_",
             Self::Zlib => b"inflate",
             Self::Zstd => b"ZSTD_",
+            Self::Resolver => b"getaddrinfo",
+            Self::Dials => b"connect",
         }
     }
 
@@ -132,6 +138,8 @@ impl Topic {
             Self::Errors => (&Function::OF_ERRORS, &[]),
             Self::Zlib => (&Function::OF_ZLIB, &[]),
             Self::Zstd => (&Function::OF_ZSTD, &[]),
+            Self::Resolver => (&Function::OF_RESOLVER, &[]),
+            Self::Dials => (&Function::OF_DIALS, &[]),
         };
         let functions = functions.iter().map(|function| (Name::Probed(*function), function.symbol()));
         functions.chain(others.iter().copied())
@@ -151,6 +159,8 @@ impl Topic {
             // Other things can be inflated too.
             Self::Zlib => Function::OF_ZLIB.iter().all(has),
             Self::Zstd => has(&Function::ZstdDecompress),
+            Self::Resolver => has(&Function::GetAddrInfo),
+            Self::Dials => has(&Function::Dial),
         }
     }
 }
@@ -369,7 +379,11 @@ impl<'f> Library<'f> {
         found: &mut Vec<Found>,
         numbers: &mut HashMap<u32, Name>,
     ) -> io::Result<()> {
-        let missing = |topic: &Topic| found.iter().all(|found| found.topic != *topic);
+        let missing = |topic: &Topic| {
+            // What is not exported may bear these plain names and be anything.
+            let exported = matches!(topic, Topic::Resolver | Topic::Dials);
+            found.iter().all(|found| found.topic != *topic) && (!exported || symbols == SymbolSource::Dynsym)
+        };
         let topics: Vec<Topic> = Topic::SOUGHT.into_iter().filter(missing).collect();
         for (topic, (mut functions, of_topic)) in self.defined(table, &topics)? {
             if !topic.is_in(&functions) {
