@@ -1,10 +1,15 @@
 //! What the protocols make of the records, and the sinks consume: the one arrow between the two.
 
 mod discord;
+mod gpu;
 
 use miku_probe_abi::RecordKind;
 
 pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
+pub use self::gpu::{
+    Allocations, ClockDomain, Device, EccKind, EccLocation, Gpu, GpuProcess, GpuSample, Memory, PcieDirection, Reading, RemapCause,
+    Sensor, Task, ThrottleReason, Unavailable,
+};
 use crate::units::{Direction, Nanos, Scheme, ServiceId, Side, Symbol, Symbols, Transport};
 
 /// The request methods that OpenTelemetry knows by name; all others are one label value.
@@ -375,6 +380,8 @@ pub enum Observation {
         /// What.
         what: Discord,
     },
+    /// The GPUs told something, or somebody asked them for memory.
+    Gpu(Gpu),
     /// Something belongs to no whole exchange.
     Unmatched {
         /// The protocol's name, such as `http1`.

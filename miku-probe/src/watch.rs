@@ -17,7 +17,7 @@ use crate::discovery::selectors::ServiceSpec;
 use crate::discovery::sockets::{self, Socket};
 use crate::discovery::{Change, Discovery, Event, UnknownPid};
 use crate::intake::{Process, Ring};
-use crate::observations::{LostWhere, Names, Observation, Sink, TargetState};
+use crate::observations::{Gpu, LostWhere, Names, Observation, Sink, TargetState};
 use crate::pipeline::{Caps, Pipeline, World};
 use crate::probes::attacher::{Attacher, Report};
 use crate::probes::plan::Returns;
@@ -69,6 +69,8 @@ pub struct Settings {
     pub sizes: Sizes,
     /// Caps on what comes off the wire.
     pub caps: Caps,
+    /// How GPUs are asked; `None` to leave them alone.
+    pub gpu: Option<samplers::gpu::Settings>,
 }
 
 /// The running probe. Dropping it detaches everything.
@@ -133,7 +135,7 @@ impl<S: Sink> Watch<S> {
     /// # Errors
     /// When any of that fails; then nothing stays attached.
     pub fn start(settings: Settings, sink: S) -> Result<Self, WatchError> {
-        let Settings { services, sizes, caps } = settings;
+        let Settings { services, sizes, caps, gpu } = settings;
         let patterns = services
             .iter()
             .map(|service| service.routes.iter().map(|text| RoutePattern::parse(text)).collect())
@@ -173,6 +175,9 @@ impl<S: Sink> Watch<S> {
             interval
         });
         let mut watch = Self { ring: Ring::new(records)?, drain, tick, scan, samples, core };
+        if let Some(gpu) = gpu {
+            samplers::gpu::start(gpu, watch.core.watched.clone(), watch.core.answers.clone())?;
+        }
         // The probes come first: what a process does between being found and being attached to would be missed.
         watch.core.kernel.attach()?;
         watch.core.scan()?;
@@ -498,7 +503,9 @@ impl<S: Sink> Core<S> {
 
     /// Takes in what a sampler found.
     fn sampled(&mut self, sample: Sample) {
-        match sample {}
+        match sample {
+            Sample::Gpu(sample) => self.pipeline.observe(&Observation::Gpu(Gpu::Sample(sample))),
+        }
     }
 
     fn tick(&mut self) {

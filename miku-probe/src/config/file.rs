@@ -11,6 +11,10 @@
 //! connections = 32768                      # connections followed at once
 //! ring_bytes = 4194304                     # the ring buffer; a power of two
 //!
+//! [gpu]                                    # NVIDIA GPUs
+//! interval = "1s"                          # how often they are asked; "off" leaves them alone
+//! library = "/opt/nvidia/libnvidia-ml.so.1"  # the driver's library, where the loader does not find it
+//!
 //! [[service]]                              # any number of them; the first that matches a process wins
 //! name = "bot"
 //! cmdline = 'bot\.py'                      # a selector: pid, comm, cmdline, exe, port or container,
@@ -24,7 +28,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
@@ -42,6 +46,8 @@ pub struct File {
     pub telemetry_path: Option<String>,
     /// `[limits]`.
     pub limits: LimitKeys,
+    /// `[gpu]`.
+    pub gpu: GpuKeys,
     /// `[[service]]`.
     pub services: Vec<ServiceSpec>,
 }
@@ -51,6 +57,7 @@ pub struct File {
 struct Document {
     web: WebKeys,
     limits: LimitKeys,
+    gpu: GpuKeys,
     service: Vec<ServiceKeys>,
 }
 
@@ -73,6 +80,16 @@ pub struct LimitKeys {
     pub connections: Option<u64>,
     /// Bytes of the ring buffer.
     pub ring_bytes: Option<u64>,
+}
+
+/// The keys of `[gpu]`, not checked yet.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GpuKeys {
+    /// How often GPUs are asked.
+    pub interval: Option<String>,
+    /// The driver's library.
+    pub library: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -153,6 +170,7 @@ impl File {
             listen_addresses: document.web.listen_addresses,
             telemetry_path: document.web.telemetry_path,
             limits: document.limits,
+            gpu: document.gpu,
             services,
         })
     }

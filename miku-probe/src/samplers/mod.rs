@@ -4,10 +4,13 @@
 //! are watched and gives [`Sample`]s, which `watch.rs` hands on as observations. It never waits for whoever takes them: when
 //! nobody does, samples are dropped, and the next one is as good.
 
+pub mod gpu;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
+use crate::observations::GpuSample;
 use crate::units::{ServiceId, Tgid};
 
 /// Samples that wait to be taken.
@@ -53,7 +56,10 @@ impl Targets {
 
 /// What a sampler found.
 #[derive(Clone, Debug)]
-pub enum Sample {}
+pub enum Sample {
+    /// Of the GPUs.
+    Gpu(GpuSample),
+}
 
 /// Where samples go.
 #[derive(Clone, Debug)]
