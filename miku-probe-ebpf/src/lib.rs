@@ -8,7 +8,7 @@
 use core::mem::{offset_of, size_of};
 
 /// The version of the layouts below; it rises whenever one of them changes.
-pub const ABI_VERSION: u8 = 5;
+pub const ABI_VERSION: u8 = 6;
 
 /// The most bytes that are copied of the start of one message, unless it is a call of Discord's API.
 pub const CAPTURE_MAX: usize = 4096;
@@ -742,6 +742,24 @@ pub struct InflateCall {
     pub input: u64,
 }
 
+/// What a process asked the CUDA driver for; every count only rises.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CudaAllocations {
+    /// Bytes, those that were refused included.
+    pub bytes: u64,
+    /// Requests.
+    pub calls: u64,
+    /// Those that were refused.
+    pub failures: u64,
+    /// When the last one was refused, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub failed_ns: u64,
+    /// Its bytes.
+    pub failed_bytes: u64,
+    /// Its result, a `CUresult`.
+    pub failed_result: u64,
+}
+
 /// What a probe on an instruction on a way out of a function must know, passed to it as its cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TlsExit(pub u64);
@@ -892,6 +910,7 @@ const _: () = {
     assert!(size_of::<TlsCall>() == 64);
     assert!(size_of::<InflateStream>() == 32);
     assert!(size_of::<InflateCall>() == 32);
+    assert!(size_of::<CudaAllocations>() == 48);
     assert!(size_of::<Counters>() == 168);
     assert!(size_of::<TracepointOffsets>() == 32);
     assert!(offset_of!(LengthEvent, sk) == 8);
@@ -941,6 +960,7 @@ plain!(
     Stream,
     InflateStream,
     InflateCall,
+    CudaAllocations,
     TlsCall,
     Counters,
     TracepointOffsets,

@@ -7,8 +7,8 @@ use miku_probe_abi::RecordKind;
 
 pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
 pub use self::gpu::{
-    Allocations, ClockDomain, Device, EccKind, EccLocation, Gpu, GpuProcess, GpuSample, Memory, PcieDirection, Reading, RemapCause,
-    Sensor, Task, ThrottleReason, Unavailable,
+    Allocations, ClockDomain, Device, EccKind, EccLocation, Gpu, GpuProcess, GpuSample, Memory, PcieDirection, Reading,
+    RemapCause, Sensor, Task, ThrottleReason, Unavailable,
 };
 use crate::units::{Direction, Nanos, Scheme, ServiceId, Side, Symbol, Symbols, Transport};
 

@@ -20,6 +20,7 @@ use crate::intake::{Process, Ring};
 use crate::observations::{Gpu, LostWhere, Names, Observation, Sink, TargetState};
 use crate::pipeline::{Caps, Pipeline, World};
 use crate::probes::attacher::{Attacher, Report};
+use crate::probes::cuda::AllocationTable;
 use crate::probes::plan::Returns;
 use crate::probes::socket::Way;
 use crate::probes::tls::Scrubber;
@@ -89,6 +90,7 @@ struct Core<S> {
     targets: TargetTable,
     connections: ConnectionTable,
     streams: StreamTable,
+    allocations: AllocationTable,
     /// What attaches to libraries; `None` when the kernel refused the programs.
     attacher: Option<Attacher>,
     scrubber: Option<Scrubber>,
@@ -144,7 +146,7 @@ impl<S: Sink> Watch<S> {
         let discovery = Discovery::new(ProcFs::default(), services);
         discovery.check_pids()?;
         let (mut kernel, maps) = Kernel::load(sizes)?;
-        let Maps { records, targets, connections, streams, counters } = maps;
+        let Maps { records, targets, connections, streams, allocations, counters } = maps;
         let uprobes = kernel.take_uprobes();
         let attacher = uprobes.map(|uprobes| Attacher::start(uprobes, Returns::of_this_kernel())).transpose()?;
         let scrubber = kernel.take_scrubber();
@@ -154,6 +156,7 @@ impl<S: Sink> Watch<S> {
             targets,
             connections,
             streams,
+            allocations,
             attacher,
             scrubber,
             places: HashMap::new(),
@@ -472,6 +475,10 @@ impl<S: Sink> Core<S> {
     }
 
     fn forget(&mut self, tgid: Tgid) {
+        let service = self.pipeline.target(tgid);
+        if let Some(last) = service.and_then(|service| self.allocations.forget(tgid, service)) {
+            self.pipeline.observe(&Observation::Gpu(Gpu::Allocations(last)));
+        }
         self.targets.remove(tgid);
         self.watched.remove(tgid);
         self.order(Attacher::forget, tgid);
@@ -508,8 +515,18 @@ impl<S: Sink> Core<S> {
         }
     }
 
+    /// Tells what processes asked the CUDA driver for.
+    fn tell_allocations(&mut self) {
+        let attached = self.places.keys().filter(|(_, kind)| *kind == Kind::Cuda);
+        let attached = attached.filter_map(|(tgid, _)| Some((*tgid, self.pipeline.target(*tgid)?)));
+        for allocations in self.allocations.growth(attached) {
+            self.pipeline.observe(&Observation::Gpu(Gpu::Allocations(allocations)));
+        }
+    }
+
     fn tick(&mut self) {
         self.take_reports();
+        self.tell_allocations();
         self.pipeline.tick(Nanos::now());
         for id in self.pipeline.silent(SILENT) {
             if let Some((bytes_in, bytes_out)) = self.connections.bytes(id) {

@@ -155,7 +155,9 @@ impl Config {
                 let services = services::merge(selections(&arguments.services)?, file.services)?;
                 Command::Ps(PsConfig { services, json: arguments.json })
             }
-            cli::Command::Check(arguments) => Command::Check(CheckConfig { gpu_library: arguments.gpu_library, json: arguments.json, color }),
+            cli::Command::Check(arguments) => {
+                Command::Check(CheckConfig { gpu_library: arguments.gpu_library, json: arguments.json, color })
+            }
             cli::Command::Completions { shell } => Command::Completions(shell),
             cli::Command::Man => Command::Man,
         };

@@ -1,4 +1,4 @@
-//! Which libraries a process has mapped that TLS, zlib or zstd is in, and at which of their instructions uprobes shall
+//! Which libraries a process has mapped that TLS, zlib, zstd or the CUDA driver is in, and at which of their instructions uprobes shall
 //! stand.
 //!
 //! OpenSSL and its relatives hide anywhere: in `libssl.so.3`, in a `libssl-<hash>.so` that a wheel brings, linked into
@@ -87,6 +87,15 @@ pub enum Function {
     ZstdFree,
     /// The rest of `ZSTD_freeDCtx`, when the compiler has put its beginning into its callers; with the same argument
     ZstdFreePart,
+    /// `CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)`
+    CudaAlloc,
+    /// `CUresult cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)`
+    CudaAllocAsync,
+    /// `CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *prop, unsigned
+    /// long long flags)`
+    CudaCreate,
+    /// `CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)`
+    CudaAllocManaged,
 }
 
 impl Function {
@@ -114,6 +123,9 @@ impl Function {
     /// Those of zstd.
     pub const OF_ZSTD: [Self; 4] = [Self::ZstdDecompress, Self::ZstdReset, Self::ZstdFree, Self::ZstdFreePart];
 
+    /// Those by which the CUDA driver is asked for memory.
+    pub const OF_CUDA: [Self; 4] = [Self::CudaAlloc, Self::CudaAllocAsync, Self::CudaCreate, Self::CudaAllocManaged];
+
     /// Its name in the library's symbol table.
     #[must_use]
     pub const fn symbol(self) -> &'static str {
@@ -138,6 +150,10 @@ impl Function {
             Self::ZstdReset => "ZSTD_DCtx_reset",
             Self::ZstdFree => "ZSTD_freeDCtx",
             Self::ZstdFreePart => "ZSTD_freeDCtx.part.0",
+            Self::CudaAlloc => "cuMemAlloc_v2",
+            Self::CudaAllocAsync => "cuMemAllocAsync",
+            Self::CudaCreate => "cuMemCreate",
+            Self::CudaAllocManaged => "cuMemAllocManaged",
         }
     }
 }
@@ -173,6 +189,8 @@ pub enum Form {
     Stream,
     /// The stream in `rdi`, the description of its output in `rsi` and that of its input in `rdx`.
     Buffers,
+    /// A number of bytes in `rsi`. The result is 0 on success.
+    Size,
 }
 
 /// An instruction that a probe can stand on.
@@ -245,11 +263,13 @@ pub enum Kind {
     Tls,
     /// What is decompressed.
     Inflate,
+    /// What the CUDA driver is asked for.
+    Cuda,
 }
 
 impl Kind {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Tls, Self::Inflate];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tls, Self::Inflate, Self::Cuda];
 
     /// The label value.
     #[must_use]
@@ -257,6 +277,7 @@ impl Kind {
         match self {
             Self::Tls => "tls",
             Self::Inflate => "inflate",
+            Self::Cuda => "cuda",
         }
     }
 }
@@ -272,6 +293,8 @@ pub enum Flavour {
     Zlib,
     /// zstd.
     Zstd,
+    /// The CUDA driver.
+    Cuda,
 }
 
 impl Flavour {
@@ -283,6 +306,7 @@ impl Flavour {
             Self::BoringSsl => "boringssl",
             Self::Zlib => "zlib",
             Self::Zstd => "zstd",
+            Self::Cuda => "cuda",
         }
     }
 
@@ -292,6 +316,7 @@ impl Flavour {
         match self {
             Self::OpenSsl | Self::BoringSsl => Kind::Tls,
             Self::Zlib | Self::Zstd => Kind::Inflate,
+            Self::Cuda => Kind::Cuda,
         }
     }
 }
@@ -546,6 +571,9 @@ impl LibraryFinder {
             // Others are not searched for these names: it would take as long once more, and no file has only them.
             if mapping.sounds_like_crypto() && !has(Kind::Tls) {
                 builds.extend(placement::examine_errors(file)?);
+            }
+            if mapping.sounds_like_cuda() {
+                builds.extend(placement::examine_cuda(file)?);
             }
             Ok(builds.into_iter().map(Arc::new).collect())
         });

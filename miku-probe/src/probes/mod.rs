@@ -5,6 +5,7 @@
 
 pub mod attacher;
 mod attachments;
+pub mod cuda;
 pub mod inflate;
 mod maps;
 mod offsets;
@@ -210,10 +211,13 @@ impl Kernel {
         let mut uprobes = Uprobes::load(&mut ebpf, object(), &programs, tls::WITH_COOKIES)
             .inspect_err(|error| failed(Kind::Tls, error, "nothing of TLS and of what is compressed can be seen"))
             .ok();
-        if let Some(uprobes) = &mut uprobes
-            && let Err(error) = uprobes.add(&mut ebpf, object(), inflate::PROGRAMS)
-        {
-            failed(Kind::Inflate, &error, "nothing of what is compressed can be seen");
+        if let Some(uprobes) = &mut uprobes {
+            if let Err(error) = uprobes.add(&mut ebpf, object(), inflate::PROGRAMS) {
+                failed(Kind::Inflate, &error, "nothing of what is compressed can be seen");
+            }
+            if let Err(error) = uprobes.add(&mut ebpf, object(), cuda::PROGRAMS) {
+                failed(Kind::Cuda, &error, "nobody is seen to run out of GPU memory");
+            }
         }
         let scrubber = Scrubber::load(&mut ebpf, sizes.ring_bytes)
             .inspect_err(|error| {

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use aya::util::KernelVersion;
 use miku_probe_abi::TlsExit;
 
-use super::inflate;
 use super::tls::{
     CONTROL, ERROR, EXIT, FREE, HANDSHAKE, HANDSHAKE_EXIT, HANDSHAKE_RETURN, PUT_ERROR, READ, READ_R8, RETURN,
     RETURN_EX, SERVER_NAME, WRITE, WRITE_R8,
 };
 use super::uprobe::{Place, When};
+use super::{cuda, inflate};
 use crate::discovery::libraries::{Build, CountRegister, Exit, Exits, Form, Function, ResultRegister, Site};
 
 /// How the ends of calls are seen.
@@ -95,6 +95,9 @@ impl Plan {
             // Their exits are not known, so no program is for these.
             Function::Inflate => (inflate::INFLATE, inflate::INFLATE_RETURN, EXIT),
             Function::ZstdDecompress => (inflate::ZSTD, inflate::ZSTD_RETURN, EXIT),
+            Function::CudaAlloc | Function::CudaAllocAsync | Function::CudaCreate | Function::CudaAllocManaged => {
+                (cuda::ALLOCATE, cuda::ALLOCATE_RETURN, EXIT)
+            }
         };
         match (returns, &site.exits, site.ret) {
             (Returns::Exits, Exits::Known(exits), _) => {

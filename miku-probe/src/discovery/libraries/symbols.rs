@@ -110,6 +110,8 @@ pub(super) enum Topic {
     Zlib,
     /// zstd's.
     Zstd,
+    /// The CUDA driver's, by which it is asked for memory.
+    Cuda,
 }
 
 impl Topic {
@@ -123,6 +125,7 @@ impl Topic {
             Self::Errors => b"ERR_",
             Self::Zlib => b"inflate",
             Self::Zstd => b"ZSTD_",
+            Self::Cuda => b"cuMem",
         }
     }
 
@@ -132,6 +135,7 @@ impl Topic {
             Self::Errors => (&Function::OF_ERRORS, &[]),
             Self::Zlib => (&Function::OF_ZLIB, &[]),
             Self::Zstd => (&Function::OF_ZSTD, &[]),
+            Self::Cuda => (&Function::OF_CUDA, &[]),
         };
         let functions = functions.iter().map(|function| (Name::Probed(*function), function.symbol()));
         functions.chain(others.iter().copied())
@@ -151,6 +155,7 @@ impl Topic {
             // Other things can be inflated too.
             Self::Zlib => Function::OF_ZLIB.iter().all(has),
             Self::Zstd => has(&Function::ZstdDecompress),
+            Self::Cuda => Function::OF_CUDA.iter().any(has),
         }
     }
 }
@@ -351,11 +356,11 @@ impl<'f> Library<'f> {
         Ok(found)
     }
 
-    /// The functions by which a TLS library in another file says what went wrong, which must be exported to it.
-    pub(super) fn errors(&mut self) -> Result<Functions, Reason> {
+    /// The functions of a topic that are exported.
+    pub(super) fn exported(&mut self, topic: Topic) -> Result<Functions, Reason> {
         let unreadable = |_: io::Error| Reason::Unreadable;
         let Some(table) = &self.dynsym else { return Ok(Functions::new()) };
-        let mut defined = self.defined(table, &[Topic::Errors]).map_err(unreadable)?;
+        let mut defined = self.defined(table, &[topic]).map_err(unreadable)?;
         let (functions, numbers) = defined.pop().map(|(_, defined)| defined).unwrap_or_default();
         self.slots = self.slots_of(&functions, &numbers).map_err(unreadable)?;
         Ok(functions)

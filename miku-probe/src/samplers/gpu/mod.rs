@@ -200,8 +200,7 @@ impl Sampler {
             None => drop(self.forecasts.remove(&device.gpu)),
         }
         let targets = self.targets.get();
-        let services: HashMap<Tgid, ServiceId> =
-            targets.iter().map(|target| (target.tgid, target.service)).collect();
+        let services: HashMap<Tgid, ServiceId> = targets.iter().map(|target| (target.tgid, target.service)).collect();
         for process in &mut reading.processes {
             self.name(process, &services);
         }
@@ -239,7 +238,9 @@ impl Sampler {
             }
             match (gpu.as_str(), reason) {
                 // Most machines have none.
-                ("", Unavailable::LibraryAbsent | Unavailable::DriverAbsent) => log::info!("no GPU is watched: {reason}"),
+                ("", Unavailable::LibraryAbsent | Unavailable::DriverAbsent) => {
+                    log::info!("no GPU is watched: {reason}")
+                }
                 ("", _) => log::warn!("no GPU is watched: {reason}"),
                 (gpu, _) => log::warn!("nothing is known of GPU {gpu}: {reason}"),
             }

@@ -36,11 +36,8 @@ const UP: About = (
 );
 const INFO: About = ("miku_gpu_info", "1, with the GPU's id for good and the product's name.", GAUGE);
 const MEMORY_TOTAL: About = ("miku_gpu_memory_total_bytes", "The GPU's memory.", GAUGE);
-const MEMORY_USED: About = (
-    "miku_gpu_memory_used_bytes",
-    "Memory in use. Drivers that do not tell what is reserved count that in.",
-    GAUGE,
-);
+const MEMORY_USED: About =
+    ("miku_gpu_memory_used_bytes", "Memory in use. Drivers that do not tell what is reserved count that in.", GAUGE);
 const MEMORY_FREE: About = ("miku_gpu_memory_free_bytes", "Memory that is free.", GAUGE);
 const MEMORY_RESERVED: About =
     ("miku_gpu_memory_reserved_bytes", "Memory that the driver and the firmware keep for themselves.", GAUGE);
@@ -56,8 +53,10 @@ const UTILIZATION: About = (
 );
 const TEMPERATURE: About = ("miku_gpu_temperature_celsius", "Temperature.", GAUGE);
 const POWER: About = ("miku_gpu_power_watts", "Power that the GPU draws.", GAUGE);
-const POWER_LIMIT: About = ("miku_gpu_power_limit_watts", "Power that the GPU may draw, by all limits together.", GAUGE);
-const ENERGY: About = ("miku_gpu_energy_joules_total", "Energy that the GPU used since the driver was loaded.", COUNTER);
+const POWER_LIMIT: About =
+    ("miku_gpu_power_limit_watts", "Power that the GPU may draw, by all limits together.", GAUGE);
+const ENERGY: About =
+    ("miku_gpu_energy_joules_total", "Energy that the GPU used since the driver was loaded.", COUNTER);
 const CLOCK: About = ("miku_gpu_clock_hertz", "Clock.", GAUGE);
 const THROTTLE: About = (
     "miku_gpu_throttle_active",
@@ -66,7 +65,8 @@ const THROTTLE: About = (
 );
 const PCIE: About = ("miku_gpu_pcie_bytes_total", "Bytes that the GPU moved over PCI Express.", COUNTER);
 const ECC: About = ("miku_gpu_ecc_errors_total", "Errors of memory since the driver was loaded.", COUNTER);
-const XID: About = ("miku_gpu_xid_errors_total", "Critical errors, by NVIDIA's number, since the probe watches.", COUNTER);
+const XID: About =
+    ("miku_gpu_xid_errors_total", "Critical errors, by NVIDIA's number, since the probe watches.", COUNTER);
 const REMAPPED: About = (
     "miku_gpu_remapped_rows",
     "Rows of memory that were replaced, by why; 1 under pending or failed when some wait for it or could not be.",
@@ -399,7 +399,12 @@ mod tests {
             let mut lines = told(metrics);
             lines.sort();
             // The encoder writes labels as they come.
-            lines.into_iter().map(|line| line.replace(r#"type="uncorrected",location="sram""#, r#"location="sram",type="uncorrected""#)).collect::<Vec<_>>()
+            lines
+                .into_iter()
+                .map(|line| {
+                    line.replace(r#"type="uncorrected",location="sram""#, r#"location="sram",type="uncorrected""#)
+                })
+                .collect::<Vec<_>>()
         };
         assert_eq!(sorted(&metrics), expected);
         see(&mut metrics, &names, Err(Unavailable::Hung), &[79]);
@@ -412,7 +417,7 @@ mod tests {
         let age = |metrics: &Metrics| {
             let families = metrics.registry().gather();
             let family = families.iter().find(|family| family.name() == "miku_gpu_sample_age_seconds");
-            family.map(|family| family.get_metric()[0].get_gauge().value())
+            family.map(|family| family.get_metric()[0].get_gauge().get_value())
         };
         see(&mut metrics, &names, Err(Unavailable::DriverAbsent), &[]);
         assert_eq!(age(&metrics), None);
