@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{IntCounter, Registry};
+use prometheus::{IntCounter, IntGauge, Registry};
 
 use super::FastMap;
 use super::catalog::{family, register};
@@ -187,6 +188,8 @@ pub(super) struct Series {
     latest: Arc<Mutex<Latest>>,
     failures: Family<IntCounter, 1>,
     bytes: Family<IntCounter, 1>,
+    failed_bytes: Family<IntGauge, 1>,
+    failed_time: Family<prometheus::Gauge, 1>,
     allocations: FastMap<ServiceId, (IntCounter, IntCounter)>,
 }
 
@@ -210,6 +213,20 @@ impl Series {
                 ["service"],
                 &[],
             ),
+            failed_bytes: family(
+                registry,
+                "miku_gpu_last_allocation_failure_bytes",
+                "Size of the last request for GPU memory that the CUDA driver refused.",
+                ["service"],
+                &[],
+            ),
+            failed_time: family(
+                registry,
+                "miku_gpu_last_allocation_failure_timestamp_seconds",
+                "When that was, in seconds since the epoch.",
+                ["service"],
+                &[],
+            ),
             allocations: FastMap::default(),
         }
     }
@@ -218,13 +235,18 @@ impl Series {
     pub(super) fn observe(&mut self, what: &Gpu, names: &Names) -> Option<&'static str> {
         match what {
             Gpu::Sample(sample) => self.sample(sample, names),
-            Gpu::Allocations(Allocations { service, bytes, failures, .. }) => {
+            Gpu::Allocations(Allocations { service, bytes, failures, last_failure }) => {
                 let series = self.allocations.entry(*service).or_insert_with(|| {
                     let name = names.service(*service);
                     (self.bytes.get([name]), self.failures.get([name]))
                 });
                 series.0.inc_by(*bytes);
                 series.1.inc_by(*failures);
+                if let Some((time, bytes)) = last_failure {
+                    let labels = [names.service(*service)];
+                    self.failed_bytes.get(labels).set(i64::try_from(*bytes).unwrap_or(i64::MAX));
+                    self.failed_time.get(labels).set(seconds_since_epoch(*time));
+                }
                 None
             }
         }
@@ -259,6 +281,12 @@ impl Series {
         }
         overflow
     }
+}
+
+/// A time of the kernel's records as the clock on the wall shows it.
+fn seconds_since_epoch(time: Nanos) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+    now - Nanos::now().since(time).seconds()
 }
 
 fn show_reading(shown: &mut Shown, gpu: &str, reading: &Reading) {
