@@ -239,7 +239,7 @@ impl Sampler {
             match (gpu.as_str(), reason) {
                 // Most machines have none.
                 ("", Unavailable::LibraryAbsent | Unavailable::DriverAbsent) => {
-                    log::info!("no GPU is watched: {reason}")
+                    log::info!("no GPU is watched: {reason}");
                 }
                 ("", _) => log::warn!("no GPU is watched: {reason}"),
                 (gpu, _) => log::warn!("nothing is known of GPU {gpu}: {reason}"),

@@ -404,7 +404,7 @@ fn ecc_errors(ask: &mut Ask<'_>, device: &NvmlDevice<'_>) -> Vec<((EccKind, EccL
         {
             let what = (location as u32) << 1 | kind as u32;
             let count = ask.get("nvmlDeviceGetMemoryErrorCounter", what, || {
-                device.memory_error_counter(error.clone(), EccCounter::Volatile, place.clone())
+                device.memory_error_counter(error, EccCounter::Volatile, place)
             });
             errors.extend(count.map(|count| ((kind, location), count)));
         }

@@ -396,13 +396,25 @@ fn a_call_that_hangs_is_given_up_and_only_so_many_are() {
 
 #[test]
 fn a_growth_to_the_end_is_foretold() {
-    // The clock is the forecast's own matter: here, that it is asked with what is free as well.
-    let standin = standin(WHOLE);
+    let mut standin = standin("");
     let mut sampler = sampler(&standin);
-    for _ in 0..3 {
-        assert_eq!(only(&sampler.sample()).exhausted_in, None);
-    }
-    assert_eq!(sampler.forecasts.len(), 1);
+    // A byte more each second of the thousand that are not reserved, beside a GPU that stays as it is.
+    let mut grown = |second: u64| {
+        let used = second.min(900);
+        let free = 900 - used;
+        standin.tell(&format!(
+            "count 2\ngpu0.total 1000\ngpu0.used {used}\ngpu0.free {free}\ngpu0.reserved 100\n\
+             gpu1.total 1000\ngpu1.used 899\ngpu1.free 1\ngpu1.reserved 100"
+        ));
+        let mut devices = sampler.ask().devices.expect("there are two");
+        devices.iter_mut().for_each(|device| sampler.complete(Nanos((second + 1) * 1_000_000_000), device));
+        [0, 1].map(|gpu| devices[gpu].told.as_ref().expect("it tells").exhausted_in)
+    };
+    let told: Vec<_> = (0..60).map(&mut grown).collect();
+    assert!(told.iter().all(|[_, flat]| flat.is_none()));
+    assert!(told[..25].iter().all(|[growing, _]| growing.is_none()));
+    let seconds = told[59][0].expect("it grows");
+    assert!((seconds - 841.0).abs() < 0.01, "{seconds}");
 }
 
 /// Numbers that are always the same.

@@ -15,6 +15,8 @@
 //! | `gpu0.sm` | what processes used, as `pid:time:percent,…` |
 //! | `gpu0.xid` | a critical error, as `number:xid`: told once for each number |
 
+#![allow(clippy::not_unsafe_ptr_arg_deref, reason = "they are called by the C interface, which no keyword binds")]
+
 pub mod script;
 
 use std::collections::HashMap;
