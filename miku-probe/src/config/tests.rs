@@ -234,7 +234,7 @@ fn files_that_make_no_sense_are_told_in_one_line() {
             "[web]\nlisten_adresses = []",
             ":2: unknown key `listen_adresses`, did you mean `listen_addresses`?; keys here are listen_addresses, telemetry_path",
         ),
-        ("\n[weeb]", ":2: unknown key `weeb`, did you mean `web`?; keys here are web, limits, service"),
+        ("\n[weeb]", ":2: unknown key `weeb`, did you mean `web`?; keys here are web, limits, gpu, service"),
         ("[web]\nlisten_addresses = []", "web.listen_addresses: the list is empty; leave the key out for the default"),
         ("[limits]\nroutes = 0", "limits.routes: 0 is out of range; write 1 to 10000"),
         ("[limits]\nring_bytes = 100000", "limits.ring_bytes: 100000 is not a power of two; the next is 131072"),

@@ -271,6 +271,42 @@ pub struct GpuSample {
     pub xids: Vec<(String, u64)>,
 }
 
+impl GpuSample {
+    /// The part of a GPU's memory of which less means that nothing is left.
+    const SCARCE: f64 = 0.005;
+
+    /// The time to the end of the memory, in seconds, that is too short to wait.
+    const SOON: f64 = 60.0;
+
+    /// All that the GPUs used since the driver was loaded, in joules; none unless each of them tells it.
+    #[must_use]
+    pub fn energy_joules(&self) -> Option<f64> {
+        let whole = self.devices.as_deref().ok()?.iter().filter(|device| !device.gpu.contains(':'));
+        let energies: Option<Vec<f64>> = whole.map(|device| device.told.as_ref().ok()?.energy_joules).collect();
+        energies.filter(|energies| !energies.is_empty()).map(|energies| energies.iter().sum())
+    }
+
+    /// Whether the GPUs that `service` uses have memory left, or why not; none when it uses none.
+    #[must_use]
+    pub fn memory_left(&self, service: ServiceId) -> Option<Result<(), String>> {
+        let mut verdict = None;
+        for Device { gpu, told } in self.devices.as_deref().ok()? {
+            let Ok(Reading { memory: Some(memory), processes, exhausted_in, .. }) = told else { continue };
+            if !processes.iter().any(|process| process.service == Some(service)) {
+                continue;
+            }
+            if (memory.free as f64) < Self::SCARCE * memory.total as f64 {
+                return Some(Err(format!("GPU {gpu} has {} MiB of memory left", memory.free >> 20)));
+            }
+            if let Some(seconds) = exhausted_in.filter(|seconds| *seconds < Self::SOON) {
+                return Some(Err(format!("the memory of GPU {gpu} is used up in {seconds:.0} s")));
+            }
+            verdict = Some(Ok(()));
+        }
+        verdict
+    }
+}
+
 /// What is told of GPUs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Gpu {
@@ -291,4 +327,44 @@ pub struct Allocations {
     pub failures: u64,
     /// The last of these, in the clock of the kernel's records, and its size in bytes.
     pub last_failure: Option<(Nanos, u64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOT: ServiceId = ServiceId(0);
+
+    fn sample(free: u64, exhausted_in: Option<f64>, energies: &[Option<f64>]) -> GpuSample {
+        let process = GpuProcess { pid: 1, service: Some(BOT), comm: String::new(), memory: None, sm_ratio: None };
+        let device = |(number, energy): (usize, &Option<f64>)| Device {
+            gpu: number.to_string(),
+            told: Ok(Reading {
+                memory: Some(Memory { total: 10 << 30, used: (10 << 30) - free, free, reserved: None }),
+                processes: vec![process.clone()],
+                energy_joules: *energy,
+                exhausted_in,
+                ..Reading::default()
+            }),
+        };
+        GpuSample { time: Nanos(1), devices: Ok(energies.iter().enumerate().map(device).collect()), xids: Vec::new() }
+    }
+
+    #[test]
+    fn memory_is_left_until_there_is_none_or_soon_will_be() {
+        let verdict = |free, exhausted_in| sample(free, exhausted_in, &[None]).memory_left(BOT);
+        assert_eq!(verdict(1 << 30, None), Some(Ok(())));
+        assert_eq!(verdict(1 << 30, Some(61.0)), Some(Ok(())));
+        assert_eq!(verdict(1 << 30, Some(59.0)), Some(Err("the memory of GPU 0 is used up in 59 s".to_owned())));
+        assert_eq!(verdict(10 << 20, None), Some(Err("GPU 0 has 10 MiB of memory left".to_owned())));
+        assert_eq!(sample(0, None, &[None]).memory_left(ServiceId(1)), None, "it uses none");
+        assert_eq!(sample(0, None, &[]).memory_left(BOT), None);
+    }
+
+    #[test]
+    fn the_energy_of_all_is_told_by_all_or_not() {
+        assert_eq!(sample(1, None, &[Some(1.5), Some(2.0)]).energy_joules(), Some(3.5));
+        assert_eq!(sample(1, None, &[Some(1.5), None]).energy_joules(), None);
+        assert_eq!(sample(1, None, &[]).energy_joules(), None);
+    }
 }

@@ -247,6 +247,25 @@ mod tests {
     }
 
     #[test]
+    fn what_cuda_is_asked_for_is_seen_by_return_probes_alone() {
+        let mut build = build(CountRegister::Rcx);
+        build.flavour = Flavour::Cuda;
+        build.sites = vec![Site {
+            calls: vec![Function::CudaAlloc],
+            form: Form::Size,
+            inner: false,
+            entry: spot(2),
+            ret: Some(spot(1)),
+            exits: Exits::NotNeeded,
+        }];
+        let plan = Plan::new(&build, Returns::Probed);
+        let expected = [(cuda::ALLOCATE, When::Before, 2, 0), (cuda::ALLOCATE_RETURN, When::Returned, 1, 0)];
+        assert_eq!(places(&plan), expected);
+        let plan = Plan::new(&build, Returns::Exits);
+        assert_eq!((places(&plan), plan.endless), (vec![], vec![Function::CudaAlloc]));
+    }
+
+    #[test]
     fn where_no_end_is_seen_nothing_is_probed() {
         let mut build = build(CountRegister::Rcx);
         build.sites[0].exits = Exits::NotNeeded;
