@@ -926,6 +926,24 @@ pub struct InflateCall {
     pub input: u64,
 }
 
+/// What a process asked the CUDA driver for; every count only rises.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CudaAllocations {
+    /// Bytes, those that were refused included.
+    pub bytes: u64,
+    /// Requests.
+    pub calls: u64,
+    /// Those that were refused.
+    pub failures: u64,
+    /// When the last one was refused, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub failed_ns: u64,
+    /// Its bytes.
+    pub failed_bytes: u64,
+    /// Its result, a `CUresult`.
+    pub failed_result: u64,
+}
+
 /// What a probe on an instruction on a way out of a function must know, passed to it as its cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TlsExit(pub u64);
@@ -1168,6 +1186,7 @@ const _: () = {
     assert!(size_of::<NetOffsets>() == 88);
     assert!(size_of::<Counters>() == 184);
     assert!(size_of::<TracepointOffsets>() == 40);
+    assert!(size_of::<CudaAllocations>() == 48);
     assert!(offset_of!(LengthEvent, sk) == 8);
     assert!(offset_of!(LengthEvent, family) == 16);
     assert!(offset_of!(LengthEvent, ret) == 20);
@@ -1217,6 +1236,7 @@ plain!(
     Stream,
     InflateStream,
     InflateCall,
+    CudaAllocations,
     TlsCall,
     Counters,
     TracepointOffsets,

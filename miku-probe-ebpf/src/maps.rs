@@ -164,11 +164,20 @@ pub(crate) fn count(change: impl FnOnce(&mut Counters)) {
 #[inline(always)]
 pub(crate) fn add_one(counter: impl FnOnce(*mut Counters) -> *mut u64) {
     if let Some(counters) = COUNTERS.get_ptr_mut(0) {
-        let counter = counter(counters);
-        // SAFETY: the pointer is to a live, aligned counter. The library offers no atomic addition for this target; the
-        // instruction is one that the oldest kernels know.
-        unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) 1_u64) };
+        // SAFETY: the pointer is to a live counter of this processor's.
+        unsafe { add(counter(counters), 1) };
     }
+}
+
+/// Adds to a counter that others may add to at the same time.
+///
+/// # Safety
+/// The pointer is to a live, aligned counter.
+#[inline(always)]
+pub(crate) unsafe fn add(counter: *mut u64, growth: u64) {
+    // SAFETY: the caller vouches for the pointer. The library offers no atomic addition for this target; the instruction is
+    // one that the oldest kernels know.
+    unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) growth) };
 }
 
 /// Counts a record that did not fit the ring.

@@ -113,9 +113,23 @@ pub struct RunArgs {
     #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
     #[command(flatten)]
     pub limits: LimitArgs,
+    #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
+    #[command(flatten)]
+    pub gpu: GpuArgs,
     /// Let the kernel time the BPF programs, for miku_probe_bpf_run_seconds_total; it makes them slightly slower
     #[arg(long)]
     pub bpf_stats: bool,
+}
+
+/// Flags about GPUs.
+#[derive(Clone, Debug, Default, Args)]
+pub struct GpuArgs {
+    /// Ask NVIDIA GPUs this often: seconds, or a number with a unit, as in `500ms`; `off` leaves them alone [default: 1]
+    #[arg(id = "gpu.interval", long = "gpu-interval", value_name = "TIME")]
+    pub interval: Option<String>,
+    /// The NVIDIA driver's library (NVML), where the loader does not find it [default: libnvidia-ml.so.1]
+    #[arg(id = "gpu.library", long = "gpu-library", value_name = "FILE")]
+    pub library: Option<PathBuf>,
 }
 
 /// Flags that bound memory and labels.
@@ -208,6 +222,9 @@ pub struct PsArgs {
 /// Flags of `check`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct CheckArgs {
+    /// The NVIDIA driver's library (NVML), where the loader does not find it [default: libnvidia-ml.so.1]
+    #[arg(long, value_name = "FILE")]
+    pub gpu_library: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

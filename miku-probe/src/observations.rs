@@ -1,12 +1,17 @@
 //! What the protocols make of the records, and the sinks consume: the one arrow between the two.
 
 mod discord;
+mod gpu;
 mod net;
 mod process;
 
 use miku_probe_abi::RecordKind;
 
 pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
+pub use self::gpu::{
+    Allocations, ClockDomain, Device, EccKind, EccLocation, Gpu, GpuMemory, GpuProcess, GpuSample, PcieDirection,
+    Reading, RemapCause, Sensor, Task, ThrottleReason, Unavailable,
+};
 pub use self::net::{ConnectFailure, Net, Resolution};
 pub use self::process::{
     Cgroup, CgroupMemory, CpuTime, DiskBytes, Faults, Growth, Memory, Pressure, ProcessEnd, ProcessNews, Resource,
@@ -396,6 +401,8 @@ pub enum Observation {
         /// What.
         what: Net,
     },
+    /// The GPUs told something, or somebody asked them for memory.
+    Gpu(Gpu),
     /// Something belongs to no whole exchange.
     Unmatched {
         /// The protocol's name, such as `http1`.

@@ -18,9 +18,10 @@ use crate::discovery::selectors::ServiceSpec;
 use crate::discovery::sockets::{self, Socket};
 use crate::discovery::{Change, Discovery, Event, UnknownPid};
 use crate::intake::{Process, Ring};
-use crate::observations::{LostWhere, Names, Observation, ProcessNews, Sink, TargetState};
+use crate::observations::{Gpu, LostWhere, Names, Observation, ProcessNews, Sink, TargetState};
 use crate::pipeline::{Caps, Pipeline, World};
 use crate::probes::attacher::{Attacher, Report};
+use crate::probes::cuda::AllocationTable;
 use crate::probes::net::{self, ListenerTable};
 use crate::probes::plan::Returns;
 use crate::probes::socket::Way;
@@ -73,6 +74,8 @@ pub struct Settings {
     pub caps: Caps,
     /// How often it is looked at what the processes use, if at all.
     pub process_interval: Option<Duration>,
+    /// How GPUs are asked; `None` to leave them alone.
+    pub gpu: Option<samplers::gpu::Settings>,
 }
 
 /// The running probe. Dropping it detaches everything.
@@ -91,6 +94,7 @@ struct Core<S> {
     targets: TargetTable,
     connections: ConnectionTable,
     streams: StreamTable,
+    allocations: AllocationTable,
     /// What attaches to libraries; `None` when the kernel refused the programs.
     attacher: Option<Attacher>,
     scrubber: Option<Scrubber>,
@@ -139,7 +143,7 @@ impl<S: Sink> Watch<S> {
     /// # Errors
     /// When any of that fails; then nothing stays attached.
     pub fn start(settings: Settings, sink: S) -> Result<Self, WatchError> {
-        let Settings { services, sizes, caps, process_interval } = settings;
+        let Settings { services, sizes, caps, process_interval, gpu } = settings;
         let patterns = services
             .iter()
             .map(|service| service.routes.iter().map(|text| RoutePattern::parse(text)).collect())
@@ -148,7 +152,7 @@ impl<S: Sink> Watch<S> {
         let discovery = Discovery::new(ProcFs::default(), services);
         discovery.check_pids()?;
         let (mut kernel, maps) = Kernel::load(sizes)?;
-        let Maps { records, targets, connections, streams, counters, listeners } = maps;
+        let Maps { records, targets, connections, streams, allocations, counters, listeners } = maps;
         let uprobes = kernel.take_uprobes();
         let attacher = uprobes.map(|uprobes| Attacher::start(uprobes, Returns::of_this_kernel())).transpose()?;
         let scrubber = kernel.take_scrubber();
@@ -158,6 +162,7 @@ impl<S: Sink> Watch<S> {
             targets,
             connections,
             streams,
+            allocations,
             attacher,
             scrubber,
             listeners,
@@ -181,6 +186,9 @@ impl<S: Sink> Watch<S> {
             interval
         });
         let mut watch = Self { ring: Ring::new(records)?, drain, tick, scan, samples, core };
+        if let Some(gpu) = gpu {
+            samplers::gpu::start(gpu, watch.core.watched.clone(), watch.core.answers.clone())?;
+        }
         // The probes come first: what a process does between being found and being attached to would be missed.
         watch.core.kernel.attach()?;
         watch.core.scan()?;
@@ -507,6 +515,9 @@ impl<S: Sink> Core<S> {
     fn forget(&mut self, tgid: Tgid) {
         if let Some(service) = self.pipeline.target(tgid) {
             self.pipeline.observe(&Observation::Process { service, what: ProcessNews::Gone { tgid } });
+            if let Some(last) = self.allocations.forget(tgid, service) {
+                self.pipeline.observe(&Observation::Gpu(Gpu::Allocations(last)));
+            }
         }
         self.targets.remove(tgid);
         self.watched.remove(tgid);
@@ -556,11 +567,22 @@ impl<S: Sink> Core<S> {
                 self.pipeline.tcp_round(&round, Nanos::now());
             }
             Sample::TcpFailed(reason) => self.unattached.push((net::KIND, reason)),
+            Sample::Gpu(sample) => self.pipeline.observe(&Observation::Gpu(Gpu::Sample(sample))),
+        }
+    }
+
+    /// Tells what processes asked the CUDA driver for.
+    fn tell_allocations(&mut self) {
+        let attached = self.places.keys().filter(|(_, kind)| *kind == Kind::Cuda);
+        let attached = attached.filter_map(|(tgid, _)| Some((*tgid, self.pipeline.target(*tgid)?)));
+        for allocations in self.allocations.growth(attached) {
+            self.pipeline.observe(&Observation::Gpu(Gpu::Allocations(allocations)));
         }
     }
 
     fn tick(&mut self) {
         self.take_reports();
+        self.tell_allocations();
         self.pipeline.tick(Nanos::now());
         let told = self.lives.tick(Nanos::now(), |tgid| self.pipeline.target(tgid).is_some());
         self.tell(told);

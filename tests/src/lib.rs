@@ -4,6 +4,7 @@
 //! generator counted by itself. [`exposition`] reads the probe's metrics, strictly. [`harness`] starts probes and
 //! services and takes them down again.
 
+pub mod cuda;
 pub mod exposition;
 pub mod harness;
 pub mod noise;

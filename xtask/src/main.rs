@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod demo;
+mod gpu;
 mod kernels;
 mod setup;
 mod sh;
@@ -37,6 +38,11 @@ enum Verb {
     Bench(bench::Bench),
     /// Boot Debian's kernels under qemu and measure real exchanges on each
     Kernels(kernels::Kernels),
+    /// Hold what the probe tells of NVIDIA GPUs against nvidia-smi, on a machine that has one
+    GpuCheck(gpu::GpuCheck),
+    /// Keep the first GPU busy, as gpu-check has it done
+    #[command(hide = true)]
+    GpuLoad(gpu::GpuLoad),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +53,8 @@ fn main() -> ExitCode {
         Verb::Demo(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
         Verb::Kernels(verb) => verb.run(),
+        Verb::GpuCheck(verb) => verb.run(),
+        Verb::GpuLoad(verb) => verb.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

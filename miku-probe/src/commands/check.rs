@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 
 use aya::maps::MapType;
 use aya::programs::ProgramType;
@@ -14,7 +15,9 @@ use super::sites;
 use crate::config::CheckConfig;
 use crate::discovery::process::{ProcFs, status_field};
 use crate::mounts::{BPFFS, TRACEFS};
+use crate::observations::Unavailable;
 use crate::probes::socket::Way;
+use crate::samplers;
 
 /// The oldest kernel.
 const KERNEL_MIN: (u32, u32) = (5, 10);
@@ -165,6 +168,7 @@ pub fn run(config: CheckConfig, object: &[u8], output: &mut (impl Write + IsTerm
     let [tls, inflate] = sites::outcomes(&ProcFs::default());
     checks.push(Check { name: "TLS libraries", intent: Intent::Optional, outcome: tls });
     checks.push(Check { name: "zlib and zstd", intent: Intent::Optional, outcome: inflate });
+    checks.push(Check { name: "GPU", intent: Intent::Optional, outcome: gpu(config.gpu_library) });
     let text = if config.json { json(&checks) } else { table(&checks, config.color && output.is_terminal()) };
     output.write_all(text.as_bytes())?;
     output.flush()?;
@@ -299,6 +303,40 @@ fn uprobes() -> Outcome {
     match fs::metadata(PATH) {
         Ok(_) => good("TLS can be seen where `miku-probe ps` shows a library"),
         Err(_) => bad(format!("{PATH} is missing (CONFIG_UPROBE_EVENTS): nothing of TLS can be seen"), OTHER_KERNEL),
+    }
+}
+
+/// Asks the GPUs as the probe would.
+fn gpu(library: Option<PathBuf>) -> Outcome {
+    let told = samplers::gpu::look(samplers::gpu::Settings { library, ..Default::default() });
+    let devices = match told {
+        Ok(devices) => devices,
+        // Most machines have none, and nothing is wrong with that.
+        Err(reason @ (Unavailable::LibraryAbsent | Unavailable::DriverAbsent | Unavailable::NoGpu)) => {
+            return good(format!("{reason}: there is nothing to watch"));
+        }
+        Err(reason) => return bad(reason.to_string(), gpu_remedy(reason)),
+    };
+    if let Some((gpu, reason)) = devices.iter().find_map(|device| Some((&device.gpu, *device.told.as_ref().err()?))) {
+        return bad(format!("{gpu}: {reason}"), gpu_remedy(reason));
+    }
+    let names = devices.iter().filter_map(|device| device.told.as_ref().ok()?.name.as_deref());
+    good(format!("{} found: {}", devices.len(), names.collect::<Vec<_>>().join(", ")))
+}
+
+const fn gpu_remedy(reason: Unavailable) -> &'static str {
+    match reason {
+        Unavailable::VersionMismatch => "reboot, or unload the driver and load it again: it was upgraded meanwhile",
+        Unavailable::NoPermission => {
+            "run it as root; in a container with the GPUs, as by `--gpus all`, and NVIDIA_DRIVER_CAPABILITIES=utility"
+        }
+        Unavailable::GpuLost => "reset the GPU, as by `nvidia-smi --gpu-reset`, or reboot; `dmesg` tells the Xid",
+        Unavailable::Hung => "look at `dmesg` for an Xid; a driver that hangs takes a reboot",
+        Unavailable::LibraryAbsent
+        | Unavailable::LibraryUnusable
+        | Unavailable::DriverAbsent
+        | Unavailable::NoGpu
+        | Unavailable::Failed => "see whether `nvidia-smi` works, and install the driver anew where it does not",
     }
 }
 

@@ -22,6 +22,10 @@
 //! descriptors_ratio = 0.9                  # more of the descriptors that there may be are open
 //! gpu_memory_ratio = 0.98                  # more of a GPU's memory is used
 //!
+//! [gpu]                                    # NVIDIA GPUs
+//! interval = "1s"                          # how often they are asked; "off" leaves them alone
+//! library = "/opt/nvidia/libnvidia-ml.so.1"  # the driver's library, where the loader does not find it
+//!
 //! [[service]]                              # any number of them; the first that matches a process wins
 //! name = "bot"
 //! cmdline = 'bot\.py'                      # a selector: pid, comm, cmdline, exe, port or container,
@@ -35,7 +39,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
@@ -57,6 +61,8 @@ pub struct File {
     pub process: ProcessKeys,
     /// `[health]`.
     pub health: HealthKeys,
+    /// `[gpu]`.
+    pub gpu: GpuKeys,
     /// `[[service]]`.
     pub services: Vec<ServiceSpec>,
 }
@@ -68,6 +74,7 @@ struct Document {
     limits: LimitKeys,
     process: ProcessKeys,
     health: HealthKeys,
+    gpu: GpuKeys,
     service: Vec<ServiceKeys>,
 }
 
@@ -116,6 +123,16 @@ pub struct HealthKeys {
     pub descriptors_ratio: Option<f64>,
     /// Share of a GPU's memory.
     pub gpu_memory_ratio: Option<f64>,
+}
+
+/// The keys of `[gpu]`, not checked yet.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GpuKeys {
+    /// How often GPUs are asked.
+    pub interval: Option<String>,
+    /// The driver's library.
+    pub library: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -198,6 +215,7 @@ impl File {
             limits: document.limits,
             process: document.process,
             health: document.health,
+            gpu: document.gpu,
             services,
         })
     }

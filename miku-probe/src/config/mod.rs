@@ -18,6 +18,7 @@ use crate::config::services::ServiceFlag;
 use crate::discovery::selectors::{SelectorError, ServiceSpec};
 use crate::pipeline::Caps;
 use crate::probes::Sizes;
+use crate::samplers::gpu;
 use crate::sinks::health::Thresholds;
 use crate::sinks::hist::{ColorChoice, Filter, Format, Glyphs, Interval, IntervalError, Options, Pattern, Subject};
 use crate::sinks::web::{DEFAULT_LISTEN_ADDRESS, DEFAULT_TELEMETRY_PATH, ListenAddress, TelemetryPath, WebError};
@@ -134,8 +135,10 @@ pub struct PsConfig {
 }
 
 /// What `check` needs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct CheckConfig {
+    /// The GPU driver's library, where it is not where the loader finds it.
+    pub gpu_library: Option<PathBuf>,
     /// Whether to print JSON.
     pub json: bool,
     /// Whether colour is allowed.
@@ -158,7 +161,9 @@ impl Config {
                 let services = services::merge(selections(&arguments.services)?, file.services)?;
                 Command::Ps(PsConfig { services, pss: arguments.pss, json: arguments.json })
             }
-            cli::Command::Check(arguments) => Command::Check(CheckConfig { json: arguments.json, color }),
+            cli::Command::Check(arguments) => {
+                Command::Check(CheckConfig { gpu_library: arguments.gpu_library, json: arguments.json, color })
+            }
             cli::Command::Completions { shell } => Command::Completions(shell),
             cli::Command::Man => Command::Man,
         };
@@ -198,7 +203,13 @@ fn run(arguments: cli::RunArgs) -> Result<RunConfig, ConfigError> {
     let services = services::merge(selections(&arguments.services)?, file.services)?;
     let interval = health::interval(&file.process)?;
     Ok(RunConfig {
-        settings: Settings { services, sizes, caps, process_interval: Some(interval) },
+        settings: Settings {
+            services,
+            sizes,
+            caps,
+            process_interval: Some(interval),
+            gpu: gpu_settings(&arguments.gpu, file.gpu)?,
+        },
         thresholds: health::thresholds(&file.health, interval)?,
         listen_addresses: listen_addresses(place, &addresses)?,
         telemetry_path: path.parse().map_err(|error: WebError| ConfigError::value(path_place, error.to_string()))?,
@@ -252,7 +263,7 @@ fn hist(arguments: &cli::HistArgs, color: bool) -> Result<HistConfig, ConfigErro
     };
     let (sizes, caps) = limits(&arguments.limits, &file.limits)?;
     Ok(HistConfig {
-        settings: Settings { services, sizes, caps, process_interval: None },
+        settings: Settings { services, sizes, caps, process_interval: None, gpu: None },
         options: Options {
             interval,
             count,
@@ -293,6 +304,24 @@ fn listen_addresses(place: &str, texts: &[String]) -> Result<Vec<ListenAddress>,
         return Err(ConfigError::value(place, "the list is empty; leave the key out for the default"));
     }
     Ok(addresses)
+}
+
+/// How GPUs are asked; `None` when they are to be left alone.
+fn gpu_settings(flags: &cli::GpuArgs, file: file::GpuKeys) -> Result<Option<gpu::Settings>, ConfigError> {
+    let mut settings = gpu::Settings { library: flags.library.clone().or(file.library), ..gpu::Settings::default() };
+    let (place, text) = match (&flags.interval, file.interval) {
+        (Some(text), _) => ("--gpu-interval", text.clone()),
+        (None, Some(text)) => ("gpu.interval", text),
+        (None, None) => return Ok(Some(settings)),
+    };
+    if text == "off" {
+        return Ok(None);
+    }
+    let interval: Interval = text.parse().map_err(|error: IntervalError| {
+        ConfigError::value(place, format!("`{text}` is no interval: {error}; `off` leaves GPUs alone"))
+    })?;
+    settings.interval = interval.duration();
+    Ok(Some(settings))
 }
 
 /// The usual limits.

@@ -259,7 +259,7 @@ fn files_that_make_no_sense_are_told_in_one_line() {
         ),
         (
             "\n[weeb]",
-            ":2: unknown key `weeb`, did you mean `web`?; keys here are web, limits, process, health, service",
+            ":2: unknown key `weeb`, did you mean `web`?; keys here are web, limits, process, health, gpu, service",
         ),
         ("[web]\nlisten_addresses = []", "web.listen_addresses: the list is empty; leave the key out for the default"),
         ("[limits]\nroutes = 0", "limits.routes: 0 is out of range; write 1 to 10000"),
@@ -297,4 +297,26 @@ fn files_that_make_no_sense_are_told_in_one_line() {
         let told = wrong(&["run", "--config", &path]);
         assert_eq!(told.strip_prefix(path.as_str()).unwrap_or(&told), line, "{text}");
     }
+}
+
+#[test]
+fn gpus_are_asked_once_a_second_unless_told_otherwise() {
+    let gpu = |arguments: &[&str]| ran(arguments).settings.gpu;
+    let usual = gpu(&[]).expect("they are asked");
+    assert_eq!((usual.interval, usual.library), (Duration::from_secs(1), None));
+    assert!(gpu(&["--gpu-interval=off"]).is_none());
+    let (_folder, path) = file("[gpu]\ninterval = \"500ms\"\nlibrary = \"/l/libnvidia-ml.so.1\"");
+    let config = format!("--config={path}");
+    let of_file = gpu(&[&config]).expect("they are asked");
+    assert_eq!((of_file.interval, of_file.library), (Duration::from_millis(500), Some("/l/libnvidia-ml.so.1".into())));
+    let of_flags = gpu(&[&config, "--gpu-interval=2", "--gpu-library=/m"]).expect("they are asked");
+    assert_eq!((of_flags.interval, of_flags.library), (Duration::from_secs(2), Some("/m".into())));
+    assert!(gpu(&[&config, "--gpu-interval=off"]).is_none());
+    assert_eq!(
+        wrong(&["run", "--gpu-interval=1ms"]),
+        "--gpu-interval: `1ms` is no interval: an interval is from 100ms to 1h; `off` leaves GPUs alone"
+    );
+    let (_folder, path) = file("[gpu]\ninterval = \"never\"");
+    let config = format!("--config={path}");
+    assert!(wrong(&["run", &config]).starts_with("gpu.interval: `never` is no interval: "));
 }

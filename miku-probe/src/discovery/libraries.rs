@@ -1,5 +1,5 @@
-//! Which libraries a process has mapped that TLS, zlib, zstd or the resolver is in, and at which of their instructions uprobes
-//! shall stand.
+//! Which libraries a process has mapped that TLS, zlib, zstd, the resolver or the CUDA driver is in, and at which of their
+//! instructions uprobes shall stand.
 //!
 //! OpenSSL and its relatives hide anywhere: in `libssl.so.3`, in a `libssl-<hash>.so` that a wheel brings, linked into
 //! an extension module, `libpython` or the interpreter; and so do zlib and zstd. So every file with executable mappings is
@@ -91,6 +91,15 @@ pub enum Function {
     GetAddrInfo,
     /// `int connect(int sockfd, const struct sockaddr *addr, socklen_t addrlen)`
     Dial,
+    /// `CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)`
+    CudaAlloc,
+    /// `CUresult cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)`
+    CudaAllocAsync,
+    /// `CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *prop, unsigned
+    /// long long flags)`
+    CudaCreate,
+    /// `CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)`
+    CudaAllocManaged,
 }
 
 impl Function {
@@ -124,6 +133,9 @@ impl Function {
     /// That of libc by which sockets are connected.
     pub const OF_DIALS: [Self; 1] = [Self::Dial];
 
+    /// Those by which the CUDA driver is asked for memory.
+    pub const OF_CUDA: [Self; 4] = [Self::CudaAlloc, Self::CudaAllocAsync, Self::CudaCreate, Self::CudaAllocManaged];
+
     /// Its name in the library's symbol table.
     #[must_use]
     pub const fn symbol(self) -> &'static str {
@@ -150,6 +162,10 @@ impl Function {
             Self::ZstdFreePart => "ZSTD_freeDCtx.part.0",
             Self::GetAddrInfo => "getaddrinfo",
             Self::Dial => "connect",
+            Self::CudaAlloc => "cuMemAlloc_v2",
+            Self::CudaAllocAsync => "cuMemAllocAsync",
+            Self::CudaCreate => "cuMemCreate",
+            Self::CudaAllocManaged => "cuMemAllocManaged",
         }
     }
 }
@@ -189,6 +205,8 @@ pub enum Form {
     Lookup,
     /// The descriptor in `edi`, the socket address in `rsi`.
     Dial,
+    /// A number of bytes in `rsi`. The result is 0 on success.
+    Size,
 }
 
 /// An instruction that a probe can stand on.
@@ -263,11 +281,13 @@ pub enum Kind {
     Inflate,
     /// Names that are resolved, and connections that fail at once.
     Libc,
+    /// What the CUDA driver is asked for.
+    Cuda,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Tls, Self::Inflate, Self::Libc];
+    pub const ALL: [Self; 4] = [Self::Tls, Self::Inflate, Self::Libc, Self::Cuda];
 
     /// The label value.
     #[must_use]
@@ -276,6 +296,7 @@ impl Kind {
             Self::Tls => "tls",
             Self::Inflate => "inflate",
             Self::Libc => "libc",
+            Self::Cuda => "cuda",
         }
     }
 }
@@ -293,6 +314,8 @@ pub enum Flavour {
     Zstd,
     /// A C library.
     Libc,
+    /// The CUDA driver.
+    Cuda,
 }
 
 impl Flavour {
@@ -305,6 +328,7 @@ impl Flavour {
             Self::Zlib => "zlib",
             Self::Zstd => "zstd",
             Self::Libc => "libc",
+            Self::Cuda => "cuda",
         }
     }
 
@@ -315,6 +339,7 @@ impl Flavour {
             Self::OpenSsl | Self::BoringSsl => Kind::Tls,
             Self::Zlib | Self::Zstd => Kind::Inflate,
             Self::Libc => Kind::Libc,
+            Self::Cuda => Kind::Cuda,
         }
     }
 }
@@ -569,6 +594,9 @@ impl LibraryFinder {
             // Others are not searched for these names: it would take as long once more, and no file has only them.
             if mapping.sounds_like_crypto() && !has(Kind::Tls) {
                 builds.extend(placement::examine_errors(file)?);
+            }
+            if mapping.sounds_like_cuda() {
+                builds.extend(placement::examine_cuda(file)?);
             }
             Ok(builds.into_iter().map(Arc::new).collect())
         });

@@ -8,6 +8,7 @@ use miku_probe_abi::{
 };
 
 use super::ProbeError;
+use super::cuda::AllocationTable;
 use super::net::ListenerTable;
 use crate::units::{ConnId, Handle, Nanos, Tgid};
 
@@ -21,6 +22,8 @@ pub struct Maps {
     pub connections: ConnectionTable,
     /// Their TLS streams and those that they decompress.
     pub streams: StreamTable,
+    /// What their processes asked the CUDA driver for.
+    pub allocations: AllocationTable,
     /// What the kernel side has counted.
     pub counters: CounterTable,
     /// Who listens on which port.
@@ -44,6 +47,7 @@ impl Maps {
                 inflated: HashMap::try_from(take("INFLATE_STREAMS")?)?,
                 inflating: HashMap::try_from(take("INFLATE_CALLS")?)?,
             },
+            allocations: AllocationTable::new(HashMap::try_from(take("CUDA_ALLOCATIONS")?)?),
             counters: CounterTable(PerCpuArray::try_from(take("COUNTERS")?)?),
             listeners: ListenerTable::new(take("NET_LISTENERS")?)?,
         })

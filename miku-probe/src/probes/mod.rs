@@ -5,6 +5,7 @@
 
 pub mod attacher;
 mod attachments;
+pub mod cuda;
 pub mod inflate;
 mod maps;
 pub mod net;
@@ -234,15 +235,16 @@ impl Kernel {
                 failed(Kind::Tls.as_str(), error, "nothing of TLS and of what is compressed can be seen");
             })
             .ok();
-        if let Some(uprobes) = &mut uprobes
-            && let Err(error) = uprobes.add(&mut ebpf, object(), inflate::PROGRAMS)
-        {
-            failed(Kind::Inflate.as_str(), &error, "nothing of what is compressed can be seen");
-        }
-        if let Some(uprobes) = &mut uprobes
-            && let Err(error) = uprobes.add(&mut ebpf, object(), net::PROGRAMS)
-        {
-            failed(Kind::Libc.as_str(), &error, "nothing of names that are resolved can be seen");
+        if let Some(uprobes) = &mut uprobes {
+            for (kind, programs, what) in [
+                (Kind::Inflate, inflate::PROGRAMS, "nothing of what is compressed can be seen"),
+                (Kind::Libc, net::PROGRAMS, "nothing of names that are resolved can be seen"),
+                (Kind::Cuda, cuda::PROGRAMS, "nobody is seen to run out of GPU memory"),
+            ] {
+                if let Err(error) = uprobes.add(&mut ebpf, object(), programs) {
+                    failed(kind.as_str(), &error, what);
+                }
+            }
         }
         let scrubber = Scrubber::load(&mut ebpf, sizes.ring_bytes)
             .inspect_err(|error| {

@@ -10,7 +10,7 @@ use super::tls::{
     RETURN_EX, SERVER_NAME, WRITE, WRITE_R8,
 };
 use super::uprobe::{Place, When};
-use super::{inflate, net};
+use super::{cuda, inflate, net};
 use crate::discovery::libraries::{Build, CountRegister, Exit, Exits, Form, Function, ResultRegister, Site};
 
 /// How the ends of calls are seen.
@@ -97,6 +97,9 @@ impl Plan {
             Function::ZstdDecompress => (inflate::ZSTD, inflate::ZSTD_RETURN, EXIT),
             Function::GetAddrInfo => (net::RESOLVE, net::RESOLVE_RETURN, EXIT),
             Function::Dial => (net::DIAL, net::DIAL_RETURN, EXIT),
+            Function::CudaAlloc | Function::CudaAllocAsync | Function::CudaCreate | Function::CudaAllocManaged => {
+                (cuda::ALLOCATE, cuda::ALLOCATE_RETURN, EXIT)
+            }
         };
         match (returns, &site.exits, site.ret) {
             (Returns::Exits, Exits::Known(exits), _) => {
@@ -243,6 +246,25 @@ mod tests {
         assert_eq!(places(&plan), [end, decompress[0], decompress[1]]);
         let plan = Plan::new(&build, Returns::Exits);
         assert_eq!((places(&plan), plan.endless), (vec![end], vec![Function::ZstdDecompress]));
+    }
+
+    #[test]
+    fn what_cuda_is_asked_for_is_seen_by_return_probes_alone() {
+        let mut build = build(CountRegister::Rcx);
+        build.flavour = Flavour::Cuda;
+        build.sites = vec![Site {
+            calls: vec![Function::CudaAlloc],
+            form: Form::Size,
+            inner: false,
+            entry: spot(2),
+            ret: Some(spot(1)),
+            exits: Exits::NotNeeded,
+        }];
+        let plan = Plan::new(&build, Returns::Probed);
+        let expected = [(cuda::ALLOCATE, When::Before, 2, 0), (cuda::ALLOCATE_RETURN, When::Returned, 1, 0)];
+        assert_eq!(places(&plan), expected);
+        let plan = Plan::new(&build, Returns::Exits);
+        assert_eq!((places(&plan), plan.endless), (vec![], vec![Function::CudaAlloc]));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! are watched and gives [`Sample`]s, which `watch.rs` hands on as observations. It never waits for whoever takes them: when
 //! nobody does, samples are dropped, and the next one is as good.
 
+pub mod gpu;
 pub mod process;
 pub mod tcp;
 
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
+use crate::observations::GpuSample;
 use crate::units::{ServiceId, Tgid};
 
 /// Samples that wait to be taken.
@@ -63,6 +65,8 @@ pub enum Sample {
     Tcp(tcp::Round),
     /// Why such a round is not whole, in a word: the label `reason`. It is told once.
     TcpFailed(&'static str),
+    /// Of the GPUs.
+    Gpu(GpuSample),
 }
 
 /// Where samples go.

@@ -6,6 +6,7 @@
 
 mod catalog;
 mod discord;
+mod gpu;
 mod keys;
 mod limits;
 mod net;
@@ -78,6 +79,7 @@ pub struct Metrics {
     discord: discord::Series,
     processes: process::Series,
     net: net::Series,
+    gpu: gpu::Series,
     in_flight: FastMap<(ServiceId, Side), IntGauge>,
     unmatched: FastMap<(&'static str, Unmatched), IntCounter>,
     overflows: FastMap<&'static str, IntCounter>,
@@ -113,6 +115,7 @@ impl Metrics {
             discord: discord::Series::new(&registry),
             processes: process::Series::new(&registry),
             net: net::Series::new(&registry),
+            gpu: gpu::Series::new(&registry),
             in_flight: FastMap::default(),
             unmatched: FastMap::default(),
             overflows: FastMap::default(),
@@ -293,6 +296,11 @@ impl Sink for Metrics {
             }
             Observation::Net { service, ref what } => {
                 if let Some(label) = self.net.observe(service, what, names) {
+                    self.overflow(label);
+                }
+            }
+            Observation::Gpu(ref what) => {
+                if let Some(label) = self.gpu.observe(what, names) {
                     self.overflow(label);
                 }
             }

@@ -16,6 +16,7 @@ mod discord_voice;
 mod discovery;
 mod endpoints;
 mod exchanges;
+mod gpu;
 mod hist;
 mod hostile;
 mod inflate;
@@ -163,6 +164,7 @@ fn main() -> ExitCode {
         ("tls_hostile", tls_hostile::cases()),
         ("tls_handshakes", tls_handshakes::cases()),
         ("inflate", inflate::cases()),
+        ("gpu", gpu::cases()),
         ("discord", discord::cases()),
         ("discord_metrics", discord_metrics::cases()),
         ("discord_attach", discord_attach::cases()),

@@ -157,6 +157,11 @@ impl Mapping {
         self.name().starts_with(b"libcrypto")
     }
 
+    /// Whether its name is that of the CUDA driver's library: `libcuda.so.1`, `libcuda.so.580.65.06`.
+    pub(super) fn sounds_like_cuda(&self) -> bool {
+        self.name().starts_with(b"libcuda.so")
+    }
+
     /// Whether its name is that of a dynamic loader: `ld-linux-x86-64.so.2`, `ld-2.31.so`, `ld-musl-x86_64.so.1`.
     pub(super) fn sounds_like_loader(&self) -> bool {
         self.name().starts_with(b"ld-")
@@ -218,6 +223,14 @@ mod tests {
             |path: &str| parse(format!("1-2 r-xp 0 fd:01 42 {path}").as_bytes()).expect("is").sounds_like_crypto();
         assert!(sounds("/l/libcrypto.so.3") && sounds("/l/x.libs/libcrypto-3a0647ea.so.3"));
         assert!(!sounds("/l/libssl.so.3") && !sounds("/libcrypto/libz.so.1"));
+    }
+
+    #[test]
+    fn the_library_of_the_cuda_driver_is_known() {
+        let sounds =
+            |path: &str| parse(format!("1-2 r-xp 0 fd:01 42 {path}").as_bytes()).expect("is").sounds_like_cuda();
+        assert!(sounds("/l/libcuda.so.1") && sounds("/usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06"));
+        assert!(!sounds("/l/libcudart.so.12") && !sounds("/l/libcudadebugger.so.1"));
     }
 
     #[test]

@@ -96,10 +96,22 @@ pub(super) fn examine(file: &File, debug_files: &DebugFiles) -> Result<Vec<Build
 /// As [`examine`].
 pub(super) fn examine_errors(file: &File) -> Result<Option<Build>, Reason> {
     let mut library = Library::read(file)?;
-    let functions = library.errors()?;
+    let functions = library.exported(Topic::Errors)?;
     let sites = place(&library, &functions);
     // BoringSSL's is told from the other by its functions for streams, which are elsewhere.
     let build = Build { flavour: Flavour::OpenSsl, symbols: SymbolSource::Dynsym, sites };
+    Ok((!build.sites.is_empty()).then_some(build))
+}
+
+/// Looks into `file` for nothing but the functions by which the CUDA driver is asked for memory.
+///
+/// # Errors
+/// As [`examine`].
+pub(super) fn examine_cuda(file: &File) -> Result<Option<Build>, Reason> {
+    let mut library = Library::read(file)?;
+    let functions = library.exported(Topic::Cuda)?;
+    let sites = place(&library, &functions);
+    let build = Build { flavour: Flavour::Cuda, symbols: SymbolSource::Dynsym, sites };
     Ok((!build.sites.is_empty()).then_some(build))
 }
 
@@ -117,17 +129,8 @@ pub(super) fn place(text: &dyn Text, functions: &Functions) -> Vec<Site> {
         sites.extend(placement.outer(vec![function], function));
     }
     sites.extend(placement.through(F::VSetError, [F::SetError]));
-    for function in [
-        F::PutError,
-        F::Inflate,
-        F::InflateEnd,
-        F::ZstdDecompress,
-        F::ZstdReset,
-        F::ZstdFree,
-        F::ZstdFreePart,
-        F::GetAddrInfo,
-        F::Dial,
-    ] {
+    let others = [&[F::PutError][..], &F::OF_ZLIB, &F::OF_ZSTD, &F::OF_RESOLVER, &F::OF_DIALS, &F::OF_CUDA];
+    for function in others.concat() {
         sites.extend(placement.outer(vec![function], function));
     }
     sites
@@ -215,10 +218,11 @@ impl Placement<'_> {
         let form = form(function);
         let (entry, ret) = self.entry(self.function(function)?, form)?;
         let entry_alone = matches!(function, Function::Shutdown | Function::Free);
-        // Most of these jump to computed addresses, or are too long, in every build: nothing would come of looking for their
-        // exits.
+        // Most of these jump to computed addresses, or are too long, in every build, and those of the CUDA driver go on
+        // wherever it has them go: nothing would come of looking for their exits.
         let unfollowed =
-            matches!(function, Function::Inflate | Function::ZstdDecompress | Function::GetAddrInfo | Function::Dial);
+            matches!(function, Function::Inflate | Function::ZstdDecompress | Function::GetAddrInfo | Function::Dial)
+                || Function::OF_CUDA.contains(&function);
         let followed = matches!(form, Form::Plain | Form::Ex { .. } | Form::Connection) && !entry_alone;
         let exits = if followed { self.exits(&[function]) } else { Exits::NotNeeded };
         let returns = followed || unfollowed;
@@ -416,6 +420,9 @@ fn form(function: Function) -> Form {
         | Function::ZstdReset
         | Function::ZstdFree
         | Function::ZstdFreePart => Form::Stream,
+        Function::CudaAlloc | Function::CudaAllocAsync | Function::CudaCreate | Function::CudaAllocManaged => {
+            Form::Size
+        }
     }
 }
 
@@ -432,6 +439,7 @@ fn has_arguments(registers: &Registers, form: Form) -> bool {
         Form::HostName => registers.hold(0) && registers.hold(1),
         Form::Error => registers.hold_int(0) && registers.hold_int(1),
         Form::PutError => registers.hold_int(0) && registers.hold_int(2),
+        Form::Size => registers.hold(1),
     }
 }
 

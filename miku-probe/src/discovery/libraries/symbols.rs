@@ -114,11 +114,13 @@ pub(super) enum Topic {
     Resolver,
     /// libc's by which sockets are connected.
     Dials,
+    /// The CUDA driver's, by which it is asked for memory.
+    Cuda,
 }
 
 impl Topic {
     /// Those that every file is searched for.
-    const SOUGHT: [Self; 5] = [Self::Tls, Self::Zlib, Self::Zstd, Self::Resolver, Self::Dials];
+    const SOUGHT: [Self; 6] = [Self::Tls, Self::Zlib, Self::Zstd, Self::Resolver, Self::Dials, Self::Cuda];
 
     /// What all of its names begin with.
     const fn prefix(self) -> &'static [u8] {
@@ -129,6 +131,7 @@ impl Topic {
             Self::Zstd => b"ZSTD_",
             Self::Resolver => b"getaddrinfo",
             Self::Dials => b"connect",
+            Self::Cuda => b"cuMem",
         }
     }
 
@@ -140,6 +143,7 @@ impl Topic {
             Self::Zstd => (&Function::OF_ZSTD, &[]),
             Self::Resolver => (&Function::OF_RESOLVER, &[]),
             Self::Dials => (&Function::OF_DIALS, &[]),
+            Self::Cuda => (&Function::OF_CUDA, &[]),
         };
         let functions = functions.iter().map(|function| (Name::Probed(*function), function.symbol()));
         functions.chain(others.iter().copied())
@@ -161,6 +165,7 @@ impl Topic {
             Self::Zstd => has(&Function::ZstdDecompress),
             Self::Resolver => has(&Function::GetAddrInfo),
             Self::Dials => has(&Function::Dial),
+            Self::Cuda => Function::OF_CUDA.iter().any(has),
         }
     }
 }
@@ -361,11 +366,11 @@ impl<'f> Library<'f> {
         Ok(found)
     }
 
-    /// The functions by which a TLS library in another file says what went wrong, which must be exported to it.
-    pub(super) fn errors(&mut self) -> Result<Functions, Reason> {
+    /// The functions of a topic that are exported.
+    pub(super) fn exported(&mut self, topic: Topic) -> Result<Functions, Reason> {
         let unreadable = |_: io::Error| Reason::Unreadable;
         let Some(table) = &self.dynsym else { return Ok(Functions::new()) };
-        let mut defined = self.defined(table, &[Topic::Errors]).map_err(unreadable)?;
+        let mut defined = self.defined(table, &[topic]).map_err(unreadable)?;
         let (functions, numbers) = defined.pop().map(|(_, defined)| defined).unwrap_or_default();
         self.slots = self.slots_of(&functions, &numbers).map_err(unreadable)?;
         Ok(functions)

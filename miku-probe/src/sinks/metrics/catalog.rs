@@ -13,7 +13,7 @@ pub const HTTP_BUCKETS: &[f64] =
 pub const FAST_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
 
-/// All families of this sink but the process's own and those of Discord.
+/// All families of this sink but the process's own and those of Discord and of GPUs.
 pub(super) struct Families {
     pub(super) up: Family<IntGauge, 0>,
     pub(super) build_info: Family<IntGauge, 3>,

@@ -1,0 +1,498 @@
+//! What is told of GPUs.
+//!
+//! The gauges are those of one sample, all of them: they appear and vanish together, and no scrape sees a part of one sample
+//! and a part of another. Counters that the driver keeps are shown as it tells them; what is counted here goes on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{IntCounter, IntGauge, Registry};
+
+use super::FastMap;
+use super::catalog::{family, register};
+use super::keys::OTHER;
+use crate::observations::{Allocations, Device, Gpu, GpuProcess, GpuSample, Names, Reading};
+use crate::sinks::families::Family;
+use crate::units::{Nanos, ServiceId};
+
+/// How many processes of one GPU are told apart before the rest is `other`.
+const PROCESS_LIMIT: usize = 200;
+
+/// How many pairs of GPU and Xid are counted apart before Xids become `other`.
+const XID_LIMIT: usize = 200;
+
+const GAUGE: MetricType = MetricType::GAUGE;
+const COUNTER: MetricType = MetricType::COUNTER;
+
+/// A family's name, help and type.
+type About = (&'static str, &'static str, MetricType);
+
+const UP: About = (
+    "miku_gpu_up",
+    "1 while the driver tells of the GPU, 0 while it does not; without the label gpu when it tells of none at all.",
+    GAUGE,
+);
+const INFO: About = ("miku_gpu_info", "1, with the GPU's id for good and the product's name.", GAUGE);
+const MEMORY_TOTAL: About = ("miku_gpu_memory_total_bytes", "The GPU's memory.", GAUGE);
+const MEMORY_USED: About =
+    ("miku_gpu_memory_used_bytes", "Memory in use. Drivers that do not tell what is reserved count that in.", GAUGE);
+const MEMORY_FREE: About = ("miku_gpu_memory_free_bytes", "Memory that is free.", GAUGE);
+const MEMORY_RESERVED: About =
+    ("miku_gpu_memory_reserved_bytes", "Memory that the driver and the firmware keep for themselves.", GAUGE);
+const EXHAUSTED_IN: About = (
+    "miku_gpu_memory_exhausted_in_seconds",
+    "Time until the GPU's memory is used up if it grows on as in the last five minutes; absent while it does not grow.",
+    GAUGE,
+);
+const UTILIZATION: About = (
+    "miku_gpu_utilization_ratio",
+    "Part of the driver's last sampling period, of a sixth of a second to a second, in which the GPU was busy with this.",
+    GAUGE,
+);
+const TEMPERATURE: About = ("miku_gpu_temperature_celsius", "Temperature.", GAUGE);
+const POWER: About = ("miku_gpu_power_watts", "Power that the GPU draws.", GAUGE);
+const POWER_LIMIT: About =
+    ("miku_gpu_power_limit_watts", "Power that the GPU may draw, by all limits together.", GAUGE);
+const ENERGY: About =
+    ("miku_gpu_energy_joules_total", "Energy that the GPU used since the driver was loaded.", COUNTER);
+const CLOCK: About = ("miku_gpu_clock_hertz", "Clock.", GAUGE);
+const THROTTLE: About = (
+    "miku_gpu_throttle_active",
+    "1 while the clocks are held down for this reason, 0 while they are not; reasons that the GPU does not know are absent.",
+    GAUGE,
+);
+const PCIE: About = ("miku_gpu_pcie_bytes_total", "Bytes that the GPU moved over PCI Express.", COUNTER);
+const ECC: About = ("miku_gpu_ecc_errors_total", "Errors of memory since the driver was loaded.", COUNTER);
+const XID: About =
+    ("miku_gpu_xid_errors_total", "Critical errors, by NVIDIA's number, since the probe watches.", COUNTER);
+const REMAPPED: About = (
+    "miku_gpu_remapped_rows",
+    "Rows of memory that were replaced, by why; 1 under pending or failed when some wait for it or could not be.",
+    GAUGE,
+);
+const FAN: About = ("miku_gpu_fan_ratio", "The fan's intended speed, as part of its greatest.", GAUGE);
+const PROCESS_MEMORY: About =
+    ("miku_gpu_process_memory_bytes", "Memory of the GPU that a process holds, be it idle.", GAUGE);
+const PROCESS_SM: About = (
+    "miku_gpu_process_sm_ratio",
+    "Part of the time in which the process's kernels ran, in the driver's latest sample; absent while it has none.",
+    GAUGE,
+);
+const AGE: About = ("miku_gpu_sample_age_seconds", "Time since the GPUs were last asked with success.", GAUGE);
+
+const FAMILIES: [About; 22] = [
+    UP,
+    INFO,
+    MEMORY_TOTAL,
+    MEMORY_USED,
+    MEMORY_FREE,
+    MEMORY_RESERVED,
+    EXHAUSTED_IN,
+    UTILIZATION,
+    TEMPERATURE,
+    POWER,
+    POWER_LIMIT,
+    ENERGY,
+    CLOCK,
+    THROTTLE,
+    PCIE,
+    ECC,
+    XID,
+    REMAPPED,
+    FAN,
+    PROCESS_MEMORY,
+    PROCESS_SM,
+    AGE,
+];
+
+/// What is shown: families by name.
+type Shown = BTreeMap<&'static str, MetricFamily>;
+
+/// What the last sample told, and when that was.
+#[derive(Default)]
+struct Latest {
+    families: Shown,
+    xids: BTreeMap<(String, String), u64>,
+    time: Option<Nanos>,
+}
+
+/// Shows the latest sample.
+struct Samples {
+    descriptions: Vec<Desc>,
+    latest: Arc<Mutex<Latest>>,
+}
+
+impl Samples {
+    fn new(latest: Arc<Mutex<Latest>>) -> Self {
+        let describe = |(name, help, _): About| {
+            Desc::new(name.to_owned(), help.to_owned(), Vec::new(), HashMap::new())
+                .unwrap_or_else(|error| panic!("{name} is not a valid family: {error}"))
+        };
+        Self { descriptions: FAMILIES.into_iter().map(describe).collect(), latest }
+    }
+}
+
+impl Collector for Samples {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut families: Vec<MetricFamily> = latest.families.values().cloned().collect();
+        let mut counted = Shown::new();
+        for ((gpu, xid), count) in &latest.xids {
+            show(&mut counted, XID, &[("gpu", gpu), ("xid", xid)], *count as f64);
+        }
+        if let Some(time) = latest.time {
+            show(&mut counted, AGE, &[], Nanos::now().since(time).seconds());
+        }
+        families.extend(counted.into_values());
+        families
+    }
+}
+
+/// Adds a series. Empty labels are left out, as Prometheus takes them.
+fn show(shown: &mut Shown, (name, help, kind): About, labels: &[(&str, &str)], value: f64) {
+    let family = shown.entry(name).or_insert_with(|| {
+        let mut family = MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        family
+    });
+    let labels = labels.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    });
+    let mut metric = Metric::from_label(labels.collect());
+    if kind == COUNTER {
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        metric.set_counter(counter);
+    } else {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        metric.set_gauge(gauge);
+    }
+    family.mut_metric().push(metric);
+}
+
+/// The series of GPUs.
+pub(super) struct Series {
+    latest: Arc<Mutex<Latest>>,
+    failures: Family<IntCounter, 1>,
+    bytes: Family<IntCounter, 1>,
+    failed_bytes: Family<IntGauge, 1>,
+    failed_time: Family<prometheus::Gauge, 1>,
+    allocations: FastMap<ServiceId, (IntCounter, IntCounter)>,
+}
+
+impl Series {
+    pub(super) fn new(registry: &Registry) -> Self {
+        let latest = Arc::<Mutex<Latest>>::default();
+        register(registry, Samples::new(Arc::clone(&latest)));
+        Self {
+            latest,
+            failures: family(
+                registry,
+                "miku_gpu_allocation_failures_total",
+                "Requests for GPU memory that the CUDA driver refused.",
+                ["service"],
+                &[],
+            ),
+            bytes: family(
+                registry,
+                "miku_gpu_allocation_bytes_total",
+                "GPU memory that was asked of the CUDA driver, what it refused included.",
+                ["service"],
+                &[],
+            ),
+            failed_bytes: family(
+                registry,
+                "miku_gpu_last_allocation_failure_bytes",
+                "Size of the last request for GPU memory that the CUDA driver refused.",
+                ["service"],
+                &[],
+            ),
+            failed_time: family(
+                registry,
+                "miku_gpu_last_allocation_failure_timestamp_seconds",
+                "When that was, in seconds since the epoch.",
+                ["service"],
+                &[],
+            ),
+            allocations: FastMap::default(),
+        }
+    }
+
+    /// Takes one observation in, and tells whether a label was over its cap.
+    pub(super) fn observe(&mut self, what: &Gpu, names: &Names) -> Option<&'static str> {
+        match what {
+            Gpu::Sample(sample) => self.sample(sample, names),
+            Gpu::Allocations(Allocations { service, bytes, failures, last_failure }) => {
+                let series = self.allocations.entry(*service).or_insert_with(|| {
+                    let name = names.service(*service);
+                    (self.bytes.get([name]), self.failures.get([name]))
+                });
+                series.0.inc_by(*bytes);
+                series.1.inc_by(*failures);
+                if let Some((time, bytes)) = last_failure {
+                    let labels = [names.service(*service)];
+                    self.failed_bytes.get(labels).set(i64::try_from(*bytes).unwrap_or(i64::MAX));
+                    self.failed_time.get(labels).set(seconds_since_epoch(*time));
+                }
+                None
+            }
+        }
+    }
+
+    fn sample(&mut self, sample: &GpuSample, names: &Names) -> Option<&'static str> {
+        let mut shown = Shown::new();
+        let mut overflow = None;
+        let devices = sample.devices.as_deref().unwrap_or_default();
+        if devices.is_empty() {
+            show(&mut shown, UP, &[], 0.0);
+        }
+        for Device { gpu, told } in devices {
+            show(&mut shown, UP, &[("gpu", gpu)], f64::from(u8::from(told.is_ok())));
+            if let Ok(reading) = told {
+                show_reading(&mut shown, gpu, reading);
+                overflow = show_processes(&mut shown, gpu, &reading.processes, names).or(overflow);
+            }
+        }
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.families = shown;
+        if devices.iter().any(|device| device.told.is_ok()) {
+            latest.time = Some(sample.time);
+        }
+        for (gpu, xid) in &sample.xids {
+            let mut key = (gpu.clone(), xid.to_string());
+            if latest.xids.len() >= XID_LIMIT && !latest.xids.contains_key(&key) {
+                overflow = Some("xid");
+                key.1 = OTHER.to_owned();
+            }
+            *latest.xids.entry(key).or_default() += 1;
+        }
+        overflow
+    }
+}
+
+/// A time of the kernel's records as the clock on the wall shows it.
+fn seconds_since_epoch(time: Nanos) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+    now - Nanos::now().since(time).seconds()
+}
+
+fn show_reading(shown: &mut Shown, gpu: &str, reading: &Reading) {
+    let mut one = |about: About, value: Option<f64>| {
+        if let Some(value) = value {
+            show(shown, about, &[("gpu", gpu)], value);
+        }
+    };
+    one(MEMORY_TOTAL, reading.memory.map(|memory| memory.total as f64));
+    one(MEMORY_USED, reading.memory.map(|memory| memory.used as f64));
+    one(MEMORY_FREE, reading.memory.map(|memory| memory.free as f64));
+    one(MEMORY_RESERVED, reading.memory.and_then(|memory| memory.reserved).map(|bytes| bytes as f64));
+    one(EXHAUSTED_IN, reading.exhausted_in);
+    one(POWER, reading.power_watts);
+    one(POWER_LIMIT, reading.power_limit_watts);
+    one(ENERGY, reading.energy_joules);
+    let [uuid, name] = [&reading.uuid, &reading.name].map(|text| text.as_deref().unwrap_or_default());
+    if !uuid.is_empty() || !name.is_empty() {
+        show(shown, INFO, &[("gpu", gpu), ("uuid", uuid), ("name", name)], 1.0);
+    }
+    let mut each = |about: About, label: &str, value: &str, number: f64| {
+        show(shown, about, &[("gpu", gpu), (label, value)], number);
+    };
+    for (task, busy) in &reading.utilization {
+        each(UTILIZATION, "task", task.as_str(), *busy);
+    }
+    for (sensor, degrees) in &reading.temperatures {
+        each(TEMPERATURE, "sensor", sensor.as_str(), *degrees);
+    }
+    for (domain, hertz) in &reading.clocks {
+        each(CLOCK, "domain", domain.as_str(), *hertz);
+    }
+    for (reason, active) in &reading.throttle {
+        each(THROTTLE, "reason", reason.as_str(), f64::from(u8::from(*active)));
+    }
+    for (direction, bytes) in &reading.pcie_bytes {
+        each(PCIE, "direction", direction.as_str(), *bytes as f64);
+    }
+    for (cause, rows) in &reading.remapped_rows {
+        each(REMAPPED, "cause", cause.as_str(), *rows as f64);
+    }
+    for (fan, speed) in &reading.fans {
+        each(FAN, "fan", &fan.to_string(), *speed);
+    }
+    for ((kind, location), count) in &reading.ecc_errors {
+        let labels = [("gpu", gpu), ("type", kind.as_str()), ("location", location.as_str())];
+        show(shown, ECC, &labels, *count as f64);
+    }
+}
+
+/// Shows processes, those of services first; tells whether there were too many.
+fn show_processes(shown: &mut Shown, gpu: &str, processes: &[GpuProcess], names: &Names) -> Option<&'static str> {
+    let mut order: Vec<&GpuProcess> = processes.iter().collect();
+    order.sort_by_key(|process| (process.service.is_none(), process.pid));
+    let (told, rest) = order.split_at(order.len().min(PROCESS_LIMIT));
+    for process in told {
+        let service = process.service.map_or("", |service| names.service(service));
+        let pid = process.pid.to_string();
+        if let Some(bytes) = process.memory {
+            let labels = [("gpu", gpu), ("service", service), ("pid", &*pid), ("comm", &*process.comm)];
+            show(shown, PROCESS_MEMORY, &labels, bytes as f64);
+        }
+        if let Some(ratio) = process.sm_ratio {
+            show(shown, PROCESS_SM, &[("gpu", gpu), ("service", service), ("pid", &*pid)], ratio);
+        }
+    }
+    let bytes: u64 = rest.iter().filter_map(|process| process.memory).sum();
+    if rest.is_empty() {
+        return None;
+    }
+    show(shown, PROCESS_MEMORY, &[("gpu", gpu), ("pid", OTHER), ("comm", OTHER)], bytes as f64);
+    Some("pid")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{BuildInfo, Metrics};
+    use super::*;
+    use crate::observations::{EccKind, EccLocation, GpuMemory, Observation, Sink, Task, Unavailable};
+
+    const BOT: ServiceId = ServiceId(0);
+
+    fn sink() -> (Metrics, Names) {
+        (Metrics::new(&BuildInfo::current()), Names { services: vec!["bot".to_owned()], ..Names::default() })
+    }
+
+    fn see(metrics: &mut Metrics, names: &Names, devices: Result<Vec<Device>, Unavailable>, xids: &[u64]) {
+        let xids = xids.iter().map(|xid| ("0".to_owned(), *xid)).collect();
+        let sample = GpuSample { time: Nanos::now(), devices, xids };
+        metrics.observe(&Observation::Gpu(Gpu::Sample(sample)), names);
+    }
+
+    /// The samples of GPUs, but for the one that goes with the time.
+    fn told(metrics: &Metrics) -> Vec<String> {
+        let families = metrics.registry().gather();
+        let text = prometheus::TextEncoder::new().encode_to_string(&families).expect("a String takes all");
+        let lines = text.lines().filter(|line| line.starts_with("miku_gpu_") && !line.contains("_age_"));
+        lines.map(str::to_owned).collect()
+    }
+
+    fn reading() -> Reading {
+        Reading {
+            uuid: Some("GPU-1".to_owned()),
+            memory: Some(GpuMemory { total: 100, used: 60, free: 30, reserved: None }),
+            utilization: vec![(Task::Sm, 0.5)],
+            energy_joules: Some(7.25),
+            ecc_errors: vec![((EccKind::Uncorrected, EccLocation::Sram), 3)],
+            ..Reading::default()
+        }
+    }
+
+    fn device(gpu: &str, told: Result<Reading, Unavailable>) -> Device {
+        Device { gpu: gpu.to_owned(), told }
+    }
+
+    #[test]
+    fn nothing_is_told_before_anybody_asked() {
+        assert_eq!(told(&sink().0), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_sample_takes_the_place_of_the_one_before() {
+        let (mut metrics, names) = sink();
+        see(&mut metrics, &names, Ok(vec![device("0", Ok(reading())), device("1", Err(Unavailable::GpuLost))]), &[79]);
+        let expected = [
+            r#"miku_gpu_ecc_errors_total{gpu="0",location="sram",type="uncorrected"} 3"#,
+            r#"miku_gpu_energy_joules_total{gpu="0"} 7.25"#,
+            r#"miku_gpu_info{gpu="0",uuid="GPU-1"} 1"#,
+            r#"miku_gpu_memory_free_bytes{gpu="0"} 30"#,
+            r#"miku_gpu_memory_total_bytes{gpu="0"} 100"#,
+            r#"miku_gpu_memory_used_bytes{gpu="0"} 60"#,
+            r#"miku_gpu_up{gpu="0"} 1"#,
+            r#"miku_gpu_up{gpu="1"} 0"#,
+            r#"miku_gpu_utilization_ratio{gpu="0",task="sm"} 0.5"#,
+            r#"miku_gpu_xid_errors_total{gpu="0",xid="79"} 1"#,
+        ];
+        let sorted = |metrics: &Metrics| {
+            let mut lines = told(metrics);
+            lines.sort();
+            // The encoder writes labels as they come.
+            lines
+                .into_iter()
+                .map(|line| {
+                    line.replace(r#"type="uncorrected",location="sram""#, r#"location="sram",type="uncorrected""#)
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(sorted(&metrics), expected);
+        see(&mut metrics, &names, Err(Unavailable::Hung), &[79]);
+        assert_eq!(sorted(&metrics), ["miku_gpu_up 0", r#"miku_gpu_xid_errors_total{gpu="0",xid="79"} 2"#]);
+    }
+
+    #[test]
+    fn the_age_is_that_of_the_last_success() {
+        let (mut metrics, names) = sink();
+        let age = |metrics: &Metrics| {
+            let families = metrics.registry().gather();
+            let family = families.iter().find(|family| family.name() == "miku_gpu_sample_age_seconds");
+            family.map(|family| family.get_metric()[0].get_gauge().get_value())
+        };
+        see(&mut metrics, &names, Err(Unavailable::DriverAbsent), &[]);
+        assert_eq!(age(&metrics), None);
+        see(&mut metrics, &names, Ok(vec![device("0", Ok(reading()))]), &[]);
+        let first = age(&metrics).expect("it succeeded");
+        see(&mut metrics, &names, Ok(vec![device("0", Err(Unavailable::GpuLost))]), &[]);
+        assert!(age(&metrics).is_some_and(|age| age > first && age < 10.0));
+    }
+
+    #[test]
+    fn processes_beyond_the_cap_are_one_and_those_of_services_are_never_among_them() {
+        let (mut metrics, names) = sink();
+        let process = |pid: u32| GpuProcess {
+            pid,
+            service: (pid == 1_000).then_some(BOT),
+            comm: "python3".to_owned(),
+            memory: Some(u64::from(pid)),
+            sm_ratio: (pid == 1_000).then_some(0.25),
+        };
+        let count = PROCESS_LIMIT as u32 + 2;
+        let processes: Vec<_> = (1..count).chain([1_000]).map(process).collect();
+        see(&mut metrics, &names, Ok(vec![device("0", Ok(Reading { processes, ..reading() }))]), &[]);
+        let lines = told(&metrics);
+        let of_service = r#"miku_gpu_process_memory_bytes{gpu="0",service="bot",pid="1000",comm="python3"} 1000"#;
+        assert!(lines.iter().any(|line| line == of_service), "{lines:#?}");
+        let ratio = r#"miku_gpu_process_sm_ratio{gpu="0",service="bot",pid="1000"} 0.25"#;
+        assert!(lines.iter().any(|line| line == ratio), "{lines:#?}");
+        let rest = format!(r#"{{gpu="0",pid="other",comm="other"}} {}"#, u64::from(count - 2) + u64::from(count - 1));
+        assert!(lines.iter().any(|line| line.ends_with(&rest)), "{rest} {lines:#?}");
+        assert_eq!(lines.iter().filter(|line| line.contains("process_memory")).count(), PROCESS_LIMIT + 1);
+    }
+
+    #[test]
+    fn allocations_add_up_and_none_failed_is_a_count() {
+        let (mut metrics, names) = sink();
+        let asked = |bytes, failures| {
+            Observation::Gpu(Gpu::Allocations(Allocations { service: BOT, bytes, failures, last_failure: None }))
+        };
+        metrics.observe(&asked(100, 0), &names);
+        assert_eq!(
+            told(&metrics),
+            [
+                r#"miku_gpu_allocation_bytes_total{service="bot"} 100"#,
+                r#"miku_gpu_allocation_failures_total{service="bot"} 0"#
+            ]
+        );
+        metrics.observe(&asked(50, 2), &names);
+        assert!(told(&metrics)[0].ends_with(" 150") && told(&metrics)[1].ends_with(" 2"));
+    }
+}

@@ -1,0 +1,267 @@
+//! What is told of GPUs, with stand-ins for the driver's libraries: what they are told to tell is the truth.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use miku_probe_tests::exposition::Scrape;
+use miku_probe_tests::harness::PATIENCE;
+use miku_probe_tests::harness::probe::{Probe, command};
+use miku_probe_tests::harness::process::Process;
+use nvidia_ml_standin::script::{StandIn, built};
+use serde_json::Value;
+
+use crate::tls_stage::NOTICED_WITHIN;
+use crate::{Case, case};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![case!(without_a_driver), case!(values_and_faults), case!(a_call_that_hangs), case!(allocations), case!(check)]
+}
+
+/// What asks for memory.
+const CLIENT: &str = env!("CARGO_BIN_EXE_cuda");
+
+/// The names of all that is told of GPUs by their driver.
+fn told(scrape: &Scrape) -> Vec<String> {
+    let of_gpus = scrape.samples.iter().filter(|sample| sample.name.starts_with("miku_gpu_"));
+    of_gpus.map(|sample| format!("{} {:?} {}", sample.name, sample.labels, sample.value)).collect()
+}
+
+/// The one value of this name and these labels.
+fn value(scrape: &Scrape, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let values: Vec<f64> = scrape.matching(name, labels).map(|sample| sample.value).collect();
+    assert!(values.len() < 2, "{name} {labels:?} is there {} times", values.len());
+    values.first().copied()
+}
+
+fn launch(library: &str) -> Probe {
+    Probe::launch(&["self=comm:nobody-has-this"], &["--gpu-interval", "100ms", "--gpu-library", library])
+}
+
+/// The probe runs, says once that there is no driver, and exports that no GPU is up, and nothing else of any.
+fn without_a_driver() {
+    let mut probe = launch("/nonexistent/libnvidia-ml.so.1");
+    let up = probe.wait_for("miku_gpu_up", |scrape| value(scrape, "miku_gpu_up", &[]));
+    assert_eq!(up, 0.0);
+    // Many intervals.
+    thread::sleep(Duration::from_millis(600));
+    let scrape = probe.scrape();
+    assert_eq!(told(&scrape).len(), 1, "{:#?}", told(&scrape));
+    let said = probe.process().complained();
+    let said: Vec<_> = said.iter().filter(|line| line.contains("NVIDIA")).collect();
+    assert!(said.len() == 1 && said[0].contains("no NVIDIA driver"), "{said:#?}");
+}
+
+/// A GPU whose memory is held by these processes.
+fn script(used: u64, processes: &str) -> String {
+    format!(
+        "version 580.65.06\ncount 1\ngpu0.uuid GPU-1\ngpu0.name A GPU\ngpu0.total 85899345920\ngpu0.used {used}\n\
+         gpu0.free {}\ngpu0.reserved 7\ngpu0.busy 97\ngpu0.memory_busy 41\ngpu0.temperature 66\ngpu0.power 310123\n\
+         gpu0.energy 123456789\ngpu0.throttle 4\ngpu0.compute {processes}\ngpu0.xid 0:0\n",
+        85_899_345_920 - used
+    )
+}
+
+/// Values, those of processes to the byte, and what becomes of them when the GPU is lost and comes back; and what all that
+/// costs the probe.
+fn values_and_faults() {
+    let client = Client::start();
+    let pid = client.process.pid().to_string();
+    let processes = format!("{pid}:1073741825,1:17");
+    let mut standin = StandIn::without(&[]);
+    standin.tell(&script(2_147_483_649, &processes));
+    let library = standin.library();
+    let probe = Probe::launch(&[&client.service()], &["--gpu-library", library.to_str().expect("it is text")]);
+    probe.wait_target("job");
+    let memory = probe.wait_for("the client's memory", |scrape| {
+        value(
+            scrape,
+            "miku_gpu_process_memory_bytes",
+            &[("gpu", "0"), ("service", "job"), ("pid", &pid), ("comm", "cuda")],
+        )
+    });
+    assert_eq!(memory, 1_073_741_825.0);
+    let scrape = probe.scrape();
+    let of_gpu = [("gpu", "0")];
+    for (name, labels, expected) in [
+        ("miku_gpu_up", &of_gpu[..], 1.0),
+        ("miku_gpu_info", &[("gpu", "0"), ("uuid", "GPU-1"), ("name", "A GPU")], 1.0),
+        ("miku_gpu_memory_total_bytes", &of_gpu, 85_899_345_920.0),
+        ("miku_gpu_memory_used_bytes", &of_gpu, 2_147_483_649.0),
+        ("miku_gpu_memory_reserved_bytes", &of_gpu, 7.0),
+        ("miku_gpu_utilization_ratio", &[("task", "sm")], 0.97),
+        ("miku_gpu_utilization_ratio", &[("task", "memory_bandwidth")], 0.41),
+        ("miku_gpu_temperature_celsius", &[("sensor", "gpu")], 66.0),
+        ("miku_gpu_power_watts", &of_gpu, 310.123),
+        ("miku_gpu_energy_joules_total", &of_gpu, 123_456.789),
+        ("miku_gpu_throttle_active", &[("reason", "software_power_cap")], 1.0),
+        ("miku_gpu_throttle_active", &[("reason", "hardware_thermal")], 0.0),
+        ("miku_gpu_process_memory_bytes", &[("pid", "1")], 17.0),
+    ] {
+        assert_eq!(value(&scrape, name, labels), Some(expected), "{name} {labels:?}: {:#?}", told(&scrape));
+    }
+    assert!(value(&scrape, "miku_gpu_sample_age_seconds", &[]).is_some_and(|age| age < 3.0));
+    // Not told by this driver.
+    for name in ["miku_gpu_fan_ratio", "miku_gpu_pcie_bytes_total", "miku_gpu_memory_exhausted_in_seconds"] {
+        assert_eq!(value(&scrape, name, &[]), None, "{name}");
+    }
+    assert_light(&probe);
+    standin.tell(&format!("{}gpu0 !15\n", script(3, &processes).replace("xid 0:0", "xid 1:79")));
+    probe.wait_for("a GPU that is lost", |scrape| (value(scrape, "miku_gpu_up", &of_gpu) == Some(0.0)).then_some(()));
+    let scrape = probe.scrape();
+    let mut names: Vec<_> = scrape.samples.iter().map(|sample| sample.name.as_str()).collect();
+    names.retain(|name| name.starts_with("miku_gpu_"));
+    names.sort_unstable();
+    assert_eq!(names, ["miku_gpu_sample_age_seconds", "miku_gpu_up", "miku_gpu_xid_errors_total"]);
+    assert_eq!(value(&scrape, "miku_gpu_xid_errors_total", &[("gpu", "0"), ("xid", "79")]), Some(1.0));
+    standin.tell(&script(5, &processes));
+    let used = probe.wait_for("a GPU that is back", |scrape| value(scrape, "miku_gpu_memory_used_bytes", &of_gpu));
+    assert_eq!(used, 5.0);
+}
+
+/// Asserts that sampling once a second takes less than 0.2 percent of a processor, by the scheduler's own count.
+fn assert_light(probe: &Probe) {
+    const TIME: Duration = Duration::from_secs(5);
+    let busy = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", probe.pid())).expect("it runs");
+        let threads: Vec<u64> = tasks
+            .filter_map(|task| {
+                let task = task.ok()?.path();
+                let name = fs::read_to_string(task.join("comm")).ok()?;
+                let spent = fs::read_to_string(task.join("schedstat")).ok()?;
+                name.starts_with("gpu").then(|| spent.split(' ').next()?.parse().ok()).flatten()
+            })
+            .collect();
+        assert_eq!(threads.len(), 2, "one that samples and one that calls the driver");
+        threads.iter().sum::<u64>()
+    };
+    let before = busy();
+    thread::sleep(TIME);
+    let part = (busy() - before) as f64 / TIME.as_nanos() as f64;
+    eprintln!("sampling a GPU once a second takes {:.3} % of a processor", part * 100.0);
+    assert!(part < 0.002, "{part}");
+}
+
+/// A call that does not come back leaves nothing behind, and the probe answers meanwhile.
+fn a_call_that_hangs() {
+    let mut standin = StandIn::without(&[]);
+    standin.tell(&script(9, "1:1"));
+    let probe = launch(standin.library().to_str().expect("it is text"));
+    probe.wait_for("the GPU", |scrape| (value(scrape, "miku_gpu_up", &[("gpu", "0")]) == Some(1.0)).then_some(()));
+    standin.tell(&format!("{}gpu0.power hang\n", script(10, "1:1").replace("gpu0.power 310123\n", "")));
+    probe.wait_for("a driver that hangs", |scrape| {
+        (scrape.samples.iter().any(|sample| sample.name == "miku_gpu_up" && sample.value == 0.0)).then_some(())
+    });
+    let scrape = probe.scrape();
+    let names = told(&scrape);
+    assert!(names.len() == 2 && names.iter().any(|name| name.starts_with("miku_gpu_sample_age")), "{names:#?}");
+    // It ends as ever, with the call still under way.
+    assert!(probe.stop().success());
+    standin.tell("");
+}
+
+/// Asks for memory as it is told.
+struct Client {
+    process: Process,
+    told: usize,
+}
+
+impl Client {
+    fn start() -> Self {
+        let process = Process::start("the client", Command::new(CLIENT).env("CUDA_STANDIN_BYTES", "1000000"));
+        process.wait_said(PATIENCE, |line| (line == "ready").then_some(()));
+        Self { process, told: 0 }
+    }
+
+    fn service(&self) -> String {
+        format!("job=pid:{}", self.process.pid())
+    }
+
+    /// Has it do something, and tells how often it was refused.
+    fn tell(&mut self, line: &str) -> u64 {
+        self.process.tell(line);
+        self.told += 1;
+        let done = format!("done {} ", self.told);
+        self.process.wait_said(PATIENCE, |line| line.strip_prefix(&done)?.parse().ok())
+    }
+}
+
+/// The stand-in under the name that the driver's library has, in a folder that goes with it.
+fn cuda() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("libcuda.so.1");
+    fs::copy(built("libcuda_standin.so"), &path).expect("it was built");
+    (folder, path)
+}
+
+/// What is asked for is counted, by each function, and so is what is refused, with its time and its size; and there is nothing
+/// of it before the library is there.
+fn allocations() {
+    const FAILURES: &str = "miku_gpu_allocation_failures_total";
+    const BYTES: &str = "miku_gpu_allocation_bytes_total";
+    let mut client = Client::start();
+    let probe = Probe::attach(&[&client.service()]);
+    let of_job = [("service", "job")];
+    let (_folder, library) = cuda();
+    assert_eq!(value(&probe.scrape(), FAILURES, &of_job), None, "it has not loaded the library");
+    client.tell(&format!("load {}", library.display()));
+    thread::sleep(NOTICED_WITHIN);
+    let sites = [("service", "job"), ("kind", "cuda")];
+    probe.wait_for("sites in the library", |scrape| (scrape.sum("miku_probe_sites", &sites) > 0.0).then_some(()));
+    probe.wait_for("none refused", |scrape| (value(scrape, FAILURES, &of_job) == Some(0.0)).then_some(()));
+    let mut bytes = 0;
+    let mut refused = 0;
+    for (function, size, count) in [
+        ("cuMemAlloc_v2", 1_000, 300),
+        ("cuMemAllocAsync", 2_000, 100),
+        ("cuMemCreate", 3_000, 100),
+        ("cuMemAllocManaged", 4_000, 40),
+        ("cuMemAlloc_v2", 777_777, 3),
+        ("cuMemAllocAsync", 888_888, 2),
+        ("cuMemCreate", 999_999, 1),
+        ("cuMemAllocManaged", 123_456, 1),
+    ] {
+        refused += client.tell(&format!("{function} {size} {count}"));
+        bytes += size * count;
+    }
+    assert_eq!(refused, 7, "the stand-in has a million bytes");
+    probe.wait_for("all that was asked for", |scrape| {
+        let told = (value(scrape, BYTES, &of_job), value(scrape, FAILURES, &of_job));
+        (told == (Some(bytes as f64), Some(refused as f64))).then_some(())
+    });
+    let scrape = probe.scrape();
+    assert_eq!(value(&scrape, "miku_gpu_last_allocation_failure_bytes", &of_job), Some(123_456.0));
+    let failed = value(&scrape, "miku_gpu_last_allocation_failure_timestamp_seconds", &of_job).expect("it failed");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is later").as_secs_f64();
+    assert!((0.0..20.0).contains(&(now - failed)), "{failed} is not just before {now}");
+    // What the process asked for before its end counts, and the probe leaves one alive that it leaves.
+    assert_eq!(client.tell("cuMemAlloc_v2 1 5"), 0);
+    assert!(probe.stop().success());
+    assert_eq!(client.tell("cuMemAlloc_v2 1 5"), 0);
+}
+
+fn check() {
+    let row = |library: &str| {
+        let mut process = Process::start("the probe", &mut command(&["check", "--json", "--gpu-library", library]));
+        process.wait(PATIENCE).unwrap_or_else(|| panic!("it goes on: {}", process.story()));
+        process.wait_silent(PATIENCE);
+        let report: Value = serde_json::from_str(&process.said().join("\n")).expect("it is JSON");
+        let rows = report["checks"].as_array().expect("there are rows").clone();
+        rows.into_iter().find(|row| row["name"] == "GPU").expect("there is one for the GPU")
+    };
+    let none = row("/nonexistent/libnvidia-ml.so.1");
+    assert_eq!((&none["status"], &none["remedy"]), (&"pass".into(), &Value::Null), "{none}");
+    assert!(none["detail"].as_str().is_some_and(|detail| detail.contains("no NVIDIA driver")), "{none}");
+    let mut standin = StandIn::without(&[]);
+    standin.tell(&script(1, "1:1"));
+    let library = standin.library();
+    let library = library.to_str().expect("it is text");
+    let one = row(library);
+    assert_eq!(one["detail"], "1 found: A GPU", "{one}");
+    standin.tell("driver !18");
+    let mismatch = row(library);
+    assert_eq!(mismatch["status"], "warn", "{mismatch}");
+    assert!(mismatch["remedy"].as_str().is_some_and(|remedy| remedy.contains("reboot")), "{mismatch}");
+}
