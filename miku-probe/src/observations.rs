@@ -1,9 +1,11 @@
 //! What the protocols make of the records, and the sinks consume: the one arrow between the two.
 
 mod discord;
+mod event_loop;
 
 use miku_probe_abi::RecordKind;
 
+pub use self::event_loop::{EventLoop, StallThreshold, Turns, off_reason};
 pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
 use crate::units::{Direction, Nanos, Scheme, ServiceId, Side, Symbol, Symbols, Transport};
 
@@ -374,6 +376,13 @@ pub enum Observation {
         service: ServiceId,
         /// What.
         what: Discord,
+    },
+    /// Something is told of event loops.
+    EventLoop {
+        /// Whose.
+        service: ServiceId,
+        /// What.
+        what: EventLoop,
     },
     /// Something belongs to no whole exchange.
     Unmatched {
