@@ -11,6 +11,7 @@ It says `ready`, then does what standard input says, line by line, and ends when
 import asyncio
 import concurrent.futures
 import fcntl
+import itertools
 import json
 import os
 import random
@@ -220,12 +221,12 @@ def thread():
             os._exit(0)
 
         threading.Thread(target=ask, daemon=True).start()
-        while True:
+        for number in itertools.count(1):
             await asked.get()
             for _ in range(500):
                 writer.write(b"x")
                 await reader.read(1)
-            print("turns", len(selector.turns), flush=True)
+            print("turns", number, len(selector.turns), flush=True)
 
     running = threading.Thread(target=lambda: asyncio.SelectorEventLoop(selector).run_until_complete(talk()))
     running.start()

