@@ -5,6 +5,7 @@
 #![feature(asm_experimental_arch)]
 
 mod cuda;
+mod event_loop;
 mod inflate;
 mod maps;
 mod memory;

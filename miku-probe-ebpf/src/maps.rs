@@ -10,7 +10,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TracePointContext;
 use miku_probe_abi::{
     ABI_VERSION, Connection, ConnectionKey, Counters, FILTER_SLOTS, Plain, RecordHeader, RecordKind, SocketOffsets,
-    TaskOffsets, TracepointOffsets, bytes_of,
+    StackOffsets, TaskOffsets, TracepointOffsets, bytes_of,
 };
 
 /// All records, in the order in which they happened on each processor. User space sets the size.
@@ -61,6 +61,10 @@ static SOCKET_OFFSETS: SocketOffsets = SocketOffsets { socket_type: 0, dport: 0,
 static TASK_OFFSETS: TaskOffsets =
     TaskOffsets { known: 0, group_leader: 0, exit_code: 0, signal: 0, live: 0, flags: 0, group_exit_code: 0 };
 
+/// Where this kernel's tasks keep their stacks.
+#[unsafe(no_mangle)]
+static STACK_OFFSETS: StackOffsets = StackOffsets { stack: 0 };
+
 /// User space is woken when this many bytes wait in the ring; below that it comes by itself.
 #[unsafe(no_mangle)]
 static WAKE_BYTES: u64 = 1 << 20;
@@ -96,6 +100,13 @@ pub(crate) fn socket_offsets() -> SocketOffsets {
 pub(crate) fn task_offsets() -> TaskOffsets {
     // SAFETY: as in `offsets`.
     unsafe { read_volatile(&raw const TASK_OFFSETS) }
+}
+
+/// Where a task keeps its stack.
+#[inline(always)]
+pub(crate) fn stack_offsets() -> StackOffsets {
+    // SAFETY: as in `offsets`.
+    unsafe { read_volatile(&raw const STACK_OFFSETS) }
 }
 
 /// Whether `tgid` may be watched: false is certain.

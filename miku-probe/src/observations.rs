@@ -1,6 +1,7 @@
 //! What the protocols make of the records, and the sinks consume: the one arrow between the two.
 
 mod discord;
+mod event_loop;
 mod gpu;
 mod net;
 mod process;
@@ -8,6 +9,7 @@ mod process;
 use miku_probe_abi::RecordKind;
 
 pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
+pub use self::event_loop::{EventLoop, StallThreshold, Turns, off_reason};
 pub use self::gpu::{
     Allocations, ClockDomain, Device, EccKind, EccLocation, Gpu, GpuMemory, GpuProcess, GpuSample, PcieDirection,
     Reading, RemapCause, Sensor, Task, ThrottleReason, Unavailable,
@@ -403,6 +405,13 @@ pub enum Observation {
     },
     /// The GPUs told something, or somebody asked them for memory.
     Gpu(Gpu),
+    /// Something is told of event loops.
+    EventLoop {
+        /// Whose.
+        service: ServiceId,
+        /// What.
+        what: EventLoop,
+    },
     /// Something belongs to no whole exchange.
     Unmatched {
         /// The protocol's name, such as `http1`.

@@ -18,10 +18,11 @@ use crate::discovery::selectors::ServiceSpec;
 use crate::discovery::sockets::{self, Socket};
 use crate::discovery::{Change, Discovery, Event, UnknownPid};
 use crate::intake::{Process, Ring};
-use crate::observations::{Gpu, LostWhere, Names, Observation, ProcessNews, Sink, TargetState};
+use crate::observations::{EventLoop, Gpu, LostWhere, Names, Observation, ProcessNews, Sink, TargetState, Turns};
 use crate::pipeline::{Caps, Pipeline, World};
 use crate::probes::attacher::{Attacher, Report};
 use crate::probes::cuda::AllocationTable;
+use crate::probes::event_loop::{self, EventLoops};
 use crate::probes::net::{self, ListenerTable};
 use crate::probes::plan::Returns;
 use crate::probes::socket::Way;
@@ -95,6 +96,9 @@ struct Core<S> {
     connections: ConnectionTable,
     streams: StreamTable,
     allocations: AllocationTable,
+    /// The threads that wait in selectors, and what has been told of them.
+    loops: EventLoops,
+    loops_told: event_loop::Told,
     /// What attaches to libraries; `None` when the kernel refused the programs.
     attacher: Option<Attacher>,
     scrubber: Option<Scrubber>,
@@ -152,7 +156,7 @@ impl<S: Sink> Watch<S> {
         let discovery = Discovery::new(ProcFs::default(), services);
         discovery.check_pids()?;
         let (mut kernel, maps) = Kernel::load(sizes)?;
-        let Maps { records, targets, connections, streams, allocations, counters, listeners } = maps;
+        let Maps { records, targets, connections, streams, allocations, loops, counters, listeners } = maps;
         let uprobes = kernel.take_uprobes();
         let attacher = uprobes.map(|uprobes| Attacher::start(uprobes, Returns::of_this_kernel())).transpose()?;
         let scrubber = kernel.take_scrubber();
@@ -163,6 +167,8 @@ impl<S: Sink> Watch<S> {
             connections,
             streams,
             allocations,
+            loops,
+            loops_told: event_loop::Told::default(),
             attacher,
             scrubber,
             listeners,
@@ -451,6 +457,7 @@ impl<S: Sink> Core<S> {
         self.pipeline.add_target(tgid, service);
         self.watched.insert(Target { service, tgid });
         self.order(Attacher::watch, tgid);
+        self.kernel.tell_turns();
         if self.kernel.way() == Way::Sockets {
             // A connection becomes known by its first bytes, with all that is to be known of it.
             let listens = |socket: &Socket| socket.listening && socket.transport == Transport::Unix;
@@ -520,6 +527,9 @@ impl<S: Sink> Core<S> {
             }
         }
         self.targets.remove(tgid);
+        for turns in self.loops_told.last_growth(&self.loops, tgid) {
+            self.observe_turns(tgid, turns);
+        }
         self.watched.remove(tgid);
         self.order(Attacher::forget, tgid);
         self.streams.forget(tgid);
@@ -580,9 +590,19 @@ impl<S: Sink> Core<S> {
         }
     }
 
+    /// Tells what event loops of a process have done.
+    fn observe_turns(&mut self, tgid: Tgid, turns: Turns) {
+        if let Some(service) = self.pipeline.target(tgid) {
+            self.pipeline.observe(&Observation::EventLoop { service, what: EventLoop::Turns(Box::new(turns)) });
+        }
+    }
+
     fn tick(&mut self) {
         self.take_reports();
         self.tell_allocations();
+        for (tgid, turns) in self.loops_told.growth(&self.loops) {
+            self.observe_turns(tgid, turns);
+        }
         self.pipeline.tick(Nanos::now());
         let told = self.lives.tick(Nanos::now(), |tgid| self.pipeline.target(tgid).is_some());
         self.tell(told);

@@ -6,6 +6,7 @@
 pub mod attacher;
 mod attachments;
 pub mod cuda;
+pub mod event_loop;
 pub mod inflate;
 mod maps;
 pub mod net;
@@ -23,7 +24,7 @@ use std::fs::File;
 
 use aya::programs::ProgramError;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
-use miku_probe_abi::{NetOffsets, SocketOffsets, TaskOffsets};
+use miku_probe_abi::{NetOffsets, SocketOffsets, StackOffsets, TaskOffsets};
 
 use self::socket::Way;
 use self::statistics::statistics_of;
@@ -172,6 +173,10 @@ pub struct Kernel {
     closes: bool,
     /// Whether TCP's tracepoints can be understood.
     net: bool,
+    /// How turns of event loops are noticed, unless they cannot be.
+    registers: Option<event_loop::Registers>,
+    /// Whether turns of event loops are told.
+    turns: bool,
     /// The kernel's types, until everything is attached: they take more memory than all the rest.
     btf: Option<Btf>,
 }
@@ -189,12 +194,7 @@ impl Kernel {
         let offsets = offsets::read()?;
         let way = Way::of_this_kernel();
         // Each reading of the kernel's types takes some MiB: this one is over before the next.
-        let types = types::kernel_offsets();
-        let (sockets, tasks) = match types {
-            Ok(KernelOffsets { sockets, tasks }) => (sockets, tasks),
-            Err(error) if way == Way::Sockets => return Err(error.into()),
-            Err(error) => (Ok(SocketOffsets::default()), Err(error)),
-        };
+        let KernelOffsets { sockets, tasks, net, stack } = types::kernel_offsets()?;
         let socket_offsets = match way {
             Way::Sockets => sockets?,
             Way::Calls => SocketOffsets::default(),
@@ -205,7 +205,9 @@ impl Kernel {
             failures.push(Failure { kind: process::KIND, reason: reason(&error) });
             TaskOffsets::default()
         });
-        let net_offsets = net::read_offsets();
+        let net_offsets = net::read_offsets(net);
+        let registers = loop_registers(stack, &mut failures);
+        let stack_offsets = registers.map(event_loop::Registers::offsets).unwrap_or_default();
         let btf = Btf::from_sys_fs().map_err(ProbeError::Types)?;
         let wake = u64::from(sizes.ring_bytes) / 4;
         let mut ebpf = EbpfLoader::new()
@@ -214,6 +216,7 @@ impl Kernel {
             .override_global("WAKE_BYTES", &wake, true)
             .override_global("SOCKET_OFFSETS", &socket_offsets, true)
             .override_global("TASK_OFFSETS", &task_offsets, true)
+            .override_global("STACK_OFFSETS", &stack_offsets, true)
             .override_global("NET_OFFSETS", net_offsets.as_ref().unwrap_or(&NetOffsets::default()), true)
             .map_max_entries("RECORDS", sizes.ring_bytes)
             .map_max_entries("CONNECTIONS", sizes.connections)
@@ -264,6 +267,8 @@ impl Kernel {
             way,
             closes: way == Way::Calls,
             net: net_offsets.is_ok(),
+            registers,
+            turns: false,
             btf: Some(btf),
         };
         Ok((this, maps))
@@ -289,6 +294,9 @@ impl Kernel {
         for probe in self.way.probes().iter().chain(process::PROBES).chain(net) {
             let outcome = self.attach_one(probe, btf.as_ref());
             self.account(probe, outcome)?;
+        }
+        if self.turns {
+            self.attach_turns();
         }
         Ok(())
     }
@@ -321,6 +329,29 @@ impl Kernel {
         let probe = Probe { intent: Intent::Optional, ..socket::CLOSE };
         if let Err(error) = self.account(&probe, outcome) {
             log::warn!("{error}");
+        }
+    }
+
+    /// Sees to it that turns of event loops are told. It puts every system call of the machine on the kernel's slower entry
+    /// path, so it waits until somebody is watched.
+    pub fn tell_turns(&mut self) {
+        if !std::mem::replace(&mut self.turns, true) {
+            self.attach_turns();
+        }
+    }
+
+    fn attach_turns(&mut self) {
+        let Some(registers) = self.registers else { return };
+        for (place, probe) in registers.probes().iter().enumerate() {
+            let outcome = self.attach_one(probe, None);
+            let useless = place == 0 && outcome.is_err();
+            if let Err(error) = self.account(probe, outcome) {
+                log::warn!("{error}");
+            }
+            if useless {
+                log::warn!("nothing of event loops can be seen");
+                return;
+            }
         }
     }
 
@@ -373,6 +404,22 @@ impl Kernel {
             .extend(self.uprobe_descriptors.iter().filter_map(|(name, descriptor)| statistics_of(name, descriptor)));
         statistics
     }
+}
+
+/// How turns of event loops are noticed on this kernel; nothing, which is told, when they cannot be.
+fn loop_registers(
+    stack: Result<StackOffsets, TypesError>,
+    failures: &mut Vec<Failure>,
+) -> Option<event_loop::Registers> {
+    let registers = event_loop::Registers::of_this_kernel(stack);
+    let error: Box<dyn std::error::Error> = match (offsets::loops_tell(), registers) {
+        (Ok(()), Ok(registers)) => return Some(registers),
+        (Err(error), _) => error.into(),
+        (_, Err(error)) => error.into(),
+    };
+    log::warn!("nothing of event loops can be seen: {}", chain(&*error));
+    failures.push(Failure { kind: event_loop::KIND, reason: reason(&*error) });
+    None
 }
 
 /// What the system said, in a word that is fit for a label.

@@ -8,7 +8,7 @@
 use aya::maps::{HashMap, MapData, MapError};
 use miku_probe_abi::{ListenerKey, NetOffsets};
 
-use super::{Hook, Intent, OffsetError, Probe, TypesError, offsets, types};
+use super::{Hook, Intent, OffsetError, Probe, TypesError, offsets};
 use crate::units::Tgid;
 
 /// The label `kind` of this family.
@@ -47,8 +47,8 @@ pub(super) enum NetError {
 }
 
 /// Where this kernel keeps what the programs read.
-pub(super) fn read_offsets() -> Result<NetOffsets, NetError> {
-    Ok(offsets::net(types::net_offsets()?)?)
+pub(super) fn read_offsets(types: Result<NetOffsets, TypesError>) -> Result<NetOffsets, NetError> {
+    Ok(offsets::net(types?)?)
 }
 
 /// Who listens on which port: what the kernel side cannot know of those that did before they were watched.

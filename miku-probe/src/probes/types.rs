@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 
-use miku_probe_abi::{NetOffsets, SocketOffsets, TaskOffsets};
+use miku_probe_abi::{NetOffsets, SocketOffsets, StackOffsets, TaskOffsets};
 
 /// The kernel's own type information.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -35,13 +35,22 @@ pub(super) struct KernelOffsets {
     pub(super) sockets: Result<SocketOffsets, TypesError>,
     /// Of tasks.
     pub(super) tasks: Result<TaskOffsets, TypesError>,
+    /// Of TCP's sockets and packets; the tracepoints' fields are not among it.
+    pub(super) net: Result<NetOffsets, TypesError>,
+    /// Of a task's stack.
+    pub(super) stack: Result<StackOffsets, TypesError>,
 }
 
 /// Finds all of them at once: reading the kernel's types takes some MiB for a while.
 pub(super) fn kernel_offsets() -> Result<KernelOffsets, TypesError> {
     let bytes = fs::read(VMLINUX).map_err(TypesError::Unreadable)?;
     let types = Types::parse(&bytes).ok_or(TypesError::Malformed)?;
-    Ok(KernelOffsets { sockets: socket_offsets(&types), tasks: task_offsets(&types) })
+    Ok(KernelOffsets {
+        sockets: socket_offsets(&types),
+        tasks: task_offsets(&types),
+        net: net_offsets(&types),
+        stack: types.find("task_struct", "stack").map(|stack| StackOffsets { stack }),
+    })
 }
 
 fn socket_offsets(types: &Types<'_>) -> Result<SocketOffsets, TypesError> {
@@ -66,11 +75,8 @@ fn task_offsets(types: &Types<'_>) -> Result<TaskOffsets, TypesError> {
     })
 }
 
-/// What is read of TCP's sockets and packets; the tracepoints' fields are not among it.
-pub(super) fn net_offsets() -> Result<NetOffsets, TypesError> {
-    let bytes = fs::read(VMLINUX).map_err(TypesError::Unreadable)?;
-    let types = Types::parse(&bytes).ok_or(TypesError::Malformed)?;
-    let offset = |structure, field| types.offset(structure, field).ok_or(TypesError::NoField { structure, field });
+fn net_offsets(types: &Types<'_>) -> Result<NetOffsets, TypesError> {
+    let offset = |structure, field| types.find(structure, field);
     Ok(NetOffsets {
         sock_error: offset("sock", "sk_err")?,
         family: offset("sock_common", "skc_family")?,
@@ -243,23 +249,21 @@ mod tests {
 
     #[test]
     fn this_kernels_sockets_and_tasks_are_laid_out_as_ever() {
-        let Ok(KernelOffsets { sockets, tasks }) = kernel_offsets() else {
+        let Ok(KernelOffsets { sockets, tasks, net, .. }) = kernel_offsets() else {
             eprintln!("SKIP: this kernel does not tell its types");
             return;
         };
         let at = sockets.expect("they have been there since Linux 3.8");
-        let sockets_at = at;
         // `skc_daddr` has been the first field since then, and the port is behind the pair of addresses and the hash.
         assert_eq!((at.daddr, at.dport), (0, 12));
         assert!(at.v6_daddr > 16 && at.socket_type > at.v6_daddr, "{at:?}");
-        let at = tasks.expect("they have been there since Linux 2.6");
-        // `sigcnt` and `live` have begun it ever since.
-        assert_eq!(at.live, 4);
-        assert!(at.group_exit_code > 4 && at.exit_code > 0 && at.signal > at.exit_code, "{at:?}");
-        let (net, at) = (net_offsets(), sockets_at);
         let net = net.expect("a kernel that tells of sockets tells of packets");
         assert_eq!((net.daddr, net.dport, net.v6_daddr, net.family), (at.daddr, at.dport, at.v6_daddr, 16));
         // Of the control block's 48 bytes it is the ninth, behind two sequence numbers.
         assert_eq!(net.skb_segments % 8, 0, "{net:?}");
+        let at = tasks.expect("they have been there since Linux 2.6");
+        // `sigcnt` and `live` have begun it ever since.
+        assert_eq!(at.live, 4);
+        assert!(at.group_exit_code > 4 && at.exit_code > 0 && at.signal > at.exit_code, "{at:?}");
     }
 }

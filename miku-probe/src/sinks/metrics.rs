@@ -6,6 +6,7 @@
 
 mod catalog;
 mod discord;
+mod event_loop;
 mod gpu;
 mod keys;
 mod limits;
@@ -80,6 +81,7 @@ pub struct Metrics {
     processes: process::Series,
     net: net::Series,
     gpu: gpu::Series,
+    event_loop: event_loop::Series,
     in_flight: FastMap<(ServiceId, Side), IntGauge>,
     unmatched: FastMap<(&'static str, Unmatched), IntCounter>,
     overflows: FastMap<&'static str, IntCounter>,
@@ -116,6 +118,7 @@ impl Metrics {
             processes: process::Series::new(&registry),
             net: net::Series::new(&registry),
             gpu: gpu::Series::new(&registry),
+            event_loop: event_loop::Series::new(&registry),
             in_flight: FastMap::default(),
             unmatched: FastMap::default(),
             overflows: FastMap::default(),
@@ -301,6 +304,11 @@ impl Sink for Metrics {
             }
             Observation::Gpu(ref what) => {
                 if let Some(label) = self.gpu.observe(what, names) {
+                    self.overflow(label);
+                }
+            }
+            Observation::EventLoop { service, ref what } => {
+                if let Some(label) = self.event_loop.observe(service, what, names) {
                     self.overflow(label);
                 }
             }

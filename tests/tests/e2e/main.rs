@@ -15,6 +15,7 @@ mod discord_stage;
 mod discord_voice;
 mod discovery;
 mod endpoints;
+mod event_loop;
 mod exchanges;
 mod gpu;
 mod hist;
@@ -88,6 +89,8 @@ enum Need {
     Pressure,
     /// PID and mount namespaces.
     Namespaces,
+    /// File systems in files.
+    Disk,
 }
 
 impl Need {
@@ -123,6 +126,7 @@ impl Need {
             Self::MemoryGroup => process::memory_group("miku-probe-check").map(drop),
             Self::Pressure => process::pressure_group("miku-probe-check-pressure").map(drop),
             Self::Namespaces => discovery::namespaces(),
+            Self::Disk => event_loop::disk(),
         }
     }
 }
@@ -154,6 +158,7 @@ fn main() -> ExitCode {
         ("lifecycle", lifecycle::cases()),
         ("process", process::cases()),
         ("endpoints", endpoints::cases()),
+        ("event_loop", event_loop::cases()),
         ("hist", hist::cases()),
         ("commands", commands::cases()),
         ("bad_input", bad_input::cases()),
