@@ -8,6 +8,7 @@ mod catalog;
 mod discord;
 mod keys;
 mod limits;
+mod llm;
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,7 +16,7 @@ use std::fs;
 use miku_probe_abi::RecordKind;
 use prometheus::{Counter, Histogram, IntCounter, IntGauge, Registry};
 
-pub use self::catalog::{FAST_BUCKETS, HTTP_BUCKETS};
+pub use self::catalog::{FAST_BUCKETS, HTTP_BUCKETS, TOKEN_BUCKETS, TOKEN_RATE_BUCKETS};
 use self::catalog::{Families, register};
 use self::keys::{ExchangeKey, Failure, Text, TransferKey};
 use self::limits::RateLimits;
@@ -74,6 +75,7 @@ pub struct Metrics {
     handshakes: FastMap<(ServiceId, Text), HandshakeSeries>,
     rate_limits: RateLimits,
     discord: discord::Series,
+    llm: llm::Series,
     in_flight: FastMap<(ServiceId, Side), IntGauge>,
     unmatched: FastMap<(&'static str, Unmatched), IntCounter>,
     overflows: FastMap<&'static str, IntCounter>,
@@ -107,6 +109,7 @@ impl Metrics {
             handshakes: FastMap::default(),
             rate_limits: RateLimits::default(),
             discord: discord::Series::new(&registry),
+            llm: llm::Series::new(&registry),
             in_flight: FastMap::default(),
             unmatched: FastMap::default(),
             overflows: FastMap::default(),
@@ -277,6 +280,11 @@ impl Sink for Metrics {
             }
             Observation::Discord { service, ref what } => {
                 if let Some(label) = self.discord.observe(service, what, names) {
+                    self.overflow(label);
+                }
+            }
+            Observation::Llm { service, ref what } => {
+                if let Some(label) = self.llm.observe(service, what, names) {
                     self.overflow(label);
                 }
             }
