@@ -1,10 +1,12 @@
 //! What the protocols make of the records, and the sinks consume: the one arrow between the two.
 
 mod discord;
+mod llm;
 
 use miku_probe_abi::RecordKind;
 
 pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
+pub use self::llm::{CallOutcome, Finish, Llm, LlmCall, LlmLabels, Operation, Tokens};
 use crate::units::{Direction, Nanos, Scheme, ServiceId, Side, Symbol, Symbols, Transport};
 
 /// The request methods that OpenTelemetry knows by name; all others are one label value.
@@ -374,6 +376,13 @@ pub enum Observation {
         service: ServiceId,
         /// What.
         what: Discord,
+    },
+    /// A language model was called, or called upon.
+    Llm {
+        /// Whose.
+        service: ServiceId,
+        /// What.
+        what: Llm,
     },
     /// Something belongs to no whole exchange.
     Unmatched {

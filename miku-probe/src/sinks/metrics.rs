@@ -280,6 +280,7 @@ impl Sink for Metrics {
                     self.overflow(label);
                 }
             }
+            Observation::Llm { .. } => {}
             Observation::Unmatched { protocol, reason } => self
                 .unmatched
                 .entry((protocol, reason))
