@@ -1,46 +1,39 @@
-//! What is observed of calls of language models.
+//! What is observed of calls of language models, from either end of the connection.
 
-use super::AbortReason;
 use crate::units::{Nanos, Side, Symbol};
 
-/// What a call asks for.
+/// What a call asks of a model: the values of OpenTelemetry's attribute `gen_ai.operation.name`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {
-    /// The next message of a conversation.
+    /// An answer to a conversation.
     Chat,
-    /// More of a text.
-    Completion,
-    /// OpenAI's responses.
-    Response,
-    /// Vectors for texts. No tokens come out.
+    /// The continuation of a text.
+    TextCompletion,
+    /// Vectors for texts.
     Embeddings,
 }
 
 impl Operation {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Chat, Self::Completion, Self::Response, Self::Embeddings];
-
     /// The label value.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Chat => "chat",
-            Self::Completion => "completion",
-            Self::Response => "response",
+            Self::TextCompletion => "text_completion",
             Self::Embeddings => "embeddings",
         }
     }
 }
 
 /// How a call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CallOutcome {
-    /// The answer came whole, or as far as its last event, for whatever reason the model stopped.
+    /// The model said all that it was asked for, or as much as it was allowed to.
     Complete,
-    /// The server refused it, or broke it off with an error.
+    /// The server refused, or told of an error within the answer.
     Failed,
     /// It was cut short.
-    Aborted(AbortReason),
+    Aborted,
     /// Part of it was not seen.
     Unknown,
 }
@@ -52,7 +45,7 @@ impl CallOutcome {
         match self {
             Self::Complete => "complete",
             Self::Failed => "failed",
-            Self::Aborted(_) => "aborted",
+            Self::Aborted => "aborted",
             Self::Unknown => "unknown",
         }
     }
@@ -87,54 +80,55 @@ impl Finish {
     }
 }
 
-/// What a call was, as labels say it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// What tells calls apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LlmLabels {
     /// Which end the service is.
     pub side: Side,
-    /// The model's name as the answer says it, or as it was asked for; `unknown` if neither was seen, `other` above the cap.
+    /// The model, as the answer names it, else as the request does; `unknown` if neither was seen.
     pub model: Symbol,
     /// The server's name or address, for a client's call; else empty.
     pub server: Symbol,
-    /// What was asked for.
+    /// What is asked.
     pub operation: Operation,
-    /// Whether the answer was streamed, or should have been; nothing if that was not seen.
+    /// Whether the answer comes as a stream, if that was seen.
     pub streaming: Option<bool>,
 }
 
-/// How many tokens a call took, as the server counted them; nothing of what it did not say.
+/// Tokens that a call took, as its server said; absent when it did not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
-    /// Of the prompt, those from the cache included.
+    /// Of the prompt, cached ones included.
     pub input: Option<u64>,
     /// Of the answer.
     pub output: Option<u64>,
-    /// Of the prompt's, those that were in the cache.
+    /// Of the prompt, those that the server had evaluated before.
     pub cached: Option<u64>,
 }
 
-/// A call that ended. All times are from its start, when the request's first byte moved.
+/// A call that ended. All times are from its request's first byte.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LlmCall {
-    /// What it was.
+    /// What tells it from others.
     pub labels: LlmLabels,
     /// How it ended.
     pub outcome: CallOutcome,
-    /// To the answer's last byte, or to where it was cut short.
+    /// To the answer's last byte, or to the end of a call that was cut short.
     pub duration: Nanos,
-    /// To the answer's first byte, which may be long before the first token.
+    /// To the answer's first byte, which may come long before the first token.
     pub first_byte: Option<Nanos>,
-    /// To the first event with content; nothing if none came, the answer was not streamed, or that cannot be told.
+    /// To the first token, of a stream.
     pub first_token: Option<Nanos>,
-    /// Tokens a second of generation: as the server timed it, or what it counted over the time from the first token to the last.
+    /// Output tokens a second of generation.
     pub tokens_per_second: Option<f64>,
-    /// How many tokens it took.
+    /// Its tokens.
     pub tokens: Tokens,
-    /// How long the server took to evaluate the prompt, as it says.
+    /// How long the server says that it evaluated the prompt.
     pub prompt: Option<Nanos>,
-    /// How long it took to generate the answer, as it says.
+    /// How long the server says that it generated.
     pub predicted: Option<Nanos>,
-    /// How long the call waited before the server began with it: what of its time the server does not account for.
+    /// How long the call waited before the server began with it: what of its time the server's own timings do not account
+    /// for. Nothing where the server tells none.
     pub queued: Option<Nanos>,
     /// Why the model stopped, if it did and that was seen.
     pub finish: Option<Finish>,
@@ -143,7 +137,7 @@ pub struct LlmCall {
 /// One thing observed of calls of language models.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Llm {
-    /// A call began (`+1`) or ended (`-1`). It is told as soon as it is certain that it is a call.
+    /// A call began (`+1`) or ended (`-1`).
     InFlight {
         /// Which end the service is.
         side: Side,
@@ -152,23 +146,22 @@ pub enum Llm {
         /// The change.
         change: i8,
     },
-    /// More tokens came. They are told while the call is under way.
-    Gap {
-        /// What the call is, as far as it is known by now.
-        labels: LlmLabels,
-        /// From the tokens before to these, each.
-        gap: Nanos,
-        /// How many gaps of this length there were: those of events that came at once are nothing, and told apart from the
-        /// one before them.
-        count: u64,
-    },
     /// A call ended.
     Call(LlmCall),
+    /// Tokens of a stream came.
+    Gap {
+        /// What tells the call from others.
+        labels: LlmLabels,
+        /// The time since the token before.
+        gap: Nanos,
+        /// How many tokens came after such a gap each.
+        count: u64,
+    },
     /// Another model answers than before.
     ModelSwitch {
         /// The one that answers now.
         model: Symbol,
-        /// How long the call waited because of that, if known.
+        /// How long the first call that it answered waited because of that, if known.
         load: Option<Nanos>,
     },
 }
