@@ -6,7 +6,7 @@ mod llm;
 use miku_probe_abi::RecordKind;
 
 pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
-pub use self::llm::{CallOutcome, Llm, LlmCall, LlmLabels, Operation, Tokens};
+pub use self::llm::{CallOutcome, Finish, Llm, LlmCall, LlmLabels, Operation, Tokens};
 use crate::units::{Direction, Nanos, Scheme, ServiceId, Side, Symbol, Symbols, Transport};
 
 /// The request methods that OpenTelemetry knows by name; all others are one label value.
@@ -377,7 +377,7 @@ pub enum Observation {
         /// What.
         what: Discord,
     },
-    /// A language model was called, or answered.
+    /// A language model was called, or called upon.
     Llm {
         /// Whose.
         service: ServiceId,

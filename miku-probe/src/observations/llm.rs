@@ -54,6 +54,38 @@ impl CallOutcome {
     }
 }
 
+/// Why a model stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Finish {
+    /// It had said all, or came to a text that was to stop it.
+    Stop,
+    /// It had said as much as it may.
+    Length,
+    /// It calls a tool.
+    ToolCalls,
+    /// What it said was held back.
+    ContentFilter,
+    /// Something else.
+    Other,
+}
+
+impl Finish {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Stop, Self::Length, Self::ToolCalls, Self::ContentFilter, Self::Other];
+
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
+            Self::ContentFilter => "content_filter",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// What tells calls apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LlmLabels {
@@ -101,6 +133,11 @@ pub struct LlmCall {
     pub prompt: Option<Nanos>,
     /// How long the server says that it generated.
     pub predicted: Option<Nanos>,
+    /// How long the call waited before the server began with it: what of its time the server's own timings do not account
+    /// for. Nothing where the server tells none.
+    pub queued: Option<Nanos>,
+    /// Why the model stopped, if it did and that was seen.
+    pub finish: Option<Finish>,
 }
 
 /// One thing observed of calls of language models.
@@ -130,7 +167,7 @@ pub enum Llm {
     ModelSwitch {
         /// The one that answers now.
         model: Symbol,
-        /// How much longer the first call that it answered waited because of that, if known.
+        /// How long the first call that it answered waited because of that, if known.
         load: Option<Nanos>,
     },
 }

@@ -5,7 +5,7 @@ use prometheus::{Counter, Histogram, IntCounter, IntGauge, Registry};
 use super::FastMap;
 use super::catalog::{HTTP_BUCKETS, TOKEN_BUCKETS, TOKEN_RATE_BUCKETS, family};
 use super::keys::Text;
-use crate::observations::{CallOutcome, Llm, LlmCall, LlmLabels, Names, Operation, Tokens};
+use crate::observations::{CallOutcome, Finish, Llm, LlmCall, LlmLabels, Names, Operation, Tokens};
 use crate::sinks::families::Family;
 use crate::units::{Nanos, ServiceId, Side, Symbol};
 
@@ -36,6 +36,8 @@ struct Families {
     in_flight: Family<IntGauge, 3>,
     prompt: Family<Counter, 3>,
     predicted: Family<Counter, 3>,
+    queue: Family<Histogram, 6>,
+    finishes: Family<IntCounter, 4>,
     switches: Family<IntCounter, 2>,
     load: Family<Histogram, 2>,
 }
@@ -104,6 +106,21 @@ impl Families {
                 [service, side, model],
                 &[],
             ),
+            queue: family(
+                registry,
+                "miku_llm_queue_seconds",
+                "How long calls waited before the server began with them: what of their time the server's own timings do not \
+                 account for.",
+                CALL,
+                HTTP_BUCKETS,
+            ),
+            finishes: family(
+                registry,
+                "miku_llm_finishes_total",
+                "Answers by why the model stopped, as their servers said.",
+                [service, side, model, "reason"],
+                &[],
+            ),
             switches: family(
                 registry,
                 "miku_llm_model_switches_total",
@@ -169,6 +186,8 @@ struct CallSeries {
     cached: Option<IntCounter>,
     prompt: Option<Counter>,
     predicted: Option<Counter>,
+    queue: Option<Histogram>,
+    finishes: [Option<IntCounter>; Finish::ALL.len()],
 }
 
 impl CallSeries {
@@ -185,6 +204,14 @@ impl CallSeries {
         }
         if let Some(rate) = call.tokens_per_second {
             self.rate.get_or_insert_with(|| families.rate.get(labels)).observe(rate);
+        }
+        if let Some(time) = call.queued {
+            self.queue.get_or_insert_with(|| families.queue.get(labels)).observe(time.seconds());
+        }
+        if let Some(reason) = call.finish {
+            self.finishes[reason as usize]
+                .get_or_insert_with(|| families.finishes.get([service, side, model, reason.as_str()]))
+                .inc();
         }
         let Tokens { input, output, cached } = call.tokens;
         for (slot, count, kind) in [
@@ -342,6 +369,8 @@ mod tests {
             tokens: Tokens { input: Some(100), output: Some(50), cached: Some(80) },
             prompt: Some(Nanos(200 * MILLISECOND)),
             predicted: Some(Nanos(1_250 * MILLISECOND)),
+            queued: Some(Nanos(50 * MILLISECOND)),
+            finish: Some(Finish::Length),
         }
     }
 
@@ -371,12 +400,17 @@ mod tests {
         assert_eq!(
             told(&metrics, "miku_llm_"),
             [
+                format!(
+                    "miku_llm_finishes_total{{model=\"miku-7b\",reason=\"length\",service=\"bot\",side=\"client\"}} 1"
+                ),
                 format!("miku_llm_inter_token_seconds_sum{{model=\"miku-7b\",{less}}} 0.05"),
                 format!("miku_llm_inter_token_seconds_count{{model=\"miku-7b\",{less}}} 2"),
                 format!("miku_llm_output_tokens_per_second_sum{{model=\"miku-7b\",{less}}} 40"),
                 format!("miku_llm_output_tokens_per_second_count{{model=\"miku-7b\",{less}}} 1"),
                 format!("miku_llm_predicted_seconds_total{{{model}}} 1.25"),
                 format!("miku_llm_prompt_seconds_total{{{model}}} 0.2"),
+                format!("miku_llm_queue_seconds_sum{{model=\"miku-7b\",{less}}} 0.05"),
+                format!("miku_llm_queue_seconds_count{{model=\"miku-7b\",{less}}} 1"),
                 format!("miku_llm_request_duration_seconds_sum{{model=\"miku-7b\",{outcome}}} 1.5"),
                 format!("miku_llm_request_duration_seconds_count{{model=\"miku-7b\",{outcome}}} 1"),
                 format!("miku_llm_time_to_first_token_seconds_sum{{model=\"miku-7b\",{less}}} 0.25"),
@@ -406,6 +440,8 @@ mod tests {
             tokens: Tokens { input: None, output: Some(0), cached: None },
             prompt: None,
             predicted: None,
+            queued: None,
+            finish: None,
             ..call(unknown)
         };
         see(&mut metrics, &names, Llm::Call(bare));
@@ -454,6 +490,7 @@ mod tests {
                 "miku_llm_inter_token_seconds",
                 "miku_llm_model_load_seconds",
                 "miku_llm_output_tokens_per_second",
+                "miku_llm_queue_seconds",
                 "miku_llm_request_duration_seconds",
                 "miku_llm_time_to_first_token_seconds",
             ]
