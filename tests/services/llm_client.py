@@ -196,18 +196,22 @@ async def run(options):
     async def plan(connect, ask):
         await asyncio.gather(*(connect() for _ in range(options.concurrency)))
         print("ready", flush=True)
-        await asyncio.to_thread(sys.stdin.readline)
+        line = await asyncio.to_thread(sys.stdin.readline)
+        question = line.strip() if options.question_on_input else QUESTION
+        dialects = list(DIALECTS) if options.dialect == "all" else [options.dialect]
         numbers = iter(range(options.calls))
 
         async def in_turn():
             for number in numbers:
                 streaming = options.stream == "yes" or (options.stream == "mixed" and number % 4 != 3)
-                path, body = DIALECTS[options.dialect](options, f"{options.question} #{number}")
+                dialect = dialects[number // 4 % len(dialects)]
+                path, body = DIALECTS[dialect](options, f"{question} #{number}")
+                streaming = streaming and dialect != "embeddings"
                 if not streaming:
                     body.pop("stream_options", None)
                 call = Call(number, streaming)
                 calls.append(call)
-                await ask(call, path, {"model": options.model, **body, "stream": streaming})
+                await ask(call, path, {"model": options.model.replace("{}", str(number)), **body, "stream": streaming})
                 await asyncio.sleep(options.pause_ms / 1000)
 
         await asyncio.gather(*(in_turn() for _ in range(options.concurrency)))
@@ -222,11 +226,11 @@ async def run(options):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--library", choices=LIBRARIES, default="aiohttp")
-    parser.add_argument("--dialect", choices=DIALECTS, default="chat")
+    parser.add_argument("--dialect", choices=[*DIALECTS, "all"], default="chat")
     parser.add_argument("--host", default=loopback.LOOPBACK)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--model", default="miku-tiny")
-    parser.add_argument("--question", default=QUESTION)
+    parser.add_argument("--model", default="miku-tiny", help="with {} for the call's number")
+    parser.add_argument("--question-on-input", action="store_true", help="the line that it waits for is the question")
     parser.add_argument("--calls", type=int, default=10)
     parser.add_argument("--concurrency", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=30)

@@ -5,6 +5,7 @@ The name of the model that a request asks for may say, behind a colon, how the a
 
 import asyncio
 import json
+import sys
 import time
 import zlib
 
@@ -54,6 +55,55 @@ class OpenAi:
         message = {"role": "assistant", "content": "".join(tokens)}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
         return {**self.base, "object": self.kind, "choices": [choice], "usage": self.usage(len(tokens))}
+
+
+class Completion(OpenAi):
+    """The continuation of a text, as OpenAI had it first."""
+
+    kind = "text_completion"
+
+    def chunk(self, delta, finish=None):
+        choice = {"index": 0, "text": delta.get("content", ""), "logprobs": None, "finish_reason": finish}
+        return {**self.base, "choices": [choice]}
+
+    def opening(self):
+        return b""
+
+    def whole(self, tokens):
+        return {**self.chunk({"content": "".join(tokens)}, "stop"), "usage": self.usage(len(tokens))}
+
+
+class LlamaCpp(OpenAi):
+    """The same in llama.cpp's own way."""
+
+    def event(self, text, **more):
+        return {"index": 0, "content": text, "tokens": [], "stop": False, "id_slot": 0, **more}
+
+    def figures(self, count):
+        timings = {"cache_n": 0, "prompt_n": self.prompt, "prompt_ms": 30, "predicted_n": count, "predicted_ms": 50}
+        counts = {"tokens_predicted": count, "tokens_evaluated": self.prompt}
+        return {"model": self.base["model"], "stop": True, "stop_type": "eos", **counts, "timings": timings}
+
+    def opening(self):
+        return b""
+
+    def piece(self, token):
+        return sse(self.event(token))
+
+    def closing(self, count):
+        return sse(self.event("", **self.figures(count)))
+
+    def whole(self, tokens):
+        return self.event("".join(tokens), **self.figures(len(tokens)))
+
+
+class Embeddings(OpenAi):
+    """Vectors, which are never streamed."""
+
+    def whole(self, tokens):
+        vectors = [{"object": "embedding", "index": 0, "embedding": [0.25] * 64}]
+        usage = {"prompt_tokens": self.prompt, "total_tokens": self.prompt}
+        return {"object": "list", "data": vectors, "model": self.base["model"], "usage": usage}
 
 
 class Responses(OpenAi):
@@ -168,6 +218,9 @@ class OllamaGenerate(OllamaChat):
 
 
 ROUTES = {
+    "/v1/completions": Completion,
+    "/completion": LlamaCpp,
+    "/v1/embeddings": Embeddings,
     "/v1/responses": Responses,
     "/v1/messages": Anthropic,
     "/api/chat": OllamaChat,
@@ -195,6 +248,7 @@ class Answers:
     def __init__(self, options, log):
         self.options = options
         self.log = log
+        self.said = None
 
     async def answer(self, request):
         told = {"path": request.path, "received": time.monotonic_ns(), "tokens": [], "output": None, "last": None}
@@ -212,7 +266,9 @@ class Answers:
             self.log.write(json.dumps(told) + "\n")
 
     def words(self):
-        return ["la "] * self.options.tokens
+        said = sys.stdin.readline().strip() if self.options.said_on_input and self.said is None else self.said
+        self.said = said or "la"
+        return [f"{self.said} "] * self.options.tokens
 
     async def whole(self, request, dialect, told):
         await asyncio.sleep((self.options.prompt_ms + self.options.token_ms * self.options.tokens) / 1000)

@@ -137,6 +137,7 @@ def main():
     parser.add_argument("--token-ms", type=float, default=5)
     parser.add_argument("--tokens", type=int, default=10)
     parser.add_argument("--spread", type=float, default=0, help="of times, as the sigma of a log-normal distribution")
+    parser.add_argument("--said-on-input", action="store_true", help="in other dialects: a line on standard input")
     parser.add_argument("--certificate")
     parser.add_argument("--key")
     options = parser.parse_args()

@@ -19,6 +19,9 @@ mod hist;
 mod hostile;
 mod inflate;
 mod lifecycle;
+mod llm;
+mod llm_dialects;
+mod llm_secrets;
 mod secrets;
 mod servers;
 mod stage;
@@ -68,6 +71,8 @@ enum Need {
     SharedLibrary,
     /// The environment with zstandard.
     Zstd,
+    /// The environment with llama.cpp.
+    Llm,
     /// Node.
     Node,
     /// That the kernel dumps the memory of what is aborted.
@@ -103,6 +108,7 @@ impl Need {
             Self::PlainPython => tls_stage::plain().map(drop),
             Self::SharedLibrary => tls_stage::shared_library().map(drop),
             Self::Zstd => inflate::zstd().map(drop),
+            Self::Llm => llm::python().map(drop),
             Self::Node => tls_stage::node(),
             Self::CoreDumps => secrets::core_dumps(),
             Self::ControlGroup => discovery::ControlGroup::new("miku-probe-check").map(drop),
@@ -152,6 +158,9 @@ fn main() -> ExitCode {
         ("discord_attach", discord_attach::cases()),
         ("discord_hostile", discord_hostile::cases()),
         ("discord_secrets", discord_secrets::cases()),
+        ("llm", llm::cases()),
+        ("llm_dialects", llm_dialects::cases()),
+        ("llm_secrets", llm_secrets::cases()),
         ("secrets", secrets::cases()),
     ];
     let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");
