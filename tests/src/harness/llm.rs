@@ -80,6 +80,8 @@ impl LlmServer {
 pub struct Call {
     /// Its place among all.
     pub number: u64,
+    /// From when to when it lasted, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub span: (u64, u64),
     /// Whether the answer came as a stream.
     pub streaming: bool,
     /// The answer's status.
@@ -118,14 +120,16 @@ impl Call {
         }
         let first = |names: &[(&str, &str)]| names.iter().find_map(|(part, name)| value[part][name].as_u64());
         let timing = |name: &str| Some(value["timings"][name].as_f64()? / 1e3);
+        let end = value["end"].as_u64().unwrap_or_else(|| panic!("a call has an end: {value}"));
         Self {
+            span: (start, end),
             number: value["number"].as_u64().expect("a number"),
             streaming: value["streaming"] == true,
             status: value["status"].as_u64(),
             first_token: reads.first().map(|(at, _)| since(start, *at)),
             gaps,
             tokens: reads.iter().map(|(_, count)| count).sum(),
-            duration: since(start, value["end"].as_u64().expect("an end")),
+            duration: since(start, end),
             output: first(&[("timings", "predicted_n"), ("usage", "completion_tokens"), ("usage", "output_tokens")]),
             input: first(&[("usage", "prompt_tokens"), ("usage", "input_tokens")]),
             timings: timing("prompt_ms").zip(timing("predicted_ms")),
