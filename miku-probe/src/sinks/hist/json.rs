@@ -75,7 +75,7 @@ struct Object<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum AnyWindow {
-    Plain(WindowObject),
+    Plain(Box<WindowObject>),
     Calls(Box<CallsObject>),
 }
 
@@ -296,7 +296,7 @@ fn buckets(latencies: &Latencies) -> Vec<Bucket> {
 }
 
 fn window(window: &Window, length: Nanos, subject: Subject) -> AnyWindow {
-    AnyWindow::Plain(WindowObject {
+    AnyWindow::Plain(Box::new(WindowObject {
         count: window.duration.count(),
         rate: rate_of(window.duration.count(), length),
         times: seconds(window.duration.times()),
@@ -308,7 +308,7 @@ fn window(window: &Window, length: Nanos, subject: Subject) -> AnyWindow {
         }),
         unanswered: (subject == Subject::Replies).then_some(window.unanswered),
         buckets: buckets(&window.duration),
-    })
+    }))
 }
 
 fn calls(window: &CallWindow, length: Nanos) -> AnyWindow {

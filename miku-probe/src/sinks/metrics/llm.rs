@@ -400,9 +400,8 @@ mod tests {
         assert_eq!(
             told(&metrics, "miku_llm_"),
             [
-                format!(
-                    "miku_llm_finishes_total{{model=\"miku-7b\",reason=\"length\",service=\"bot\",side=\"client\"}} 1"
-                ),
+                "miku_llm_finishes_total{model=\"miku-7b\",reason=\"length\",service=\"bot\",side=\"client\"} 1"
+                    .to_owned(),
                 format!("miku_llm_inter_token_seconds_sum{{model=\"miku-7b\",{less}}} 0.05"),
                 format!("miku_llm_inter_token_seconds_count{{model=\"miku-7b\",{less}}} 2"),
                 format!("miku_llm_output_tokens_per_second_sum{{model=\"miku-7b\",{less}}} 40"),
