@@ -442,15 +442,15 @@ pub fn looks_like_frame(first: &[u8; LOOK], length: usize) -> bool {
 /// Whether a message that begins so is a call that may post something by Discord's API.
 #[inline(always)]
 #[must_use]
-pub fn looks_like_call(start: &[u8; START], length: usize) -> bool {
-    length >= LOOK && u64::from_ne_bytes(first_of(start)) == u64::from_ne_bytes(*b"POST /ap")
+pub fn looks_like_call(first: &[u8; LOOK], length: usize) -> bool {
+    length >= LOOK && begins(u64::from_le_bytes(*first), b"POST /ap")
 }
 
 /// Whether a message that begins so may be a call of a language model, by its path; unless that stands behind more of a
 /// proxy's than is looked at. Of Discord's API none is.
 #[inline(always)]
 #[must_use]
-pub fn looks_like_model_call(start: &[u8; START], length: usize) -> bool {
+pub fn looks_like_model_call(first: &[u8; LOOK], then: &[u8; LOOK], length: usize) -> bool {
     const V1: u16 = u16::from_le_bytes(*b"v1");
     const API: u16 = u16::from_le_bytes(*b"ap");
     const CHAT: u16 = u16::from_le_bytes(*b"ch");
@@ -458,7 +458,7 @@ pub fn looks_like_model_call(start: &[u8; START], length: usize) -> bool {
     const EMBEDDING: u16 = u16::from_le_bytes(*b"em");
     const OPENAI: u16 = u16::from_le_bytes(*b"op");
     const UPSTREAM: u16 = u16::from_le_bytes(*b"up");
-    let (first, then) = (u64::from_le_bytes(first_of(start)), u64::from_le_bytes(last_of(start)));
+    let (first, then) = (u64::from_le_bytes(*first), u64::from_le_bytes(*then));
     if length < START || !begins(first, b"POST /") {
         return false;
     }
@@ -521,32 +521,15 @@ const fn begins<const LENGTH: usize>(word: u64, text: &[u8; LENGTH]) -> bool {
 /// Whether a message that begins so is a request, and no answer.
 #[inline(always)]
 #[must_use]
-pub fn looks_like_request(start: &[u8; START], length: usize) -> bool {
-    let first = first_of(start);
-    let answer = begins(u64::from_le_bytes(first), b"HTTP/");
-    length >= LOOK && !answer && looks_like_start(&first, LOOK)
+pub fn looks_like_request(first: &[u8; LOOK], length: usize) -> bool {
+    length >= LOOK && !begins(u64::from_le_bytes(*first), b"HTTP/") && looks_like_start(first, LOOK)
 }
 
 /// Whether a message that begins so is the answer after which the connection carries something else.
 #[inline(always)]
 #[must_use]
-pub fn looks_like_upgrade(start: &[u8; START], length: usize) -> bool {
-    length >= START
-        && u64::from_ne_bytes(first_of(start)) == u64::from_ne_bytes(*b"HTTP/1.1")
-        && start[8] == b' '
-        && start[9] == b'1'
-        && start[10] == b'0'
-        && start[11] == b'1'
-}
-
-#[inline(always)]
-const fn first_of(start: &[u8; START]) -> [u8; LOOK] {
-    [start[0], start[1], start[2], start[3], start[4], start[5], start[6], start[7]]
-}
-
-#[inline(always)]
-const fn last_of(start: &[u8; START]) -> [u8; LOOK] {
-    [start[8], start[9], start[10], start[11], start[12], start[13], start[14], start[15]]
+pub fn looks_like_upgrade(first: &[u8; LOOK], then: &[u8; LOOK], length: usize) -> bool {
+    length >= START && begins(u64::from_le_bytes(*first), b"HTTP/1.1") && begins(u64::from_le_bytes(*then), b" 101")
 }
 
 /// What the kernel side keeps of an open connection.
@@ -1127,26 +1110,28 @@ mod tests {
         assert!(!looks_like_frame(&first, length));
     }
 
+    /// The first two words of a text, blanks behind it.
+    fn words(text: &str) -> ([u8; LOOK], [u8; LOOK]) {
+        let text = format!("{text:16}");
+        let (words, _) = text.as_bytes().as_chunks();
+        (words[0], words[1])
+    }
+
     #[test]
     fn calls_and_upgrades_are_known_by_their_start() {
-        let start = |text: &[u8; START]| *text;
-        assert!(looks_like_call(&start(b"POST /api/v10/ch"), START));
-        assert!(!looks_like_call(&start(b"POST /other/path"), START));
-        assert!(!looks_like_call(&start(b"POST /api/v10/ch"), 7));
-        assert!(looks_like_upgrade(&start(b"HTTP/1.1 101 Swi"), START));
-        assert!(!looks_like_upgrade(&start(b"HTTP/1.1 200 OK\r"), START));
-        assert!(!looks_like_upgrade(&start(b"HTTP/1.1 101 Swi"), 12));
+        let call = |text: &str, length| looks_like_call(&words(text).0, length);
+        let upgrade = |text: &str, length| looks_like_upgrade(&words(text).0, &words(text).1, length);
+        assert!(call("POST /api/v10/ch", START));
+        assert!(!call("POST /other/path", START));
+        assert!(!call("POST /api/v10/ch", 7));
+        assert!(upgrade("HTTP/1.1 101 Swi", START));
+        assert!(!upgrade("HTTP/1.1 200 OK\r", START));
+        assert!(!upgrade("HTTP/1.1 101 Swi", 12));
     }
 
     #[test]
     fn calls_of_models_are_known_by_their_path() {
-        let start = |text: &str| {
-            let mut start = [b' '; START];
-            let bytes = text.as_bytes();
-            let length = bytes.len().min(START);
-            start[..length].copy_from_slice(&bytes[..length]);
-            start
-        };
+        let call = |text: &str, length| looks_like_model_call(&words(text).0, &words(text).1, length);
         for path in [
             "/v1/chat/completions",
             "/v1/completions",
@@ -1163,12 +1148,12 @@ mod tests {
             "/openai/deployments/m/chat/completions",
             "/upstream/m/completion",
         ] {
-            assert!(looks_like_model_call(&start(&format!("POST {path}")), START), "{path}");
-            assert!(!looks_like_model_call(&start(&format!("POST {path}")), START - 1), "{path}");
-            assert!(!looks_like_model_call(&start(&format!("GET {path}")), START), "{path}");
+            assert!(call(&format!("POST {path}"), START), "{path}");
+            assert!(!call(&format!("POST {path}"), START - 1), "{path}");
+            assert!(!call(&format!("GET {path}"), START), "{path}");
         }
         for path in ["/api/v10/channels/1", "/v1/users", "/users", "/api/users", "/v2/chat", "/", "/api/webhooks/1"] {
-            assert!(!looks_like_model_call(&start(&format!("POST {path}")), START), "{path}");
+            assert!(!call(&format!("POST {path}"), START), "{path}");
         }
     }
 

@@ -74,8 +74,8 @@ pub(crate) struct Segment {
     turned: u32,
     /// Not 0 if a message of HTTP begins with it: [`CALL`] or another.
     begins: u32,
-    /// What it begins with, once it was copied.
-    start: [u8; START],
+    /// What it begins with, once that was read.
+    start: [u64; START / LOOK],
 }
 
 impl Segment {
@@ -96,7 +96,7 @@ impl Segment {
         flags: 0,
         turned: 0,
         begins: 0,
-        start: [0; START],
+        start: [0; START / LOOK],
     };
 
     /// Says whose it is. What was said of another before does no harm: [`Course::follow`] says the rest anew.
@@ -109,53 +109,67 @@ impl Segment {
     /// What it looks like. A function of its own, as the next, since the stack of all that call each other is short.
     #[inline(never)]
     fn look<const SOCKET: bool>(&mut self) -> u32 {
-        let (first, length) = look(self.base, self.size);
-        // One after the other, since none looks like two of them, but for a frame.
-        let looks = if looks_like_start(&first, length) {
-            STARTS
-        } else if looks_like_event(&first, length) {
+        let length = self.read_start(LOOK as u32);
+        let first = self.start[0].to_ne_bytes();
+        let bit = |looks, bit| if looks { bit } else { 0 };
+        let mut looks = bit(looks_like_start(&first, length), STARTS);
+        looks |= bit(looks_like_object(&first, length), OBJECT);
+        looks |= bit(looks_like_frame(&first, length), FRAME);
+        if SOCKET {
+            looks |= bit(looks_like_tls(&first, length), LIKE_TLS);
+        }
+        self.forget(looks)
+    }
+
+    /// What else it looks like, once it was looked at and is nothing of the other.
+    #[inline(never)]
+    fn look_for_events(&mut self) -> u32 {
+        let first = self.start[0].to_ne_bytes();
+        let length = if self.size < LOOK as u32 { 0 } else { LOOK };
+        let looks = if looks_like_event(&first, length) {
             EVENT
         } else if looks_like_json(&first, length) {
             JSON
-        } else if looks_like_object(&first, length) {
-            OBJECT | FRAME
-        } else if looks_like_frame(&first, length) {
-            FRAME
-        } else if SOCKET && looks_like_tls(&first, length) {
-            LIKE_TLS
         } else {
             0
         };
-        // SAFETY: the place is this segment's own. Volatile, since the verifier shall take what is read for anything: then it
-        // follows one way from here on, and not one for every look.
+        self.forget(looks)
+    }
+
+    /// Has the verifier take what is returned for anything: then it follows one way from here on, and not one for every look.
+    #[inline(always)]
+    fn forget(&mut self, looks: u32) -> u32 {
+        // SAFETY: the place is this segment's own.
         unsafe {
             (&raw mut self.looks).write_volatile(looks);
             (&raw const self.looks).read_volatile()
         }
     }
 
-    /// Says by its start, of which so many bytes were copied, what message it begins, and what that makes of the flags.
+    /// Says by its start, of which so many bytes were read, what message it begins, and what that makes of the flags.
     #[inline(never)]
-    fn begun(&mut self, captured: u32) {
-        let start = &self.start;
-        let captured = captured as usize;
-        if looks_like_model_call(start, captured) {
+    fn begun(&mut self, length: u32) {
+        let [first, then] = self.start.map(u64::to_ne_bytes);
+        let length = length as usize;
+        if looks_like_model_call(&first, &then, length) {
             self.flags |= MODEL;
-        } else if looks_like_upgrade(start, captured) {
+        } else if looks_like_upgrade(&first, &then, length) {
             self.flags |= FRAMES;
-        } else if looks_like_request(start, captured) {
+        } else if looks_like_request(&first, length) {
             self.flags &= !MODEL;
-            if self.direction == Direction::Out as u32 && looks_like_call(start, captured) {
+            if self.direction == Direction::Out as u32 && looks_like_call(&first, length) {
                 self.begins = CALL;
             }
         }
     }
 
-    /// Copies no more of it than tells what message it begins; says how many bytes that were.
+    /// Reads no more of it than tells what it is, at most so many bytes; says how many these were.
     #[inline(always)]
-    fn begin(&mut self) -> u32 {
-        let there = self.base != 0 && read_user_bytes(self.start.as_mut_ptr(), START as u32, self.base);
-        if there { START as u32 } else { 0 }
+    fn read_start(&mut self, most: u32) -> usize {
+        let length = if self.size < most { self.size } else { most };
+        self.start[0] = 0;
+        let there = self.base != 0 && read_user_bytes(self.start.as_mut_ptr().cast(), length, self.base);
+        if there { length as usize } else { 0 }
     }
 }
 
@@ -179,8 +193,11 @@ impl Course<'_> {
     pub(crate) fn follow<const SOCKET: bool>(self, segment: &mut Segment) -> u32 {
         let Self { mut flags, budget, direction, lost } = self;
         let turned = segment.size != 0 && *direction != segment.direction;
-        // A message of what is reported begins where the direction turns; elsewhere it must be looked for.
-        let mut begins = turned;
+        // What is needed afterwards is kept with the segment, since there may be where the verifier does not follow it, and the
+        // stack is short. A message of what is reported begins where the direction turns; elsewhere it must be looked for.
+        segment.turned = u32::from(turned);
+        segment.begins = segment.turned;
+        segment.lost = *lost;
         if flags & (REPORTED | FRAMES) != REPORTED || !turned {
             let looks = segment.look::<SOCKET>();
             if flags & REPORTED == 0 {
@@ -190,9 +207,11 @@ impl Course<'_> {
                 flags |= if looks & OBJECT != 0 { REPORTED | FRAMES } else { REPORTED };
             }
             if flags & FRAMES == 0 {
-                begins |= looks & STARTS != 0;
-                let streams = looks & EVENT != 0 || (looks & JSON != 0 && flags & MODEL != 0);
-                if streams && !begins {
+                if looks & STARTS != 0 {
+                    segment.begins = 1;
+                }
+                let streams = if segment.begins != 0 { 0 } else { segment.look_for_events() };
+                if streams == EVENT || (streams == JSON && flags & MODEL != 0) {
                     // What follows it may be the rest of it.
                     *budget = if *budget > CAPTURE_MAX as u32 { *budget } else { CAPTURE_MAX as u32 };
                     flags |= MODEL;
@@ -210,21 +229,22 @@ impl Course<'_> {
                 };
             }
         }
-        // What is needed afterwards is kept with the segment, since there may be where the verifier does not follow it.
+        if segment.size != 0 {
+            *direction = segment.direction;
+        }
         segment.flags = flags;
-        segment.begins = u32::from(begins && flags & FRAMES == 0);
+        if flags & FRAMES != 0 {
+            segment.begins = 0;
+        }
         if segment.begins != 0 {
             *budget = CAPTURE_MAX as u32;
             if segment.size > CAPTURE_MAX as u32 {
-                let captured = segment.begin();
-                segment.begun(captured);
+                let read = segment.read_start(START as u32);
+                segment.begun(read as u32);
                 if segment.begins == CALL {
                     *budget = CAPTURE_CALL as u32;
                 }
             }
-        }
-        if segment.size != 0 {
-            *direction = segment.direction;
         }
         segment.wanted = wanted(*budget, segment.size);
         segment.long_tail = 0;
@@ -235,8 +255,6 @@ impl Course<'_> {
                 segment.long_tail = 1;
             }
         }
-        segment.lost = *lost;
-        segment.turned = u32::from(turned);
         let kind = if SOCKET { RecordKind::Data } else { RecordKind::Plaintext };
         let Some(captured) = tell(kind, segment) else {
             *lost = lost.wrapping_add(1);
@@ -262,15 +280,6 @@ impl Course<'_> {
 fn wanted(budget: u32, size: u32) -> u32 {
     let most = if budget > CAPTURE_LATER as u32 { budget } else { CAPTURE_LATER as u32 };
     if size < most { size } else { most }
-}
-
-/// The first bytes of a segment, and how many of them are there.
-#[inline(always)]
-fn look(base: u64, size: u32) -> ([u8; LOOK], usize) {
-    let mut first = [0; LOOK];
-    let length = if size < LOOK as u32 { size } else { LOOK as u32 };
-    let there = base != 0 && read_user_bytes(first.as_mut_ptr(), length, base);
-    (first, if there { length as usize } else { 0 })
 }
 
 /// Counts a lost segment that began a message.
@@ -322,13 +331,14 @@ fn tell_in<const ROOM: usize, const TAIL_ROOM: usize>(kind: RecordKind, segment:
             unsafe { read_user_at_most::<ROOM>((&raw mut (*to).bytes).cast::<u8>(), segment.wanted, segment.base) };
         if captured != 0 {
             // SAFETY: as above; there is room for more. What lies behind the copied bytes is not looked at.
-            segment.start = unsafe { (&raw const (*to).bytes).cast::<[u8; START]>().read() };
+            segment.start = unsafe { (&raw const (*to).bytes).cast::<[u64; START / LOOK]>().read() };
         } else {
             // SAFETY: the pointer is to live counters.
             add_one(|counters| unsafe { &raw mut (*counters).unreadable });
         }
     }
-    let mut tail = [0; TAIL];
+    // SAFETY: as above.
+    unsafe { (&raw mut (*to).record.tail).write([0; TAIL]) };
     let mut tail_length = 0;
     let end = segment.base + u64::from(segment.size);
     if TAIL_ROOM != 0 {
@@ -342,34 +352,35 @@ fn tell_in<const ROOM: usize, const TAIL_ROOM: usize>(kind: RecordKind, segment:
         }
     } else if captured < segment.size && segment.base != 0 {
         tail_length = if segment.size < TAIL as u32 { segment.size } else { TAIL as u32 };
-        if !read_user_bytes(tail.as_mut_ptr(), tail_length, end - u64::from(tail_length)) {
+        let from = end - u64::from(tail_length);
+        // SAFETY: as above.
+        if !unsafe { read_user_bytes((&raw mut (*to).record.tail).cast::<u8>(), tail_length, from) } {
             tail_length = 0;
         }
     }
-    let record = DataRecord {
-        header: RecordHeader {
-            version: ABI_VERSION,
-            kind: kind as u8,
-            padding: 0,
-            length: (size_of::<DataRecord>() + TAIL_ROOM) as u32 + captured,
-            // SAFETY: the helper has no preconditions.
-            time_ns: unsafe { bpf_ktime_get_ns() },
-            tgid: segment.tgid,
-            tid: segment.tid,
-        },
-        generation: segment.generation,
-        handle: segment.handle,
-        lost: segment.lost,
-        size: segment.size,
-        captured: captured as u16,
-        tail_length: tail_length as u16,
-        errno: segment.errno as u16,
-        direction: segment.direction as u8,
+    let header = RecordHeader {
+        version: ABI_VERSION,
+        kind: kind as u8,
         padding: 0,
-        tail,
+        length: (size_of::<DataRecord>() + TAIL_ROOM) as u32 + captured,
+        // SAFETY: the helper has no preconditions.
+        time_ns: unsafe { bpf_ktime_get_ns() },
+        tgid: segment.tgid,
+        tid: segment.tid,
     };
-    // SAFETY: as above.
-    unsafe { (&raw mut (*to).record).write(record) };
+    // SAFETY: the pointer is to the entry's memory. All of the record is written, field by field, since the stack is short.
+    unsafe {
+        (&raw mut (*to).record.header).write(header);
+        (&raw mut (*to).record.generation).write(segment.generation);
+        (&raw mut (*to).record.handle).write(segment.handle);
+        (&raw mut (*to).record.lost).write(segment.lost);
+        (&raw mut (*to).record.size).write(segment.size);
+        (&raw mut (*to).record.captured).write(captured as u16);
+        (&raw mut (*to).record.tail_length).write(tail_length as u16);
+        (&raw mut (*to).record.errno).write(segment.errno as u16);
+        (&raw mut (*to).record.direction).write(segment.direction as u8);
+        (&raw mut (*to).record.padding).write(0);
+    }
     entry.submit(wake_flags(Wake::Late));
     Some(captured)
 }
