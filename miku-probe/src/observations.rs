@@ -260,6 +260,10 @@ pub enum Unmatched {
     LlmAmbiguous,
     /// More is open at once than is followed.
     TableFull,
+    /// A body in a content coding that is not undone.
+    Coded,
+    /// Part of a stream was not read, since it was not copied or not kept.
+    Unread,
 }
 
 impl Unmatched {
@@ -283,6 +287,8 @@ impl Unmatched {
             Self::TypingAmbiguous => "typing_ambiguous",
             Self::LlmAmbiguous => "llm_ambiguous",
             Self::TableFull => "table_full",
+            Self::Coded => "coded",
+            Self::Unread => "unread",
         }
     }
 }

@@ -6,6 +6,7 @@
 mod bots;
 mod connections;
 mod listening;
+mod models;
 mod servers;
 mod services;
 mod streams;
@@ -20,6 +21,7 @@ use miku_probe_abi::RecordKind;
 use self::bots::{Bot, Bots, Out};
 pub use self::connections::Peer;
 use self::connections::{Carried, Connection, Connections};
+use self::models::Models;
 use self::services::Service;
 use crate::discovery::addresses::decode_address;
 use crate::discovery::sockets::Socket;
@@ -55,6 +57,7 @@ pub struct Pipeline<S, W> {
     targets: HashMap<Tgid, ServiceId>,
     connections: Connections,
     bots: Bots,
+    models: Models,
     records: [u64; RecordKind::ALL.len()],
     captured: u64,
     sink: S,
@@ -73,6 +76,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             targets: HashMap::new(),
             connections,
             bots: Bots::default(),
+            models: Models::default(),
             records: [0; RecordKind::ALL.len()],
             captured: 0,
             sink,

@@ -1,5 +1,6 @@
 //! What is kept of a service: the names of what it serves and calls, and the calls that Discord made wait.
 
+use super::models::Answering;
 use super::servers::Servers;
 use super::{Caps, Peer};
 use crate::observations::{Exchange, Names, Observation, RateLimitScope, Sink};
@@ -32,6 +33,7 @@ pub(super) struct Service {
     /// The template of Discord's API at hand.
     template: String,
     pub(super) community: Community,
+    pub(super) answering: Answering,
 }
 
 /// What is kept of those who use a bot on Discord.
@@ -62,7 +64,8 @@ impl Service {
     pub(super) fn new(patterns: Vec<RoutePattern>, caps: Caps) -> Result<Self, RouteError> {
         let routes = RouteTable::new(patterns, caps.routes)?;
         let (waits, template, community) = (Waits::default(), String::new(), Community::new());
-        Ok(Self { routes, servers: Servers::new(caps.servers), waits, template, community })
+        let answering = Answering::new();
+        Ok(Self { routes, servers: Servers::new(caps.servers), waits, template, community, answering })
     }
 
     /// Names what the state machine found, and observes it.
