@@ -151,7 +151,7 @@ async def with_aiohttp(options, plan):
                             response.close()
                             break
             except aiohttp.ClientError as error:
-                call.told["error"] = type(error).__name__
+                call.told |= {"error": type(error).__name__, "status": None}
             call.told["end"] = time.monotonic_ns()
 
         await plan(connect, ask)
@@ -215,6 +215,7 @@ async def run(options):
                 await asyncio.sleep(options.pause_ms / 1000)
 
         await asyncio.gather(*(in_turn() for _ in range(options.concurrency)))
+        calls.sort(key=lambda call: call.told["number"])
         for call in calls:
             print(json.dumps(call.settle()))
         print("done", len(calls), flush=True)

@@ -84,7 +84,7 @@ pub struct Call {
     pub span: (u64, u64),
     /// Whether the answer came as a stream.
     pub streaming: bool,
-    /// The answer's status.
+    /// The answer's status; nothing if there was no whole answer.
     pub status: Option<u64>,
     /// To the first event with content.
     pub first_token: Option<f64>,
