@@ -7,9 +7,7 @@ use std::collections::HashMap;
 
 use super::bots::Out;
 use super::services::Link;
-use crate::observations::{
-    CallOutcome, Llm, LlmCall, LlmLabels, Observation, Operation, Sink, Unmatched,
-};
+use crate::observations::{CallOutcome, Llm, LlmCall, LlmLabels, Observation, Operation, Sink, Unmatched};
 use crate::protocols::discord::reply::LlmId;
 use crate::protocols::discord::usage::Vocabulary;
 use crate::protocols::http1::{Event, ExchangeId, Finished, Media, Request};
@@ -130,8 +128,7 @@ impl Models {
             Side::Server => Symbol::EMPTY,
             Side::Client => out.kept.servers.name(request.host, link, &mut out.names.symbols).address,
         };
-        let mut following =
-            Following { id: LlmId(self.next), follower, server, begun: false, bot_knows: false };
+        let mut following = Following { id: LlmId(self.next), follower, server, begun: false, bot_knows: false };
         let began = following.begin_if_certain(is_bot, out);
         let heard = Heard { llm: following.id, began, first_token: None };
         if let Some(lost) = self.calls.insert((id, request.id), following) {
