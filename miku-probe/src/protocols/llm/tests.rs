@@ -1,5 +1,7 @@
 //! Calls of all dialects, through the HTTP machine, however they are split.
 
+mod counts;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -68,6 +70,14 @@ impl Bot {
 
     fn receives(&mut self, bytes: impl AsRef<[u8]>) -> u64 {
         self.moved(Direction::In, bytes.as_ref())
+    }
+
+    /// A segment of the answer of which only the start and the end are known.
+    fn received_partly(&mut self, size: u64, prefix: &[u8], tail: &[u8]) {
+        self.time += 1;
+        self.listener.now = self.time;
+        let segment = Segment { time: Nanos(self.time), direction: Direction::In, size, prefix, tail };
+        self.machine.segment(&segment, &mut self.listener);
     }
 
     fn asks(&mut self, path: &str, body: &str) -> &mut Self {
