@@ -397,7 +397,7 @@ fn read<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
 mod tests {
     use std::mem::offset_of;
 
-    use miku_probe_abi::bytes_of;
+    use miku_probe_abi::{CAPTURE_TAIL, bytes_of};
 
     use super::*;
 

@@ -295,24 +295,21 @@ impl Follower {
         self.progress
     }
 
-    /// Takes in bytes as gzip left them.
+    /// Takes in bytes as gzip left them. What cannot be made plain counts as not known.
     fn inflate(&mut self, bytes: &[u8], piece: &Piece<'_>) {
-        if self.unread.is_some() {
-            return;
-        }
-        if self.inflater.is_none() {
-            let Some(inflater) = self.inflaters.open() else {
+        if self.unread.is_none() {
+            let inflater = self.inflater.take().or_else(|| self.inflaters.open().map(Box::new));
+            if let Some(mut inflater) = inflater {
+                if inflater.next(bytes, |plain| self.known(plain, piece, true)) {
+                    self.inflater = Some(inflater);
+                    return;
+                }
+                self.unread = Some(Unmatched::Coded);
+            } else {
                 self.unread = Some(Unmatched::TableFull);
-                return;
-            };
-            self.inflater = Some(Box::new(inflater));
+            }
         }
-        let Some(mut inflater) = self.inflater.take() else { return };
-        if inflater.next(bytes, |plain| self.known(plain, piece, true)) {
-            self.inflater = Some(inflater);
-        } else {
-            self.unread = Some(Unmatched::Coded);
-        }
+        self.unknown(bytes.len() as u64, piece);
     }
 
     /// Takes in known bytes, free of framing if they are `plain`.
