@@ -27,6 +27,10 @@ pub const CAPTURE_LATER: usize = 32;
 /// How many bytes are copied of the end of a segment whose start was not copied whole.
 pub const TAIL: usize = 8;
 
+/// The same of a segment of a language model's call: what was used stands at the end of an answer, and often the model's name
+/// and whether to stream at that of a question. A segment that is no longer is copied whole.
+pub const CAPTURE_TAIL: usize = 1024;
+
 /// How many pieces of one gathered read or write are told apart; what follows them is one last piece.
 pub const GATHER_MAX: usize = 16;
 
@@ -202,7 +206,8 @@ impl Origin {
     }
 }
 
-/// Bytes that moved over a connection, or plaintext over a TLS stream; `captured` bytes of their start follow the record.
+/// Bytes that moved over a connection, or plaintext over a TLS stream; `captured` bytes of their start follow the record. If
+/// more than [`TAIL`] bytes of their end are told, those follow it first, [`CAPTURE_TAIL`] of them.
 ///
 /// A record with `size` 0 tells the end of what the other side sends (`errno` 0) or that the connection failed.
 #[repr(C)]
@@ -219,14 +224,17 @@ pub struct DataRecord {
     /// Bytes moved.
     pub size: u32,
     /// Bytes of the start that follow this record.
-    pub captured: u32,
+    pub captured: u16,
+    /// Bytes of the end that are told, when `captured` is smaller than `size`: up to [`TAIL`] of them, counted from the front of
+    /// `tail`, or [`CAPTURE_TAIL`] behind this record.
+    pub tail_length: u16,
     /// The error that ended the connection, or 0.
     pub errno: u16,
     /// A [`Direction`].
     pub direction: u8,
-    /// Bytes of `tail` that are set, counted from its front.
-    pub tail_length: u8,
-    /// The last bytes of the segment, when `captured` is smaller than `size`.
+    /// Zero.
+    pub padding: u8,
+    /// The last bytes of the segment, if they are few.
     pub tail: [u8; TAIL],
 }
 
@@ -551,11 +559,18 @@ pub const CONNECTION_TLS: u16 = 4;
 /// It carries the frames of a websocket: what a segment begins with tells how much of it is copied. A TLS stream's flag too.
 pub const FRAMES: u32 = 8;
 
+/// It carries a call of a language model, as far as can be told by its path or by what it streams. A TLS stream's flag too.
+pub const MODEL: u32 = 16;
+
 /// How many bytes tell what a segment may be.
 pub const LOOK: usize = 8;
 
 /// How many bytes of a message's start tell what follows it.
 pub const START: usize = 16;
+
+/// One bit, and the top bit, in each byte of a word.
+const ONES: u64 = 0x0101_0101_0101_0101;
+const TOP: u64 = 0x8080_8080_8080_8080;
 
 /// Whether a segment that begins so may be the start of an HTTP/1 message: three capital letters, as methods and `HTTP/`
 /// begin with, and no control character or other byte that no line of one begins with. `length` of the bytes are there.
@@ -565,9 +580,7 @@ pub const START: usize = 16;
 #[inline(always)]
 #[must_use]
 pub fn looks_like_start(first: &[u8; LOOK], length: usize) -> bool {
-    const TOP: u64 = 0x8080_8080_8080_8080;
     const LETTERS: u64 = 0x80_8080;
-    const ONES: u64 = 0x0101_0101_0101_0101;
     let mut word = u64::from_le_bytes(*first);
     if length < LOOK {
         // What is not there may be anything; let it be letters.
@@ -613,25 +626,94 @@ pub fn looks_like_frame(first: &[u8; LOOK], length: usize) -> bool {
 /// Whether a message that begins so is a call that may post something by Discord's API.
 #[inline(always)]
 #[must_use]
-pub fn looks_like_call(start: &[u8; START], length: usize) -> bool {
-    length >= LOOK && u64::from_ne_bytes(first_of(start)) == u64::from_ne_bytes(*b"POST /ap")
+pub fn looks_like_call(first: &[u8; LOOK], length: usize) -> bool {
+    length >= LOOK && begins(u64::from_le_bytes(*first), b"POST /ap")
+}
+
+/// Whether a message that begins so may be a call of a language model, by its path; unless that stands behind more of a
+/// proxy's than is looked at. Of Discord's API none is.
+#[inline(always)]
+#[must_use]
+pub fn looks_like_model_call(first: &[u8; LOOK], then: &[u8; LOOK], length: usize) -> bool {
+    const V1: u16 = u16::from_le_bytes(*b"v1");
+    const API: u16 = u16::from_le_bytes(*b"ap");
+    const CHAT: u16 = u16::from_le_bytes(*b"ch");
+    const COMPLETION: u16 = u16::from_le_bytes(*b"co");
+    const EMBEDDING: u16 = u16::from_le_bytes(*b"em");
+    const OPENAI: u16 = u16::from_le_bytes(*b"op");
+    const UPSTREAM: u16 = u16::from_le_bytes(*b"up");
+    let (first, then) = (u64::from_le_bytes(*first), u64::from_le_bytes(*then));
+    if length < START || !begins(first, b"POST /") {
+        return false;
+    }
+    match (first >> 48) as u16 {
+        // OpenAI's `/v1/chat/completions`, `completions`, `responses` and `embeddings`, and Anthropic's `/v1/messages`.
+        V1 => begins(then, b"/c") || begins(then, b"/r") || begins(then, b"/e") || begins(then, b"/m"),
+        // Ollama's `/api/chat`, `generate`, `embed` and `embeddings`, and all of the above behind `/api`.
+        API => begins(then, b"i/ch") || begins(then, b"i/ge") || begins(then, b"i/em") || begins(then, b"i/v1/"),
+        // The same without a version, llama.cpp's `/completion` and `/embedding`, Azure's `/openai`, llama-swap's `/upstream`.
+        first => matches!(first, CHAT | COMPLETION | EMBEDDING | OPENAI | UPSTREAM),
+    }
+}
+
+/// Whether a segment that begins so may be the start of an event of an event stream, perhaps behind the size of a chunk.
+#[inline(always)]
+#[must_use]
+pub fn looks_like_event(first: &[u8; LOOK], length: usize) -> bool {
+    let line = line(first);
+    length >= LOOK && (begins(line, b"\nda") || begins(line, b"\nev"))
+}
+
+/// Whether a segment that begins so may be the start of a JSON object with a member, perhaps behind the size of a chunk.
+#[inline(always)]
+#[must_use]
+pub fn looks_like_json(first: &[u8; LOOK], length: usize) -> bool {
+    length >= LOOK && begins(line(first), b"\n{\"")
+}
+
+/// The first line of what a segment begins with, from the line feed before it on: behind the size of a chunk (RFC 9112,
+/// section 7.1), if that is there. Of a size of more than four digits nothing is told that is long enough to be compared.
+#[inline(always)]
+const fn line(first: &[u8; LOOK]) -> u64 {
+    let word = u64::from_le_bytes(*first);
+    if begins(word, b"data:") || begins(word, b"event:") || begins(word, b"{\"") {
+        return (word << 8) | b'\n' as u64;
+    }
+    if !first[0].is_ascii_hexdigit() {
+        return 0;
+    }
+    // The lowest byte that is a carriage return has its top bit set in this, and nothing else does that is lower.
+    let returns = word ^ (ONES * b'\r' as u64);
+    let returns = returns.wrapping_sub(ONES) & !returns & TOP;
+    // What is above the carriage return comes down, by a division since no instruction tells where a bit is.
+    let one_above = (returns & returns.wrapping_neg()) << 1;
+    if one_above == 0 { 0 } else { word / one_above }
+}
+
+/// Whether the bytes of a word, the lowest first, begin so.
+#[inline(always)]
+const fn begins<const LENGTH: usize>(word: u64, text: &[u8; LENGTH]) -> bool {
+    let (mut wanted, mut mask, mut at) = (0, 0, 0);
+    while at < LENGTH {
+        wanted |= (text[at] as u64) << (8 * at);
+        mask |= 0xff << (8 * at);
+        at += 1;
+    }
+    word & mask == wanted
+}
+
+/// Whether a message that begins so is a request, and no answer.
+#[inline(always)]
+#[must_use]
+pub fn looks_like_request(first: &[u8; LOOK], length: usize) -> bool {
+    length >= LOOK && !begins(u64::from_le_bytes(*first), b"HTTP/") && looks_like_start(first, LOOK)
 }
 
 /// Whether a message that begins so is the answer after which the connection carries something else.
 #[inline(always)]
 #[must_use]
-pub fn looks_like_upgrade(start: &[u8; START], length: usize) -> bool {
-    length >= START
-        && u64::from_ne_bytes(first_of(start)) == u64::from_ne_bytes(*b"HTTP/1.1")
-        && start[8] == b' '
-        && start[9] == b'1'
-        && start[10] == b'0'
-        && start[11] == b'1'
-}
-
-#[inline(always)]
-const fn first_of(start: &[u8; START]) -> [u8; LOOK] {
-    [start[0], start[1], start[2], start[3], start[4], start[5], start[6], start[7]]
+pub fn looks_like_upgrade(first: &[u8; LOOK], then: &[u8; LOOK], length: usize) -> bool {
+    length >= START && begins(u64::from_le_bytes(*first), b"HTTP/1.1") && begins(u64::from_le_bytes(*then), b" 101")
 }
 
 /// What the kernel side keeps of an open connection.
@@ -650,7 +732,7 @@ pub struct Connection {
     pub budget: u32,
     /// Which way the last segment went: a [`Direction`], or [`Connection::NO_DIRECTION`].
     pub direction: u32,
-    /// [`CONNECTION_REPORTED`], [`CONNECTION_TOLD`], [`CONNECTION_TLS`] and [`FRAMES`].
+    /// [`CONNECTION_REPORTED`], [`CONNECTION_TOLD`], [`CONNECTION_TLS`], [`FRAMES`] and [`MODEL`].
     pub flags: u16,
     /// The socket's type, or 0 when it is not known.
     pub socket_type: u16,
@@ -724,7 +806,7 @@ pub struct Stream {
     pub budget: u32,
     /// Which way the last segment went: a [`Direction`], or [`Connection::NO_DIRECTION`].
     pub direction: u32,
-    /// [`STREAM_REPORTED`], [`STREAM_ESTABLISHED`], [`STREAM_DRAINED`] and [`FRAMES`].
+    /// [`STREAM_REPORTED`], [`STREAM_ESTABLISHED`], [`STREAM_DRAINED`], [`FRAMES`] and [`MODEL`].
     pub flags: u32,
     /// The first error of TLS that the library raised in its handshake: a [`TlsError`], or 0.
     pub error: u32,
@@ -1292,9 +1374,10 @@ const _: () = {
     assert!(offset_of!(DataRecord, lost) == 40);
     assert!(offset_of!(DataRecord, size) == 44);
     assert!(offset_of!(DataRecord, captured) == 48);
+    assert!(offset_of!(DataRecord, tail_length) == 50);
     assert!(offset_of!(DataRecord, errno) == 52);
     assert!(offset_of!(DataRecord, direction) == 54);
-    assert!(offset_of!(DataRecord, tail_length) == 55);
+    assert!(CAPTURE_CALL <= u16::MAX as usize);
     assert!(offset_of!(DataRecord, tail) == 56);
     assert!(size_of::<OpenRecord>() == 160);
     assert!(offset_of!(OpenRecord, origin) == 40);
@@ -1504,15 +1587,86 @@ mod tests {
         assert!(!looks_like_frame(&first, length));
     }
 
+    /// The first two words of a text, blanks behind it.
+    fn words(text: &str) -> ([u8; LOOK], [u8; LOOK]) {
+        let text = format!("{text:16}");
+        let (words, _) = text.as_bytes().as_chunks();
+        (words[0], words[1])
+    }
+
     #[test]
     fn calls_and_upgrades_are_known_by_their_start() {
-        let start = |text: &[u8; START]| *text;
-        assert!(looks_like_call(&start(b"POST /api/v10/ch"), START));
-        assert!(!looks_like_call(&start(b"POST /other/path"), START));
-        assert!(!looks_like_call(&start(b"POST /api/v10/ch"), 7));
-        assert!(looks_like_upgrade(&start(b"HTTP/1.1 101 Swi"), START));
-        assert!(!looks_like_upgrade(&start(b"HTTP/1.1 200 OK\r"), START));
-        assert!(!looks_like_upgrade(&start(b"HTTP/1.1 101 Swi"), 12));
+        let call = |text: &str, length| looks_like_call(&words(text).0, length);
+        let upgrade = |text: &str, length| looks_like_upgrade(&words(text).0, &words(text).1, length);
+        assert!(call("POST /api/v10/ch", START));
+        assert!(!call("POST /other/path", START));
+        assert!(!call("POST /api/v10/ch", 7));
+        assert!(upgrade("HTTP/1.1 101 Swi", START));
+        assert!(!upgrade("HTTP/1.1 200 OK\r", START));
+        assert!(!upgrade("HTTP/1.1 101 Swi", 12));
+    }
+
+    #[test]
+    fn calls_of_models_are_known_by_their_path() {
+        let call = |text: &str, length| looks_like_model_call(&words(text).0, &words(text).1, length);
+        for path in [
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/v1/responses",
+            "/v1/embeddings",
+            "/v1/messages",
+            "/api/chat",
+            "/api/generate",
+            "/api/embed",
+            "/api/v1/chat/completions",
+            "/chat/completions",
+            "/completion HTTP/1.1",
+            "/embedding HTTP/1.1",
+            "/openai/deployments/m/chat/completions",
+            "/upstream/m/completion",
+        ] {
+            assert!(call(&format!("POST {path}"), START), "{path}");
+            assert!(!call(&format!("POST {path}"), START - 1), "{path}");
+            assert!(!call(&format!("GET {path}"), START), "{path}");
+        }
+        for path in ["/api/v10/channels/1", "/v1/users", "/users", "/api/users", "/v2/chat", "/", "/api/webhooks/1"] {
+            assert!(!call(&format!("POST {path}"), START), "{path}");
+        }
+    }
+
+    #[test]
+    fn events_are_known_with_and_without_chunks() {
+        let looks = |bytes: &[u8]| {
+            let (first, length) = look(bytes);
+            (looks_like_event(&first, length), looks_like_json(&first, length))
+        };
+        for bytes in [
+            &b"data: {\"choices\""[..],
+            b"data:{\"a\"",
+            b"event: ping\n",
+            b"a\r\ndata: ",
+            b"1a3\r\ndata",
+            b"FFFF\r\neve",
+        ] {
+            assert_eq!(looks(bytes), (true, false), "{bytes:?}");
+        }
+        for bytes in [&b"{\"model\":"[..], b"f5\r\n{\"model", b"1a3f\r\n{\""] {
+            assert_eq!(looks(bytes), (false, true), "{bytes:?}");
+        }
+        for bytes in [
+            &b"{\"a\":1}"[..7],
+            b"0\r\n\r\n",
+            b"database",
+            b"{ \"a\": 1",
+            b"[{\"a\":1}]",
+            b"xyz\r\ndata: ",
+            b"12345\r\ndata: ",
+            b"GET / HTTP",
+            b"\r\ndata: {",
+            b"\x81\x7e{\"a\":1",
+        ] {
+            assert_eq!(looks(bytes), (false, false), "{bytes:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod discord;
 mod event_loop;
 mod gpu;
+mod llm;
 mod net;
 mod process;
 
@@ -14,6 +15,7 @@ pub use self::gpu::{
     Allocations, ClockDomain, Device, EccKind, EccLocation, Gpu, GpuMemory, GpuProcess, GpuSample, PcieDirection,
     Reading, RemapCause, Sensor, Task, ThrottleReason, Unavailable,
 };
+pub use self::llm::{CallOutcome, Finish, Llm, LlmCall, LlmLabels, Operation, Tokens};
 pub use self::net::{ConnectFailure, Net, Resolution};
 pub use self::process::{
     Cgroup, CgroupMemory, CpuTime, DiskBytes, Faults, Growth, Memory, Pressure, ProcessEnd, ProcessNews, Resource,
@@ -272,6 +274,10 @@ pub enum Unmatched {
     LlmAmbiguous,
     /// More is open at once than is followed.
     TableFull,
+    /// A body in a content coding that is not undone.
+    Coded,
+    /// Part of a stream was not read, since it was not copied or not kept.
+    Unread,
 }
 
 impl Unmatched {
@@ -295,6 +301,8 @@ impl Unmatched {
             Self::TypingAmbiguous => "typing_ambiguous",
             Self::LlmAmbiguous => "llm_ambiguous",
             Self::TableFull => "table_full",
+            Self::Coded => "coded",
+            Self::Unread => "unread",
         }
     }
 }
@@ -411,6 +419,13 @@ pub enum Observation {
         service: ServiceId,
         /// What.
         what: EventLoop,
+    },
+    /// A language model was called, or called upon.
+    Llm {
+        /// Whose.
+        service: ServiceId,
+        /// What.
+        what: Llm,
     },
     /// Something belongs to no whole exchange.
     Unmatched {

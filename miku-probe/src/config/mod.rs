@@ -270,7 +270,11 @@ fn hist(arguments: &cli::HistArgs, color: bool) -> Result<HistConfig, ConfigErro
             format: if arguments.json { Format::Json } else { Format::Text },
             color: if color { ColorChoice::Auto } else { ColorChoice::Never },
             glyphs: if arguments.ascii { Glyphs::Ascii } else { Glyphs::Unicode },
-            subject: if arguments.reply { Subject::Replies } else { Subject::Exchanges },
+            subject: match (arguments.reply, arguments.llm) {
+                (true, _) => Subject::Replies,
+                (_, true) => Subject::Calls,
+                _ => Subject::Exchanges,
+            },
             filter,
         },
     })

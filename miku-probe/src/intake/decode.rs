@@ -3,7 +3,7 @@
 use miku_probe_abi::{
     ABI_VERSION, Answer, BindRecord, CloseRecord, DataRecord, EXIT_OOM_VICTIM, EXIT_STATUS_KNOWN, ExitRecord,
     HandshakeRecord, INFLATED_ENDS, INFLATED_STARTS, InflatedRecord, NetEvent, NetRecord, OpenRecord, Origin, Plain,
-    ProcessRecord, RecordHeader, RecordKind, ResolvedRecord, ServerNameRecord, TlsError,
+    ProcessRecord, RecordHeader, RecordKind, ResolvedRecord, ServerNameRecord, TAIL, TlsError,
 };
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -388,11 +388,19 @@ fn server_name(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<ServerName<'_>, 
 fn data(bytes: &[u8], tgid: Tgid, time: Nanos, handle: fn(u64) -> Handle) -> Result<Data<'_>, DecodeError> {
     const TAIL_AT: usize = std::mem::offset_of!(DataRecord, tail);
     let record: DataRecord = read(bytes)?;
-    let end = size_of::<DataRecord>() + record.captured as usize;
-    let prefix = bytes.get(size_of::<DataRecord>()..end).ok_or(short(bytes, end))?;
-    let tail_end = TAIL_AT + usize::from(record.tail_length);
-    if record.captured > record.size || tail_end > size_of::<DataRecord>() {
-        return Err(short(bytes, end.max(tail_end)));
+    let tail_length = usize::from(record.tail_length);
+    // A long tail comes between the record and the start.
+    let (tail_at, prefix_at) = if tail_length > TAIL {
+        (size_of::<DataRecord>(), size_of::<DataRecord>() + tail_length)
+    } else {
+        (TAIL_AT, size_of::<DataRecord>())
+    };
+    let end = prefix_at + usize::from(record.captured);
+    let (Some(tail), Some(prefix)) = (bytes.get(tail_at..tail_at + tail_length), bytes.get(prefix_at..end)) else {
+        return Err(short(bytes, end));
+    };
+    if u32::from(record.captured.max(record.tail_length)) > record.size {
+        return Err(short(bytes, end));
     }
     let direction = match record.direction {
         0 => Direction::In,
@@ -408,7 +416,7 @@ fn data(bytes: &[u8], tgid: Tgid, time: Nanos, handle: fn(u64) -> Handle) -> Res
         size: record.size,
         errno: i32::from(record.errno),
         prefix,
-        tail: &bytes[TAIL_AT..tail_end],
+        tail,
     })
 }
 
@@ -507,7 +515,7 @@ fn read<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
 mod tests {
     use std::mem::offset_of;
 
-    use miku_probe_abi::bytes_of;
+    use miku_probe_abi::{CAPTURE_TAIL, bytes_of};
 
     use super::*;
 
@@ -523,10 +531,11 @@ mod tests {
             handle: 9,
             lost: 3,
             size,
-            captured: u32::try_from(captured.len()).expect("a capture is short"),
-            direction: 1,
+            captured: u16::try_from(captured.len()).expect("a capture is short"),
             tail_length: 2,
             errno: 0,
+            direction: 1,
+            padding: 0,
             tail: *b"yz......",
         };
         let mut bytes = bytes_of(&record).to_vec();
@@ -541,6 +550,18 @@ mod tests {
         assert_eq!(data.id, ConnId { tgid: Tgid(42), handle: Handle::Socket(9), generation: Nanos(5) });
         assert_eq!((data.time, data.lost, data.size, data.direction), (Nanos(7), 3, 1000, Direction::Out));
         assert_eq!((data.prefix, data.tail), (&b"HTTP/1.1 200 OK"[..], &b"yz"[..]));
+    }
+
+    #[test]
+    fn decodes_a_long_tail() {
+        let mut bytes = data_record(&[&[b't'; CAPTURE_TAIL][..], b"start"].concat(), 5000);
+        let tail_length = u16::try_from(CAPTURE_TAIL).expect("a tail is short");
+        bytes[offset_of!(DataRecord, captured)..][..2].copy_from_slice(&5u16.to_ne_bytes());
+        bytes[offset_of!(DataRecord, tail_length)..][..2].copy_from_slice(&tail_length.to_ne_bytes());
+        let Ok(Record::Data(data)) = decode(&bytes) else { panic!("not data: {:?}", decode(&bytes)) };
+        assert_eq!((data.prefix, data.tail), (&b"start"[..], &[b't'; CAPTURE_TAIL][..]));
+        bytes[offset_of!(DataRecord, size)..][..4].copy_from_slice(&1000u32.to_ne_bytes());
+        assert!(matches!(decode(&bytes), Err(DecodeError::Short { .. })), "no segment is shorter than its end");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod bots;
 mod connections;
 mod hosts;
 mod listening;
+mod models;
 mod net;
 mod servers;
 mod services;
@@ -22,6 +23,7 @@ use miku_probe_abi::RecordKind;
 use self::bots::{Bot, Bots, Out};
 pub use self::connections::Peer;
 use self::connections::{Carried, Connection, Connections};
+use self::models::Models;
 use self::services::Service;
 use crate::discovery::addresses::decode_address;
 use crate::discovery::sockets::Socket;
@@ -60,6 +62,7 @@ pub struct Pipeline<S, W> {
     sampled: net::Sampled,
     /// The time of the last tick, for what need not be exact.
     clock: Nanos,
+    models: Models,
     records: [u64; RecordKind::ALL.len()],
     captured: u64,
     sink: S,
@@ -80,6 +83,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             bots: Bots::default(),
             sampled: net::Sampled::default(),
             clock: Nanos(0),
+            models: Models::default(),
             records: [0; RecordKind::ALL.len()],
             captured: 0,
             sink,

@@ -1,6 +1,7 @@
 //! What is kept of a service: the names of what it serves and calls, and the calls that Discord made wait.
 
 use super::hosts::Hosts;
+use super::models::Answering;
 use super::servers::Servers;
 use super::{Caps, Peer};
 use crate::observations::{Exchange, Names, Observation, RateLimitScope, Sink};
@@ -34,6 +35,7 @@ pub(super) struct Service {
     /// The template of Discord's API at hand.
     template: String,
     pub(super) community: Community,
+    pub(super) answering: Answering,
 }
 
 /// What is kept of those who use a bot on Discord.
@@ -65,7 +67,8 @@ impl Service {
         let routes = RouteTable::new(patterns, caps.routes)?;
         let (waits, template, community) = (Waits::default(), String::new(), Community::new());
         let (servers, hosts) = (Servers::new(caps.servers), Hosts::default());
-        Ok(Self { routes, servers, hosts, waits, template, community })
+        let answering = Answering::new();
+        Ok(Self { routes, servers, hosts, waits, template, community, answering })
     }
 
     /// Names what the state machine found, and observes it.

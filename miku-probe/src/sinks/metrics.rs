@@ -10,6 +10,7 @@ mod event_loop;
 mod gpu;
 mod keys;
 mod limits;
+mod llm;
 mod net;
 mod process;
 
@@ -19,7 +20,7 @@ use std::fs;
 use miku_probe_abi::RecordKind;
 use prometheus::{Counter, Histogram, IntCounter, IntGauge, Registry};
 
-pub use self::catalog::{FAST_BUCKETS, HTTP_BUCKETS};
+pub use self::catalog::{FAST_BUCKETS, HTTP_BUCKETS, TOKEN_BUCKETS, TOKEN_RATE_BUCKETS};
 use self::catalog::{Families, register};
 use self::keys::{ExchangeKey, Failure, Text, TransferKey};
 use self::limits::RateLimits;
@@ -82,6 +83,7 @@ pub struct Metrics {
     net: net::Series,
     gpu: gpu::Series,
     event_loop: event_loop::Series,
+    llm: llm::Series,
     in_flight: FastMap<(ServiceId, Side), IntGauge>,
     unmatched: FastMap<(&'static str, Unmatched), IntCounter>,
     overflows: FastMap<&'static str, IntCounter>,
@@ -119,6 +121,7 @@ impl Metrics {
             net: net::Series::new(&registry),
             gpu: gpu::Series::new(&registry),
             event_loop: event_loop::Series::new(&registry),
+            llm: llm::Series::new(&registry),
             in_flight: FastMap::default(),
             unmatched: FastMap::default(),
             overflows: FastMap::default(),
@@ -309,6 +312,11 @@ impl Sink for Metrics {
             }
             Observation::EventLoop { service, ref what } => {
                 if let Some(label) = self.event_loop.observe(service, what, names) {
+                    self.overflow(label);
+                }
+            }
+            Observation::Llm { service, ref what } => {
+                if let Some(label) = self.llm.observe(service, what, names) {
                     self.overflow(label);
                 }
             }

@@ -192,8 +192,15 @@ impl Probe {
     #[must_use]
     pub fn told(&self) -> String {
         let scrape = self.scrape();
-        let telling =
-            ["http_", "miku_http_", "miku_probe_unmatched", "miku_probe_lost", "miku_probe_targets", "miku_process_"];
+        let telling = [
+            "http_",
+            "miku_http_",
+            "miku_llm_",
+            "miku_process_",
+            "miku_probe_unmatched",
+            "miku_probe_lost",
+            "miku_probe_targets",
+        ];
         let shown = scrape.samples.iter().filter(|sample| {
             !sample.name.ends_with("_bucket") && telling.iter().any(|start| sample.name.starts_with(start))
         });

@@ -22,6 +22,9 @@ mod hist;
 mod hostile;
 mod inflate;
 mod lifecycle;
+mod llm;
+mod llm_dialects;
+mod llm_secrets;
 mod net;
 mod process;
 mod secrets;
@@ -77,6 +80,8 @@ enum Need {
     SharedLibrary,
     /// The environment with zstandard.
     Zstd,
+    /// The environment with llama.cpp.
+    Llm,
     /// Node.
     Node,
     /// That the kernel dumps the memory of what is aborted.
@@ -120,6 +125,7 @@ impl Need {
             Self::PlainPython => tls_stage::plain().map(drop),
             Self::SharedLibrary => tls_stage::shared_library().map(drop),
             Self::Zstd => inflate::zstd().map(drop),
+            Self::Llm => llm::python().map(drop),
             Self::Node => tls_stage::node(),
             Self::CoreDumps => secrets::core_dumps(),
             Self::ControlGroup => discovery::ControlGroup::new("miku-probe-check").map(drop),
@@ -177,6 +183,9 @@ fn main() -> ExitCode {
         ("discord_voice", discord_voice::cases()),
         ("discord_secrets", discord_secrets::cases()),
         ("net", net::cases()),
+        ("llm", llm::cases()),
+        ("llm_dialects", llm_dialects::cases()),
+        ("llm_secrets", llm_secrets::cases()),
         ("secrets", secrets::cases()),
     ];
     let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");

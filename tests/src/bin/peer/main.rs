@@ -10,6 +10,7 @@ mod load;
 mod routes;
 mod secure;
 mod serve;
+mod streams;
 mod turns;
 
 use std::fs;
@@ -39,6 +40,10 @@ enum Verb {
     Confine(confine::Options),
     /// Make requests and print the truth.
     Load(load::Options),
+    /// Stream tokens to whoever asks, until killed.
+    ServeStreams(streams::Options),
+    /// Ask for many streams of tokens at once, and print how many came.
+    AskStreams(streams::Asking),
     /// Send what no decent client sends.
     Hostile(hostile::Options),
     /// Take the turns of an event loop.
@@ -84,6 +89,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::ServeTls(options) => secure::run(&options)?,
         Verb::Confine(options) => confine::run(&options)?,
         Verb::Load(options) => load::run(&options)?,
+        Verb::ServeStreams(options) => streams::serve(&options)?,
+        Verb::AskStreams(options) => streams::ask(&options)?,
         Verb::Hostile(options) => hostile::run(&options)?,
         Verb::Turns(options) => turns::run(&options)?,
         Verb::Scrape { address, target } => print!("{}", scrape(&address, &target)?),
