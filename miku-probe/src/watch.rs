@@ -498,7 +498,11 @@ impl<S: Sink> Core<S> {
 
     /// Takes in what a sampler found.
     fn sampled(&mut self, sample: Sample) {
-        match sample {}
+        match sample {
+            Sample::Stall(Target { service, .. }, what) => {
+                self.pipeline.observe(&Observation::Stall { service, what });
+            }
+        }
     }
 
     fn tick(&mut self) {

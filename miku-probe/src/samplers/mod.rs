@@ -4,10 +4,15 @@
 //! are watched and gives [`Sample`]s, which `watch.rs` hands on as observations. It never waits for whoever takes them: when
 //! nobody does, samples are dropped, and the next one is as good.
 
+pub mod profile;
+pub mod python;
+pub mod stalls;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
+use crate::observations::Stall;
 use crate::units::{ServiceId, Tgid};
 
 /// Samples that wait to be taken.
@@ -53,7 +58,10 @@ impl Targets {
 
 /// What a sampler found.
 #[derive(Clone, Debug)]
-pub enum Sample {}
+pub enum Sample {
+    /// An event loop does not turn, or does again.
+    Stall(Target, Arc<Stall>),
+}
 
 /// Where samples go.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ mod catalog;
 mod discord;
 mod keys;
 mod limits;
+mod stalls;
 
 use std::collections::HashMap;
 use std::fs;
@@ -74,6 +75,7 @@ pub struct Metrics {
     handshakes: FastMap<(ServiceId, Text), HandshakeSeries>,
     rate_limits: RateLimits,
     discord: discord::Series,
+    stalls: stalls::Series,
     in_flight: FastMap<(ServiceId, Side), IntGauge>,
     unmatched: FastMap<(&'static str, Unmatched), IntCounter>,
     overflows: FastMap<&'static str, IntCounter>,
@@ -107,6 +109,7 @@ impl Metrics {
             handshakes: FastMap::default(),
             rate_limits: RateLimits::default(),
             discord: discord::Series::new(&registry),
+            stalls: stalls::Series::new(&registry),
             in_flight: FastMap::default(),
             unmatched: FastMap::default(),
             overflows: FastMap::default(),
@@ -277,6 +280,11 @@ impl Sink for Metrics {
             }
             Observation::Discord { service, ref what } => {
                 if let Some(label) = self.discord.observe(service, what, names) {
+                    self.overflow(label);
+                }
+            }
+            Observation::Stall { service, ref what } => {
+                if let Some(label) = self.stalls.observe(service, what, names) {
                     self.overflow(label);
                 }
             }
