@@ -8,7 +8,7 @@
 use core::mem::{offset_of, size_of};
 
 /// The version of the layouts below; it rises whenever one of them changes.
-pub const ABI_VERSION: u8 = 5;
+pub const ABI_VERSION: u8 = 6;
 
 /// The most bytes that are copied of the start of one message, unless it is a call of Discord's API.
 pub const CAPTURE_MAX: usize = 4096;
@@ -769,6 +769,122 @@ impl TlsExit {
     }
 }
 
+/// Upper bounds of the buckets in which turns of event loops are counted, in nanoseconds; above the last there is one more.
+pub const TURN_BOUNDS: [u64; 15] = [
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+    60_000_000_000,
+];
+
+/// How many buckets there are.
+pub const TURN_BUCKETS: usize = TURN_BOUNDS.len() + 1;
+
+/// Why a thread did not run in the midst of a turn: its numbers are places in [`LoopThread::off_ns`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OffReason {
+    /// It could have run, and another did.
+    Cpu = 0,
+    /// It slept and could not be interrupted: it waited for a disk, mostly.
+    Disk = 1,
+    /// It waited for a lock, of memory or of a file.
+    Lock = 2,
+    /// It had asked to sleep.
+    Sleep = 3,
+    /// It waited in another call, such as one on a socket that blocks.
+    Call = 4,
+}
+
+/// How many reasons there are.
+pub const OFF_REASONS: usize = OffReason::ALL.len();
+
+impl OffReason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::Cpu, Self::Disk, Self::Lock, Self::Sleep, Self::Call];
+}
+
+/// [`LoopThread::state`]: the thread runs.
+pub const LOOP_RUNS: u32 = 0;
+
+/// [`LoopThread::state`]: it sleeps in its selector.
+pub const LOOP_WAITS: u32 = 1;
+
+/// [`LoopThread::state`]: it does not run, for the [`OffReason`] whose number is added to this.
+pub const LOOP_OFF: u32 = 2;
+
+/// [`LoopThread::flags`]: it was the first to use a socket that carries a stream.
+pub const LOOP_MOVES: u32 = 1;
+
+/// What the kernel side keeps of a thread that waits in a selector. Nobody writes it but the programs that run while the
+/// thread does, is taken off its processor or is put on one, so no two at once; user space reads it at any time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct LoopThread {
+    /// Its process.
+    pub tgid: u32,
+    /// [`LOOP_RUNS`], [`LOOP_WAITS`] or [`LOOP_OFF`] and more.
+    pub state: u32,
+    /// Which selector it waits in: an epoll descriptor, or which call without one.
+    pub selector: u64,
+    /// [`LOOP_MOVES`].
+    pub flags: u32,
+    /// Waits in another selector since it last waited in this one.
+    pub strange: u32,
+    /// When it was first seen, in nanoseconds of `CLOCK_MONOTONIC`, as all times are.
+    pub generation: u64,
+    /// When its last wait began.
+    pub wait_since: u64,
+    /// When the turn began: when that wait was last seen to end.
+    pub turn_since: u64,
+    /// When it was taken off its processor.
+    pub off_since: u64,
+    /// How long it did not run in this turn so far, by [`OffReason`].
+    pub turn_off: [u64; OFF_REASONS],
+    /// Turns that are over, by how long they were: see [`TURN_BOUNDS`].
+    pub turns: [u64; TURN_BUCKETS],
+    /// How long they were together.
+    pub busy_ns: u64,
+    /// How long it did not run in them, by [`OffReason`].
+    pub off_ns: [u64; OFF_REASONS],
+    /// How long it waited.
+    pub idle_ns: u64,
+}
+
+impl LoopThread {
+    /// A thread that begins to wait for the first time.
+    #[must_use]
+    pub const fn new(tgid: u32, selector: u64, now: u64) -> Self {
+        Self {
+            tgid,
+            state: LOOP_RUNS,
+            selector,
+            flags: 0,
+            strange: 0,
+            generation: now,
+            wait_since: now,
+            turn_since: now,
+            off_since: 0,
+            turn_off: [0; OFF_REASONS],
+            turns: [0; TURN_BUCKETS],
+            busy_ns: 0,
+            off_ns: [0; OFF_REASONS],
+            idle_ns: 0,
+        }
+    }
+}
+
 /// What one processor has counted; every field only rises.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -826,6 +942,51 @@ pub struct LengthEvent {
     pub ret: i32,
     /// `MSG_*`.
     pub flags: i32,
+}
+
+/// What `syscalls:sys_enter_*` tell of a call that waits. Its fields are loaded where they stand, as those of
+/// [`LengthEvent`] are; user space sees to it that they are there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct WaitEvent {
+    /// What all tracepoints have.
+    pub common: u64,
+    /// Which call.
+    pub call: u32,
+    /// Nothing.
+    pub padding: u32,
+    /// Its first argument.
+    pub first: u64,
+    /// Its second.
+    pub second: u64,
+}
+
+/// What `sched:sched_switch` tells: alike.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SwitchEvent {
+    /// What all tracepoints have.
+    pub common: u64,
+    /// The name of the thread that is taken off.
+    pub prev_comm: [u8; 16],
+    /// Which thread it is, in the initial PID namespace.
+    pub prev_pid: u32,
+    /// Its priority.
+    pub prev_prio: i32,
+    /// `TASK_*`, or nothing of that where it could go on running.
+    pub prev_state: u64,
+    /// The name of the thread that is put on.
+    pub next_comm: [u8; 16],
+    /// Which thread it is.
+    pub next_pid: u32,
+}
+
+/// Offsets in the kernel's `struct task_struct`; 0 where they are not needed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskOffsets {
+    /// `stack`.
+    pub stack: u32,
 }
 
 /// Offsets in the kernel's `struct sock`, read from its type information by user space before loading; 0 where they are
@@ -892,12 +1053,21 @@ const _: () = {
     assert!(size_of::<TlsCall>() == 64);
     assert!(size_of::<InflateStream>() == 32);
     assert!(size_of::<InflateCall>() == 32);
+    assert!(size_of::<LoopThread>() == 280);
+    assert!(offset_of!(LoopThread, generation) == 24);
+    assert!(offset_of!(LoopThread, turn_off) == 56);
+    assert!(offset_of!(LoopThread, turns) == 96);
     assert!(size_of::<Counters>() == 168);
     assert!(size_of::<TracepointOffsets>() == 32);
     assert!(offset_of!(LengthEvent, sk) == 8);
     assert!(offset_of!(LengthEvent, family) == 16);
     assert!(offset_of!(LengthEvent, ret) == 20);
     assert!(offset_of!(LengthEvent, flags) == 24);
+    assert!(offset_of!(WaitEvent, first) == 16);
+    assert!(offset_of!(SwitchEvent, prev_pid) == 24);
+    assert!(offset_of!(SwitchEvent, prev_state) == 32);
+    assert!(offset_of!(SwitchEvent, next_pid) == 56);
+    assert!(size_of::<TaskOffsets>() == 4);
     assert!(size_of::<SocketOffsets>() == 16);
 };
 
@@ -942,8 +1112,10 @@ plain!(
     InflateStream,
     InflateCall,
     TlsCall,
+    LoopThread,
     Counters,
     TracepointOffsets,
+    TaskOffsets,
     SocketOffsets
 );
 

@@ -10,7 +10,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TracePointContext;
 use miku_probe_abi::{
     ABI_VERSION, Connection, ConnectionKey, Counters, FILTER_SLOTS, Plain, RecordHeader, RecordKind, SocketOffsets,
-    TracepointOffsets, bytes_of,
+    TaskOffsets, TracepointOffsets, bytes_of,
 };
 
 /// All records, in the order in which they happened on each processor. User space sets the size.
@@ -54,6 +54,10 @@ static OFFSETS: TracepointOffsets = TracepointOffsets {
 #[unsafe(no_mangle)]
 static SOCKET_OFFSETS: SocketOffsets = SocketOffsets { socket_type: 0, dport: 0, daddr: 0, v6_daddr: 0 };
 
+/// Where this kernel's tasks keep what is read of them.
+#[unsafe(no_mangle)]
+static TASK_OFFSETS: TaskOffsets = TaskOffsets { stack: 0 };
+
 /// User space is woken when this many bytes wait in the ring; below that it comes by itself.
 #[unsafe(no_mangle)]
 static WAKE_BYTES: u64 = 1 << 20;
@@ -82,6 +86,13 @@ pub(crate) fn field<T>(ctx: &TracePointContext, offset: u32) -> Result<T, Skip> 
 pub(crate) fn socket_offsets() -> SocketOffsets {
     // SAFETY: as in `offsets`.
     unsafe { read_volatile(&raw const SOCKET_OFFSETS) }
+}
+
+/// The places in a task that user space found.
+#[inline(always)]
+pub(crate) fn task_offsets() -> TaskOffsets {
+    // SAFETY: as in `offsets`.
+    unsafe { read_volatile(&raw const TASK_OFFSETS) }
 }
 
 /// Whether `tgid` may be watched: false is certain.

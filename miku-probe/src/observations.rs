@@ -1,14 +1,14 @@
 //! What the protocols make of the records, and the sinks consume: the one arrow between the two.
 
 mod discord;
+mod event_loop;
 mod stalls;
-
-use std::sync::Arc;
 
 use miku_probe_abi::RecordKind;
 
 pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
-pub use self::stalls::{Cause, Place, Stall, StallChange, Threshold};
+pub use self::event_loop::{EventLoop, StallThreshold, Turns, off_reason};
+pub use self::stalls::{Cause, Place, Stall, StallChange};
 use crate::units::{Direction, Nanos, Scheme, ServiceId, Side, Symbol, Symbols, Transport};
 
 /// The request methods that OpenTelemetry knows by name; all others are one label value.
@@ -379,12 +379,12 @@ pub enum Observation {
         /// What.
         what: Discord,
     },
-    /// An event loop does not turn, or does again.
-    Stall {
+    /// Something is told of event loops.
+    EventLoop {
         /// Whose.
         service: ServiceId,
-        /// Where, why and since when. Shared, since it holds a stack.
-        what: Arc<Stall>,
+        /// What.
+        what: EventLoop,
     },
     /// Something belongs to no whole exchange.
     Unmatched {

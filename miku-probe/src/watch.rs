@@ -17,9 +17,10 @@ use crate::discovery::selectors::ServiceSpec;
 use crate::discovery::sockets::{self, Socket};
 use crate::discovery::{Change, Discovery, Event, UnknownPid};
 use crate::intake::{Process, Ring};
-use crate::observations::{LostWhere, Names, Observation, Sink, TargetState};
+use crate::observations::{EventLoop, LostWhere, Names, Observation, Sink, TargetState, Turns};
 use crate::pipeline::{Caps, Pipeline, World};
 use crate::probes::attacher::{Attacher, Report};
+use crate::probes::event_loop::{self, EventLoops};
 use crate::probes::plan::Returns;
 use crate::probes::socket::Way;
 use crate::probes::tls::Scrubber;
@@ -87,6 +88,9 @@ struct Core<S> {
     targets: TargetTable,
     connections: ConnectionTable,
     streams: StreamTable,
+    /// The threads that wait in selectors, and what has been told of them.
+    loops: EventLoops,
+    loops_told: event_loop::Told,
     /// What attaches to libraries; `None` when the kernel refused the programs.
     attacher: Option<Attacher>,
     scrubber: Option<Scrubber>,
@@ -142,7 +146,7 @@ impl<S: Sink> Watch<S> {
         let discovery = Discovery::new(ProcFs::default(), services);
         discovery.check_pids()?;
         let (mut kernel, maps) = Kernel::load(sizes)?;
-        let Maps { records, targets, connections, streams, counters } = maps;
+        let Maps { records, targets, connections, streams, loops, counters } = maps;
         let uprobes = kernel.take_uprobes();
         let attacher = uprobes.map(|uprobes| Attacher::start(uprobes, Returns::of_this_kernel())).transpose()?;
         let scrubber = kernel.take_scrubber();
@@ -152,6 +156,8 @@ impl<S: Sink> Watch<S> {
             targets,
             connections,
             streams,
+            loops,
+            loops_told: event_loop::Told::default(),
             attacher,
             scrubber,
             places: HashMap::new(),
@@ -173,6 +179,7 @@ impl<S: Sink> Watch<S> {
             interval
         });
         let mut watch = Self { ring: Ring::new(records)?, drain, tick, scan, samples, core };
+        samplers::stalls::start(watch.core.loops.clone(), watch.core.watched.clone(), watch.core.answers.clone())?;
         // The probes come first: what a process does between being found and being attached to would be missed.
         watch.core.kernel.attach()?;
         watch.core.scan()?;
@@ -412,6 +419,7 @@ impl<S: Sink> Core<S> {
         self.pipeline.add_target(tgid, service);
         self.watched.insert(Target { service, tgid });
         self.order(Attacher::watch, tgid);
+        self.kernel.tell_turns();
         if self.kernel.way() == Way::Sockets {
             // A connection becomes known by its first bytes, with all that is to be known of it.
             let listens = |socket: &Socket| socket.listening && socket.transport == Transport::Unix;
@@ -468,6 +476,9 @@ impl<S: Sink> Core<S> {
 
     fn forget(&mut self, tgid: Tgid) {
         self.targets.remove(tgid);
+        for turns in self.loops_told.last_growth(&self.loops, tgid) {
+            self.observe_turns(tgid, turns);
+        }
         self.watched.remove(tgid);
         self.order(Attacher::forget, tgid);
         self.streams.forget(tgid);
@@ -500,13 +511,23 @@ impl<S: Sink> Core<S> {
     fn sampled(&mut self, sample: Sample) {
         match sample {
             Sample::Stall(Target { service, .. }, what) => {
-                self.pipeline.observe(&Observation::Stall { service, what });
+                self.pipeline.observe(&Observation::EventLoop { service, what: EventLoop::Stall(what) });
             }
+        }
+    }
+
+    /// Tells what event loops of a process have done.
+    fn observe_turns(&mut self, tgid: Tgid, turns: Turns) {
+        if let Some(service) = self.pipeline.target(tgid) {
+            self.pipeline.observe(&Observation::EventLoop { service, what: EventLoop::Turns(Box::new(turns)) });
         }
     }
 
     fn tick(&mut self) {
         self.take_reports();
+        for (tgid, turns) in self.loops_told.growth(&self.loops) {
+            self.observe_turns(tgid, turns);
+        }
         self.pipeline.tick(Nanos::now());
         for id in self.pipeline.silent(SILENT) {
             if let Some((bytes_in, bytes_out)) = self.connections.bytes(id) {

@@ -3,43 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
+use super::StallThreshold;
 use crate::units::{Nanos, Tgid};
-
-/// A time that a turn of an event loop may exceed: the label `threshold` of `miku_event_loop_stalls_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Threshold {
-    /// 100 ms: what waits is late for everybody.
-    Tenth,
-    /// 1 s: people notice.
-    One,
-    /// 10 s: heartbeats fail.
-    Ten,
-}
-
-impl Threshold {
-    /// All of them, the shortest first.
-    pub const ALL: [Self; 3] = [Self::Tenth, Self::One, Self::Ten];
-
-    /// The label value, in seconds.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tenth => "0.1",
-            Self::One => "1",
-            Self::Ten => "10",
-        }
-    }
-
-    /// How long that is.
-    #[must_use]
-    pub const fn time(self) -> Nanos {
-        Nanos(match self {
-            Self::Tenth => 100_000_000,
-            Self::One => 1_000_000_000,
-            Self::Ten => 10_000_000_000,
-        })
-    }
-}
 
 /// Why a loop does not turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -148,7 +113,7 @@ fn cleaned(text: &str) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StallChange {
     /// The turn exceeds this threshold now. The first one is how a stall begins to be told.
-    Exceeds(Threshold),
+    Exceeds(StallThreshold),
     /// It still lasts; where and why may be known better.
     Lasts,
     /// It is over. [`Stall::time`] is how long it was seen to last.
@@ -183,10 +148,28 @@ pub struct Stall {
 }
 
 impl Stall {
-    /// The value of the label `where`.
+    /// One of which nothing is known.
     #[must_use]
-    pub fn label(&self) -> String {
-        self.place.as_ref().map_or_else(|| "unknown".to_owned(), Place::label)
+    pub const fn new(tgid: Tgid, tid: u32, since: Nanos, change: StallChange) -> Self {
+        Self {
+            tgid,
+            tid,
+            since,
+            time: Nanos(0),
+            change,
+            cause: Cause::Unknown,
+            place: None,
+            own: None,
+            stack: Vec::new(),
+            holder: None,
+            no_stack: None,
+        }
+    }
+
+    /// The value of the label `where`; none if that is not known.
+    #[must_use]
+    pub fn label(&self) -> Option<String> {
+        self.place.as_ref().map(Place::label)
     }
 
     /// Where it hangs and why, in one line without the time.
@@ -246,25 +229,18 @@ mod tests {
     #[test]
     fn a_stall_says_what_is_known_of_it() {
         let mut stall = Stall {
-            tgid: Tgid(1),
-            tid: 1,
-            since: Nanos(0),
-            time: Nanos(0),
-            change: StallChange::Exceeds(Threshold::Tenth),
             cause: Cause::Peer,
             place: Some(place("/usr/lib/python3.11/ssl.py", "SSLSocket.read", 1166)),
             own: Some(place("/srv/bot.py", "ask", 12)),
-            stack: Vec::new(),
-            holder: None,
-            no_stack: None,
+            ..Stall::new(Tgid(1), 1, Nanos(0), StallChange::Exceeds(StallThreshold::Tenth))
         };
         assert_eq!(
             stall.in_words(),
             "waits for another process in SSLSocket.read (ssl.py:1166), called from ask (bot.py:12)"
         );
-        assert_eq!(stall.label(), "ssl.py:SSLSocket.read");
+        assert_eq!(stall.label().as_deref(), Some("ssl.py:SSLSocket.read"));
         stall = Stall { place: None, own: None, no_stack: Some("denied".to_owned()), ..stall };
         assert_eq!(stall.in_words(), "waits for another process, no stack: denied");
-        assert_eq!(stall.label(), "unknown");
+        assert_eq!(stall.label(), None);
     }
 }

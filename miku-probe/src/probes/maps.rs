@@ -8,6 +8,7 @@ use miku_probe_abi::{
 };
 
 use super::ProbeError;
+use super::event_loop::EventLoops;
 use crate::units::{ConnId, Handle, Nanos, Tgid};
 
 /// All maps, taken out of the loaded object.
@@ -20,6 +21,8 @@ pub struct Maps {
     pub connections: ConnectionTable,
     /// Their TLS streams and those that they decompress.
     pub streams: StreamTable,
+    /// The threads that wait in selectors.
+    pub loops: EventLoops,
     /// What the kernel side has counted.
     pub counters: CounterTable,
 }
@@ -41,6 +44,7 @@ impl Maps {
                 inflated: HashMap::try_from(take("INFLATE_STREAMS")?)?,
                 inflating: HashMap::try_from(take("INFLATE_CALLS")?)?,
             },
+            loops: EventLoops::new(HashMap::try_from(take("LOOPS")?)?),
             counters: CounterTable(PerCpuArray::try_from(take("COUNTERS")?)?),
         })
     }

@@ -5,6 +5,7 @@
 
 pub mod attacher;
 mod attachments;
+pub mod event_loop;
 pub mod inflate;
 mod maps;
 mod offsets;
@@ -167,6 +168,10 @@ pub struct Kernel {
     way: Way,
     /// Whether closings of descriptors are told.
     closes: bool,
+    /// How turns of event loops are noticed, unless they cannot be.
+    registers: Option<event_loop::Registers>,
+    /// Whether turns of event loops are told.
+    turns: bool,
     /// The kernel's types, until everything is attached: they take more memory than all the rest.
     btf: Option<Btf>,
 }
@@ -188,6 +193,9 @@ impl Kernel {
             Way::Sockets => types::socket_offsets()?,
             Way::Calls => SocketOffsets::default(),
         };
+        let mut failures = Vec::new();
+        let registers = loop_registers(&mut failures);
+        let task_offsets = registers.map(event_loop::Registers::offsets).unwrap_or_default();
         let btf = Btf::from_sys_fs().map_err(ProbeError::Types)?;
         let wake = u64::from(sizes.ring_bytes) / 4;
         let mut ebpf = EbpfLoader::new()
@@ -195,13 +203,13 @@ impl Kernel {
             .override_global("OFFSETS", &offsets, true)
             .override_global("WAKE_BYTES", &wake, true)
             .override_global("SOCKET_OFFSETS", &socket_offsets, true)
+            .override_global("TASK_OFFSETS", &task_offsets, true)
             .map_max_entries("RECORDS", sizes.ring_bytes)
             .map_max_entries("CONNECTIONS", sizes.connections)
             .map_max_entries("SOCKETS", sizes.connections)
             .map_max_entries("STREAMS", sizes.connections)
             .load(object())
             .map_err(ProbeError::Load)?;
-        let mut failures = Vec::new();
         let mut failed = |kind: Kind, error: &(dyn std::error::Error + 'static), what| {
             log::warn!("{what}: {}", chain(error));
             failures.push(Failure { kind: kind.as_str(), reason: reason(error) });
@@ -232,6 +240,8 @@ impl Kernel {
             failures,
             way,
             closes: way == Way::Calls,
+            registers,
+            turns: false,
             btf: Some(btf),
         };
         Ok((this, maps))
@@ -256,6 +266,9 @@ impl Kernel {
         for probe in self.way.probes().iter().chain(process::PROBES) {
             let outcome = self.attach_one(probe, btf.as_ref());
             self.account(probe, outcome)?;
+        }
+        if self.turns {
+            self.attach_turns();
         }
         Ok(())
     }
@@ -288,6 +301,29 @@ impl Kernel {
         let probe = Probe { intent: Intent::Optional, ..socket::CLOSE };
         if let Err(error) = self.account(&probe, outcome) {
             log::warn!("{error}");
+        }
+    }
+
+    /// Sees to it that turns of event loops are told. It puts every system call of the machine on the kernel's slower entry
+    /// path, so it waits until somebody is watched.
+    pub fn tell_turns(&mut self) {
+        if !std::mem::replace(&mut self.turns, true) {
+            self.attach_turns();
+        }
+    }
+
+    fn attach_turns(&mut self) {
+        let Some(registers) = self.registers else { return };
+        for (place, probe) in registers.probes().iter().enumerate() {
+            let outcome = self.attach_one(probe, None);
+            let useless = place == 0 && outcome.is_err();
+            if let Err(error) = self.account(probe, outcome) {
+                log::warn!("{error}");
+            }
+            if useless {
+                log::warn!("nothing of event loops can be seen");
+                return;
+            }
         }
     }
 
@@ -340,6 +376,18 @@ impl Kernel {
             .extend(self.uprobe_descriptors.iter().filter_map(|(name, descriptor)| statistics_of(name, descriptor)));
         statistics
     }
+}
+
+/// How turns of event loops are noticed on this kernel; nothing, which is told, when they cannot be.
+fn loop_registers(failures: &mut Vec<Failure>) -> Option<event_loop::Registers> {
+    let error: Box<dyn std::error::Error> = match (offsets::loops_tell(), event_loop::Registers::of_this_kernel()) {
+        (Ok(()), Ok(registers)) => return Some(registers),
+        (Err(error), _) => error.into(),
+        (_, Err(error)) => error.into(),
+    };
+    log::warn!("nothing of event loops can be seen: {}", chain(&*error));
+    failures.push(Failure { kind: event_loop::KIND, reason: reason(&*error) });
+    None
 }
 
 /// What the system said, in a word that is fit for a label.

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 
-use miku_probe_abi::SocketOffsets;
+use miku_probe_abi::{SocketOffsets, TaskOffsets};
 
 /// The kernel's own type information.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -41,6 +41,14 @@ pub(super) fn socket_offsets() -> Result<SocketOffsets, TypesError> {
         daddr: offset("sock_common", "skc_daddr")?,
         v6_daddr: offset("sock_common", "skc_v6_daddr")?,
     })
+}
+
+/// What is read of tasks.
+pub(super) fn task_offsets() -> Result<TaskOffsets, TypesError> {
+    let bytes = fs::read(VMLINUX).map_err(TypesError::Unreadable)?;
+    let types = Types::parse(&bytes).ok_or(TypesError::Malformed)?;
+    let offset = |structure, field| types.offset(structure, field).ok_or(TypesError::NoField { structure, field });
+    Ok(TaskOffsets { stack: offset("task_struct", "stack")? })
 }
 
 /// `BTF_KIND_*` of `linux/btf.h`.

@@ -1,60 +1,61 @@
 //! Turns of event loops that take too long, told while they last: for how long, where in the program, and why.
 //!
-//! The kernel side notes when a turn of a loop begins. This thread sleeps until the oldest turn could exceed the first
-//! threshold, and no longer: so an idle loop costs ten looks a second, and a stall is seen within a few milliseconds of the
-//! threshold. From then on it looks at the thread and at its Python stack, again and again and ever less often.
+//! The kernel side notes when a turn begins and how its time goes. This thread sleeps until the oldest turn could exceed the
+//! first threshold, and no longer: so loops that turn cost ten looks a second, and a stall is seen within milliseconds of the
+//! threshold. From then on it looks at the thread's Python stack again and again, and ever less often.
 //!
-//! The place of a stall is the innermost function in which the thread was seen most often, and why it hangs is decided by
-//! what the kernel says of the thread meanwhile.
+//! The place of a stall is the innermost function in which the thread was seen most often, and why it hangs is what took most
+//! of the turn's time. A stall that ends before it is looked at is told by nobody here; the kernel side counts it.
 
 mod activity;
 mod cause;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use self::cause::Sights;
-use super::python::{Stacks, Thread, Tid};
+use self::cause::{Waits, cause};
+use super::python::{Frame, StackError, Stacks, Thread, Tid};
 use super::{Sample, Samples, Target, Targets};
-use crate::observations::{Cause, Place, Stall, StallChange, Threshold};
+use crate::observations::{Cause, Place, Stall, StallChange, StallThreshold};
+use crate::probes::event_loop::{EventLoops, Turn};
 use crate::units::{Nanos, ServiceId, Tgid};
 
-/// A thread that runs an event loop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoopThread {
-    /// Its process.
-    pub tgid: Tgid,
-    /// Itself.
-    pub tid: Tid,
-    /// When its turn began; none while it waits for events.
-    pub busy_since: Option<Nanos>,
-}
-
-/// Where the turns of loops are known.
-pub trait Turns: Send {
-    /// All loops of watched processes.
-    fn loops(&mut self) -> Vec<LoopThread>;
-}
-
-/// From the first look at a stall to the second, with which it is told: so long the kernel's figures need to say whether the
-/// thread runs.
-const SECOND_LOOK: Nanos = Nanos(5_000_000);
+/// How often one asks which processes have loops at all.
+const PROCESSES: Nanos = Nanos(1_000_000_000);
 /// How often a stall is told of while it lasts.
 const TELL: Nanos = Nanos(250_000_000);
 /// How long one waits for a stack.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// Different innermost functions that are told apart in one stall.
+/// Different innermost functions that are told apart in one stall, and different lines of one.
 const PLACES_MAX: usize = 64;
+
+/// Where the turns of loops are known.
+trait Turns: Send {
+    /// Those that have begun and not ended.
+    fn current(&mut self) -> Vec<Turn>;
+    /// The processes that have loops.
+    fn processes(&mut self) -> HashSet<Tgid>;
+}
+
+impl Turns for EventLoops {
+    fn current(&mut self) -> Vec<Turn> {
+        EventLoops::current(self).collect()
+    }
+
+    fn processes(&mut self) -> HashSet<Tgid> {
+        EventLoops::processes(self)
+    }
+}
 
 /// Begins to watch, until nobody takes samples any more.
 ///
 /// # Errors
 /// When there can be no thread for it.
-pub fn start(turns: impl Turns + 'static, targets: Targets, samples: Samples) -> io::Result<()> {
-    let mut watcher = Watcher { turns, targets, samples, stacks: Stacks::default(), stalls: HashMap::new() };
+pub fn start(loops: EventLoops, targets: Targets, samples: Samples) -> io::Result<()> {
+    let mut watcher = Watcher::new(loops, targets, samples);
     thread::Builder::new().name("stalls".to_owned()).spawn(move || watcher.run())?;
     Ok(())
 }
@@ -65,28 +66,32 @@ struct Watcher<T> {
     samples: Samples,
     stacks: Stacks,
     stalls: HashMap<Tid, Open>,
+    /// When processes were last asked for.
+    asked: Option<Nanos>,
 }
 
 /// A stall that lasts.
 struct Open {
     service: ServiceId,
-    tgid: Tgid,
-    since: Nanos,
-    /// When the thread was last seen in that turn.
+    turn: Turn,
+    /// When the turn was last seen to last.
     seen: Nanos,
     /// When to look again.
     due: Nanos,
-    looks: u32,
     /// When it was last told of.
     told: Nanos,
-    exceeded: Option<Threshold>,
-    sights: Sights,
+    exceeded: Option<StallThreshold>,
+    waits: Waits,
     places: Places,
     holder: Option<Place>,
     no_stack: Option<String>,
 }
 
 impl<T: Turns> Watcher<T> {
+    fn new(turns: T, targets: Targets, samples: Samples) -> Self {
+        Self { turns, targets, samples, stacks: Stacks::default(), stalls: HashMap::new(), asked: None }
+    }
+
     fn run(&mut self) {
         while self.samples.wanted() {
             let wake = self.look();
@@ -97,172 +102,139 @@ impl<T: Turns> Watcher<T> {
     /// Looks at all loops, and says when to look again.
     fn look(&mut self) -> Nanos {
         let targets = self.targets.get();
-        let loops = self.turns.loops();
-        let now = Nanos::now();
         let service = |tgid| targets.iter().find(|target| target.tgid == tgid).map(|target| target.service);
-        self.stacks.retain(|tgid| service(tgid).is_some());
-        let busy: HashMap<Tid, (Tgid, Nanos)> =
-            loops.iter().filter_map(|thread| Some((thread.tid, (thread.tgid, thread.busy_since?)))).collect();
-        let over = |tid: &Tid, open: &Open| {
-            service(open.tgid).is_none() || busy.get(tid).is_none_or(|turn| turn.1 != open.since)
-        };
-        let ended: Vec<Tid> = self.stalls.iter().filter(|(tid, open)| over(tid, open)).map(|(tid, _)| *tid).collect();
-        for tid in ended {
-            if let Some(open) = self.stalls.remove(&tid) {
-                self.end(tid, open);
+        let now = Nanos::now();
+        if self.asked.is_none_or(|asked| now.since(asked) >= PROCESSES) {
+            self.asked = Some(now);
+            self.stacks.retain(|tgid| service(tgid).is_some());
+            for tgid in self.turns.processes().into_iter().filter(|tgid| service(*tgid).is_some()) {
+                // Before it is needed, since that takes its time. Why it cannot be is said with each stall.
+                drop(self.stacks.open(tgid));
             }
         }
-        let mut wake = now + Threshold::Tenth.time();
-        for thread in &loops {
-            let Some(service) = service(thread.tgid) else { continue };
-            // Said again with each stall, if it cannot be.
-            drop(self.stacks.open(thread.tgid));
-            let Some(since) = thread.busy_since else { continue };
-            if now.since(since) < Threshold::Tenth.time() {
-                wake = wake.min(since + Threshold::Tenth.time());
+        let turns = self.turns.current();
+        let lasts = |open: &Open| {
+            let same = |turn: &Turn| turn.tid == open.turn.tid && turn.since == open.turn.since;
+            turns.iter().any(same) && service(open.turn.tgid).is_some()
+        };
+        for (_, open) in self.stalls.extract_if(|_, open| !lasts(open)) {
+            tell(&self.samples, &open, StallChange::Ended);
+        }
+        let first = StallThreshold::Tenth.time();
+        let mut wake = now + first;
+        for turn in turns {
+            let Some(service) = service(turn.tgid) else { continue };
+            if now.since(turn.since) < first {
+                wake = wake.min(turn.since + first);
                 continue;
             }
-            let mut open =
-                self.stalls.remove(&thread.tid).unwrap_or_else(|| Open::new(service, thread.tgid, since, now));
+            let open = self.stalls.entry(Tid(turn.tid)).or_insert_with(|| Open::new(service, turn, now));
             if open.due <= now {
-                open.look(thread.tid, now, &mut self.stacks);
-                for change in open.changes(now) {
-                    tell(&self.samples, thread.tid, &open, change);
+                open.look(turn, now, &mut self.stacks);
+                for change in open.changes() {
+                    tell(&self.samples, open, change);
                 }
             }
             wake = wake.min(open.due);
-            self.stalls.insert(thread.tid, open);
         }
         wake
     }
-
-    fn end(&self, tid: Tid, mut open: Open) {
-        // It ended before the second look.
-        if open.exceeded.is_none() {
-            open.exceeded = Some(Threshold::Tenth);
-            tell(&self.samples, tid, &open, StallChange::Exceeds(Threshold::Tenth));
-        }
-        tell(&self.samples, tid, &open, StallChange::Ended);
-    }
 }
 
-fn tell(samples: &Samples, tid: Tid, open: &Open, change: StallChange) {
-    let target = Target { service: open.service, tgid: open.tgid };
-    samples.give(Sample::Stall(target, Arc::new(open.stall(tid, change))));
+fn tell(samples: &Samples, open: &Open, change: StallChange) {
+    let target = Target { service: open.service, tgid: open.turn.tgid };
+    samples.give(Sample::Stall(target, Arc::new(open.stall(change))));
 }
 
 impl Open {
-    fn new(service: ServiceId, tgid: Tgid, since: Nanos, now: Nanos) -> Self {
+    fn new(service: ServiceId, turn: Turn, now: Nanos) -> Self {
         Self {
             service,
-            tgid,
-            since,
+            turn,
             seen: now,
             due: now,
-            looks: 0,
             told: now,
             exceeded: None,
-            sights: Sights::default(),
+            waits: Waits::default(),
             places: Places::default(),
             holder: None,
             no_stack: None,
         }
     }
 
-    fn look(&mut self, tid: Tid, now: Nanos, stacks: &mut Stacks) {
-        self.looks += 1;
+    fn look(&mut self, turn: Turn, now: Nanos, stacks: &mut Stacks) {
+        let tid = Tid(turn.tid);
+        self.turn = turn;
         self.seen = now;
-        if let Some(sight) = activity::sight(self.tgid, tid) {
-            self.sights.add(sight);
-        }
-        match stacks.threads(self.tgid, PATIENCE) {
-            Ok(threads) => self.take(tid, &threads),
+        self.waits.add(activity::wait(turn.tgid, tid));
+        match stacks.threads(turn.tgid, PATIENCE).and_then(|threads| self.take(tid, &threads)) {
+            Ok(()) => self.no_stack = None,
             Err(error) if self.places.is_empty() => self.no_stack = Some(error.to_string()),
             // Where it hangs is known from before.
             Err(_) => {}
         }
-        let age = now.since(self.since);
-        self.due = now
-            + if self.looks == 1 {
-                SECOND_LOOK
-            } else if age < Threshold::One.time() {
-                Nanos(25_000_000)
-            } else if age < Threshold::Ten.time() {
-                Nanos(100_000_000)
-            } else {
-                Nanos(500_000_000)
-            };
+        let age = self.seen.since(turn.since);
+        let pause = match StallThreshold::ALL.into_iter().rev().find(|threshold| age >= threshold.time()) {
+            None | Some(StallThreshold::Tenth) => Nanos(25_000_000),
+            Some(StallThreshold::Second) => Nanos(100_000_000),
+            Some(StallThreshold::TenSeconds) => Nanos(500_000_000),
+        };
+        self.due = now + pause;
         // Thresholds are told of on time.
-        if let Some(next) =
-            Threshold::ALL.into_iter().map(|threshold| self.since + threshold.time()).find(|at| *at > now)
-        {
+        let mut thresholds = StallThreshold::ALL.into_iter().map(|threshold| turn.since + threshold.time());
+        if let Some(next) = thresholds.find(|at| *at > now) {
             self.due = self.due.min(next);
         }
     }
 
-    fn take(&mut self, tid: Tid, threads: &[Thread]) {
-        let Some(own) = threads.iter().find(|thread| thread.tid == Some(tid)) else {
-            if self.places.is_empty() {
-                self.no_stack = Some(super::python::StackError::NoThread.to_string());
-            }
-            return;
-        };
-        self.no_stack = None;
-        let stack: Vec<Place> = own.frames.iter().map(place).collect();
-        if stack.is_empty() {
-            self.no_stack = Some("the thread runs nothing of Python's".to_owned());
-            return;
-        }
-        self.places.add(stack);
+    fn take(&mut self, tid: Tid, threads: &[Thread]) -> Result<(), StackError> {
+        let own = threads.iter().find(|thread| thread.tid == Some(tid)).filter(|own| !own.frames.is_empty());
+        let own = own.ok_or(StackError::NoThread)?;
+        self.places.add(own.frames.iter().map(place).collect());
         let holder = threads.iter().find(|thread| thread.holds_gil && thread.tid != Some(tid));
         self.holder = holder.and_then(|thread| thread.frames.first()).map(place);
+        Ok(())
     }
 
     /// What there is to tell now.
-    fn changes(&mut self, now: Nanos) -> Vec<StallChange> {
-        let age = now.since(self.since);
-        // One look does not say why.
-        if self.looks == 1 {
-            return Vec::new();
-        }
+    fn changes(&mut self) -> Vec<StallChange> {
+        let age = self.seen.since(self.turn.since);
         let exceeded = self.exceeded;
-        let crossed = |threshold: &Threshold| age >= threshold.time() && exceeded.is_none_or(|last| *threshold > last);
+        let crossed =
+            |threshold: &StallThreshold| age >= threshold.time() && exceeded.is_none_or(|last| *threshold > last);
         let mut changes: Vec<StallChange> =
-            Threshold::ALL.into_iter().filter(crossed).map(StallChange::Exceeds).collect();
+            StallThreshold::ALL.into_iter().filter(crossed).map(StallChange::Exceeds).collect();
         if let Some(StallChange::Exceeds(threshold)) = changes.last() {
             self.exceeded = Some(*threshold);
-        } else if now.since(self.told) >= TELL {
+        } else if self.seen.since(self.told) >= TELL {
             changes.push(StallChange::Lasts);
         }
         if !changes.is_empty() {
-            self.told = now;
+            self.told = self.seen;
         }
         changes
     }
 
-    fn stall(&self, tid: Tid, change: StallChange) -> Stall {
-        let cause = self.sights.cause();
+    fn stall(&self, change: StallChange) -> Stall {
+        let cause = cause(&self.turn, self.waits, self.seen);
         let (place, stack) = self.places.most_seen().unzip();
         let stack = stack.unwrap_or_default();
         let own = stack.iter().find(|place| !place.is_installed()).filter(|own| Some(*own) != stack.first()).cloned();
-        let waits_for_interpreter = cause == Cause::Lock && self.sights.may_wait_for_interpreter();
+        let waits_for_interpreter = cause == Cause::Lock && self.waits.may_be_for_interpreter();
         Stall {
-            tgid: self.tgid,
-            tid: tid.0,
-            since: self.since,
-            time: self.seen.since(self.since),
-            change,
+            time: self.seen.since(self.turn.since),
             cause,
             place,
             own,
             stack,
             holder: self.holder.clone().filter(|_| waits_for_interpreter),
             no_stack: self.no_stack.clone(),
+            ..Stall::new(self.turn.tgid, self.turn.tid, self.turn.since, change)
         }
     }
 }
 
-fn place(frame: &super::python::Frame) -> Place {
+fn place(frame: &Frame) -> Place {
     Place { file: frame.file.clone(), function: frame.function.clone(), line: frame.line }
 }
 
@@ -328,7 +300,10 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::probes::event_loop::TurnKind;
 
     fn stack(lines: &[(&str, u32)]) -> Vec<Place> {
         let place = |(function, line): &(&str, u32)| Place {
@@ -363,11 +338,16 @@ mod tests {
     }
 
     /// Turns as a test wants them.
-    struct Set(Arc<std::sync::Mutex<Vec<LoopThread>>>);
+    #[derive(Clone, Default)]
+    struct Set(Arc<Mutex<Vec<Turn>>>);
 
     impl Turns for Set {
-        fn loops(&mut self) -> Vec<LoopThread> {
+        fn current(&mut self) -> Vec<Turn> {
             self.0.lock().expect("nobody panics with it").clone()
+        }
+
+        fn processes(&mut self) -> HashSet<Tgid> {
+            self.current().iter().map(|turn| turn.tgid).collect()
         }
     }
 
@@ -378,45 +358,43 @@ mod tests {
         let tgid = Tgid(std::process::id());
         targets.insert(Target { service: ServiceId(3), tgid });
         let now = Nanos::now();
-        let busy = |age: u64| LoopThread { tgid, tid: Tid(tgid.0), busy_since: Some(Nanos(now.0 - age * 1_000_000)) };
-        let turns = Arc::new(std::sync::Mutex::new(vec![busy(50)]));
-        let mut watcher = Watcher {
-            turns: Set(Arc::clone(&turns)),
-            targets,
-            samples,
-            stacks: Stacks::default(),
-            stalls: HashMap::new(),
+        let busy = |age: u64| Turn {
+            tgid,
+            tid: tgid.0,
+            since: Nanos(now.0 - age * 1_000_000),
+            kind: TurnKind::Runs,
+            off_cpu: Default::default(),
         };
-        let mut look = |threads: Vec<LoopThread>| {
-            *turns.lock().expect("nobody panics with it") = threads;
-            let wake = watcher.look();
-            let mut changes = Vec::new();
-            while let Ok(Sample::Stall(target, stall)) = told.try_recv() {
-                assert_eq!((target.service, stall.tgid, stall.label().as_str()), (ServiceId(3), tgid, "unknown"));
-                assert!(stall.no_stack.is_some(), "a test has no Python in it: {stall:?}");
-                changes.push(stall.change);
-            }
+        let turns = Set::default();
+        let mut watcher = Watcher::new(turns.clone(), targets, samples);
+        let mut look = |current: Vec<Turn>| {
+            *turns.0.lock().expect("nobody panics with it") = current;
             // What is due later is due now, so that no test sleeps.
             for open in watcher.stalls.values_mut() {
                 open.due = Nanos(0);
+            }
+            let wake = watcher.look();
+            let mut changes = Vec::new();
+            while let Ok(sample) = told.try_recv() {
+                let Sample::Stall(target, stall) = sample;
+                assert_eq!((target.service, stall.tgid, stall.label()), (ServiceId(3), tgid, None));
+                assert_eq!(stall.cause, Cause::Computation, "it was never seen off the processor");
+                assert!(stall.no_stack.is_some(), "a test has no Python in it: {stall:?}");
+                changes.push(stall.change);
             }
             (changes, wake)
         };
         let (changes, wake) = look(vec![busy(50)]);
         assert!(changes.is_empty());
         assert_eq!(wake, now + Nanos(50_000_000), "the moment at which it may become one");
-        assert!(look(vec![busy(1_100)]).0.is_empty(), "one look does not say why");
-        let exceeds =
-            |thresholds: &[Threshold]| thresholds.iter().copied().map(StallChange::Exceeds).collect::<Vec<_>>();
-        assert_eq!(look(vec![busy(1_100)]).0, exceeds(&[Threshold::Tenth, Threshold::One]));
+        let exceeds = StallChange::Exceeds;
+        assert_eq!(look(vec![busy(1_100)]).0, [StallThreshold::Tenth, StallThreshold::Second].map(exceeds));
         assert!(look(vec![busy(1_100)]).0.is_empty());
         let (changes, _) = look(vec![busy(20)]);
         assert_eq!(changes, [StallChange::Ended], "another turn is another stall");
-        look(vec![busy(101)]);
-        assert_eq!(
-            look(vec![]).0,
-            [StallChange::Exceeds(Threshold::Tenth), StallChange::Ended],
-            "too short for a second look"
-        );
+        assert_eq!(look(vec![busy(101)]).0, [exceeds(StallThreshold::Tenth)]);
+        assert_eq!(look(vec![]).0, [StallChange::Ended]);
+        let stranger = Turn { tgid: Tgid(1), ..busy(500) };
+        assert!(look(vec![stranger]).0.is_empty(), "whoever is not watched is nobody's business");
     }
 }

@@ -6,9 +6,9 @@
 
 mod catalog;
 mod discord;
+mod event_loop;
 mod keys;
 mod limits;
-mod stalls;
 
 use std::collections::HashMap;
 use std::fs;
@@ -75,7 +75,7 @@ pub struct Metrics {
     handshakes: FastMap<(ServiceId, Text), HandshakeSeries>,
     rate_limits: RateLimits,
     discord: discord::Series,
-    stalls: stalls::Series,
+    event_loop: event_loop::Series,
     in_flight: FastMap<(ServiceId, Side), IntGauge>,
     unmatched: FastMap<(&'static str, Unmatched), IntCounter>,
     overflows: FastMap<&'static str, IntCounter>,
@@ -109,7 +109,7 @@ impl Metrics {
             handshakes: FastMap::default(),
             rate_limits: RateLimits::default(),
             discord: discord::Series::new(&registry),
-            stalls: stalls::Series::new(&registry),
+            event_loop: event_loop::Series::new(&registry),
             in_flight: FastMap::default(),
             unmatched: FastMap::default(),
             overflows: FastMap::default(),
@@ -283,8 +283,8 @@ impl Sink for Metrics {
                     self.overflow(label);
                 }
             }
-            Observation::Stall { service, ref what } => {
-                if let Some(label) = self.stalls.observe(service, what, names) {
+            Observation::EventLoop { service, ref what } => {
+                if let Some(label) = self.event_loop.observe(service, what, names) {
                     self.overflow(label);
                 }
             }

@@ -4,6 +4,7 @@
 //! [`web`] serves both over HTTP. [`hist`] is the live histogram of the terminal, [`stalls`] the log of loops that do not
 //! turn, and [`profile`] is what a profile is written in.
 
+mod counted;
 mod families;
 pub mod health;
 pub mod hist;

@@ -29,8 +29,8 @@ use std::time::{Duration, SystemTime};
 use jiff::{Timestamp, Unit};
 use serde::Serialize;
 
-use crate::observations::{Names, Observation, Place, Sink, Stall, StallChange};
-use crate::units::{Nanos, ServiceId, Tgid};
+use crate::observations::{EventLoop, Names, Observation, Place, Sink, Stall, StallChange};
+use crate::units::{Nanos, Tgid};
 
 /// Different places that the summary tells apart.
 const TOTALS_MAX: usize = 1_000;
@@ -77,7 +77,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     threshold: Option<&'static str>,
     cause: &'static str,
-    r#where: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#where: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     blocking: Option<PlaceObject<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -207,7 +208,8 @@ impl<W: Write> StallLog<W> {
     }
 
     fn count(&mut self, service: &str, stall: &Stall) {
-        let key = (service.to_owned(), stall.label(), stall.cause.as_str());
+        let place = stall.label().unwrap_or_else(|| "unknown".to_owned());
+        let key = (service.to_owned(), place, stall.cause.as_str());
         if self.totals.len() >= TOTALS_MAX && !self.totals.contains_key(&key) {
             return;
         }
@@ -262,16 +264,12 @@ impl<W: Write> StallLog<W> {
 
 impl<W: Write> Sink for StallLog<W> {
     fn observe(&mut self, observation: &Observation, names: &Names) {
-        let Observation::Stall { service, what } = observation else { return };
-        let result = self.tell(name(names, *service), what, Nanos::now(), SystemTime::now());
+        let Observation::EventLoop { service, what: EventLoop::Stall(stall) } = observation else { return };
+        let result = self.tell(names.service(*service), stall, Nanos::now(), SystemTime::now());
         if let Err(error) = result {
             self.error.get_or_insert(error);
         }
     }
-}
-
-fn name(names: &Names, service: ServiceId) -> &str {
-    names.service(service)
 }
 
 impl<'a> PlaceObject<'a> {
@@ -290,7 +288,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::observations::{Cause, Threshold};
+    use crate::observations::{Cause, StallThreshold};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -301,17 +299,11 @@ mod tests {
             line: Some(line),
         };
         Stall {
-            tgid: Tgid(42),
-            tid: 43,
-            since: Nanos(SECOND),
             time: Nanos(tenths * SECOND / 10),
-            change,
             cause: Cause::Sleep,
             place: Some(place("nap", 7)),
-            own: None,
             stack: vec![place("nap", 7), place("main", 40)],
-            holder: None,
-            no_stack: None,
+            ..Stall::new(Tgid(42), 43, Nanos(SECOND), change)
         }
     }
 
@@ -328,9 +320,9 @@ mod tests {
     }
 
     const STALL: [(StallChange, u64); 4] = [
-        (StallChange::Exceeds(Threshold::Tenth), 1),
+        (StallChange::Exceeds(StallThreshold::Tenth), 1),
         (StallChange::Lasts, 4),
-        (StallChange::Exceeds(Threshold::One), 10),
+        (StallChange::Exceeds(StallThreshold::Second), 10),
         (StallChange::Ended, 12),
     ];
     const PLAIN: Options = Options { json: false, stack: false, terminal: false };

@@ -1,48 +1,24 @@
-//! What the kernel says that a thread does: whether it runs, what it waits for, and how long it has run and waited to run.
-//!
-//! All of it is read from `/proc/PID/task/TID`, which stops nobody. Layouts: `proc(5)`, and `schedstat` as the kernel's
-//! `Documentation/scheduler/sched-stats.rst` has it.
+//! What a thread waits for, by the system call that it is in. `/proc/PID/task/TID/syscall` tells that and stops nobody; its
+//! layout is in `proc(5)`.
 
 use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
 
-use super::cause::{Sight, Wait};
+use super::cause::Wait;
 use crate::samplers::python::Tid;
-use crate::units::{Nanos, Tgid};
+use crate::units::Tgid;
 
-/// Looks at a thread; none when it has ended.
-pub(super) fn sight(tgid: Tgid, tid: Tid) -> Option<Sight> {
-    let folder = format!("/proc/{tgid}/task/{}", tid.0);
-    let stat = fs::read_to_string(format!("{folder}/stat")).ok()?;
-    let state = stat.rsplit_once(')')?.1.trim_start().chars().next()?;
-    // Both may be refused, or left out of the kernel.
-    let schedule = fs::read_to_string(format!("{folder}/schedstat")).ok();
-    let (on_cpu, runnable) = schedule.as_deref().and_then(parse_schedule).unzip();
-    let call = fs::read_to_string(format!("{folder}/syscall")).ok();
-    let call = call.as_deref().and_then(Call::parse);
-    let wait = match state {
-        'R' => Wait::None,
-        'D' => Wait::Disk,
-        _ => call.map_or(Wait::Unknown, |call| call.wait(|fd| is_on_disk(tgid, fd))),
-    };
-    Some(Sight { time: Nanos::now(), on_cpu, runnable, wait })
-}
-
-fn parse_schedule(text: &str) -> Option<(Nanos, Nanos)> {
-    let mut fields = text.split_whitespace().map(|field| field.parse().ok().map(Nanos));
-    Some((fields.next()??, fields.next()??))
+/// What a thread waits for now. A kernel that does not tell says nothing of anything.
+pub(super) fn wait(tgid: Tgid, tid: Tid) -> Wait {
+    let text = fs::read_to_string(format!("/proc/{tgid}/task/{}/syscall", tid.0)).unwrap_or_default();
+    Call::parse(&text).map_or(Wait::Other, |call| call.wait(|fd| is_on_disk(tgid, fd)))
 }
 
 /// Whether a descriptor is of a file or a disk, and not of a socket, a pipe or a terminal.
 fn is_on_disk(tgid: Tgid, fd: u64) -> bool {
-    // No open file is behind what begins otherwise, such as `socket:[…]`.
-    let file = || fs::read_link(format!("/proc/{tgid}/fd/{fd}")).is_ok_and(|target| target.starts_with("/"));
-    let of_files = || {
-        use std::os::unix::fs::FileTypeExt as _;
-        // Followed through the link itself, so that it is the file that the process has open, wherever that is.
-        fs::metadata(format!("/proc/{tgid}/fd/{fd}"))
-            .is_ok_and(|of| of.is_file() || of.is_dir() || of.file_type().is_block_device())
-    };
-    file() && of_files()
+    // Followed through the link, so that it is the file that the process has open, wherever that is.
+    fs::metadata(format!("/proc/{tgid}/fd/{fd}"))
+        .is_ok_and(|of| of.is_file() || of.is_dir() || of.file_type().is_block_device())
 }
 
 /// The system call that a thread waits in.
@@ -62,32 +38,30 @@ impl Call {
     }
 
     fn wait(self, on_disk: impl Fn(u64) -> bool) -> Wait {
-        let [first, second, _, fourth] = self.arguments;
-        // Which of these there are differs by machine.
+        let [first, _, _, fourth] = self.arguments;
+        // These there are on x86-64 only.
         #[cfg(target_arch = "x86_64")]
-        match self.number {
-            libc::SYS_poll => return if second == 0 { Wait::Sleep } else { Wait::Peer },
-            libc::SYS_select => return if first == 0 { Wait::Sleep } else { Wait::Peer },
-            libc::SYS_open | libc::SYS_stat | libc::SYS_unlink | libc::SYS_rename | libc::SYS_mkdir => {
-                return Wait::Disk;
-            }
-            libc::SYS_epoll_wait => return Wait::Peer,
-            _ => {}
+        if let libc::SYS_open
+        | libc::SYS_stat
+        | libc::SYS_lstat
+        | libc::SYS_unlink
+        | libc::SYS_rename
+        | libc::SYS_mkdir
+        | libc::SYS_rmdir
+        | libc::SYS_getdents = self.number
+        {
+            return Wait::Disk;
         }
         match self.number {
-            libc::SYS_nanosleep | libc::SYS_clock_nanosleep => Wait::Sleep,
-            libc::SYS_pselect6 if first == 0 => Wait::Sleep,
-            libc::SYS_ppoll if second == 0 => Wait::Sleep,
             // Its fourth argument is the time after which it gives up.
             libc::SYS_futex if fourth != 0 => Wait::TimedLock,
-            libc::SYS_futex | libc::SYS_flock | libc::SYS_fcntl | libc::SYS_semop | libc::SYS_semtimedop => Wait::Lock,
+            libc::SYS_futex | libc::SYS_flock | libc::SYS_fcntl => Wait::Lock,
             libc::SYS_fsync
             | libc::SYS_fdatasync
             | libc::SYS_sync
             | libc::SYS_syncfs
             | libc::SYS_sync_file_range
             | libc::SYS_msync
-            | libc::SYS_openat
             | libc::SYS_newfstatat
             | libc::SYS_statx
             | libc::SYS_unlinkat
@@ -106,27 +80,12 @@ impl Call {
             | libc::SYS_preadv2
             | libc::SYS_pwritev2
             | libc::SYS_sendfile
-            | libc::SYS_copy_file_range => {
-                if on_disk(first) {
-                    Wait::Disk
-                } else {
-                    Wait::Peer
-                }
+            | libc::SYS_copy_file_range
+                if on_disk(first) =>
+            {
+                Wait::Disk
             }
-            libc::SYS_recvfrom
-            | libc::SYS_recvmsg
-            | libc::SYS_sendto
-            | libc::SYS_sendmsg
-            | libc::SYS_connect
-            | libc::SYS_accept
-            | libc::SYS_accept4
-            | libc::SYS_ppoll
-            | libc::SYS_pselect6
-            | libc::SYS_epoll_pwait
-            | libc::SYS_epoll_pwait2
-            | libc::SYS_wait4
-            | libc::SYS_waitid => Wait::Peer,
-            _ => Wait::Unknown,
+            _ => Wait::Other,
         }
     }
 }
@@ -135,39 +94,21 @@ impl Call {
 mod tests {
     use super::*;
 
-    fn waits(text: &str, on_disk: bool) -> Option<Wait> {
-        Call::parse(text).map(|call| call.wait(|_| on_disk))
-    }
-
     #[test]
     fn what_a_thread_waits_for_is_told_by_its_call() {
-        let rest = "0x1 0x7ffe 0x0 0x0 0x0 0x7ffd 0x7f12";
+        let waits = |text: &str, on_disk: bool| Call::parse(text).map(|call| call.wait(|_| on_disk));
+        let call =
+            |number: libc::c_long, fourth: &str| format!("{number} 0x3 0x1 0x7ffe {fourth} 0x0 0x0 0x7ffd 0x7f12\n");
         assert_eq!(waits("running\n", false), None);
-        assert_eq!(waits("-1 0x7ffd 0x7f12", false), None);
-        let call = |number: libc::c_long| format!("{number} 0x0 {rest}");
-        assert_eq!(waits(&call(libc::SYS_clock_nanosleep), false), Some(Wait::Sleep));
-        assert_eq!(waits(&call(libc::SYS_pselect6), false), Some(Wait::Sleep), "time.sleep before CPython 3.11");
-        assert_eq!(waits(&format!("{} 0x5 {rest}", libc::SYS_pselect6), false), Some(Wait::Peer));
-        assert_eq!(waits(&call(libc::SYS_fsync), false), Some(Wait::Disk));
-        assert_eq!(waits(&call(libc::SYS_futex), false), Some(Wait::Lock));
-        let timed = format!("{} 0x5581 0x189 0x0 0x7ffd 0x0 0xffffffff 0x7ffd 0x7f12", libc::SYS_futex);
-        assert_eq!(waits(&timed, false), Some(Wait::TimedLock), "as one waits for the interpreter's lock");
-        assert_eq!(waits(&call(libc::SYS_flock), false), Some(Wait::Lock));
-        assert_eq!(waits(&call(libc::SYS_read), true), Some(Wait::Disk));
-        assert_eq!(waits(&call(libc::SYS_read), false), Some(Wait::Peer));
-        assert_eq!(waits(&call(libc::SYS_wait4), false), Some(Wait::Peer));
-        assert_eq!(waits(&call(libc::SYS_getpid), false), Some(Wait::Unknown));
-    }
-
-    #[test]
-    fn this_thread_is_seen_running() {
-        let own = std::process::id();
-        let tid = fs::read_link("/proc/thread-self").expect("there is one");
-        let tid = tid.file_name().and_then(|name| name.to_str()?.parse().ok()).expect("it ends in a number");
-        let seen = sight(Tgid(own), Tid(tid)).expect("it lives");
-        assert_eq!(seen.wait, Wait::None);
-        assert!(seen.on_cpu.is_some_and(|time| time > Nanos(0)));
-        assert_eq!(sight(Tgid(own), Tid(u32::MAX)), None);
+        assert_eq!(waits("-1 0x7ffd 0x7f12\n", false), None);
+        assert_eq!(waits("", false), None);
+        assert_eq!(waits(&call(libc::SYS_fsync, "0x0"), false), Some(Wait::Disk));
+        assert_eq!(waits(&call(libc::SYS_read, "0x0"), true), Some(Wait::Disk));
+        assert_eq!(waits(&call(libc::SYS_read, "0x0"), false), Some(Wait::Other));
+        assert_eq!(waits(&call(libc::SYS_futex, "0x7ffd"), false), Some(Wait::TimedLock));
+        assert_eq!(waits(&call(libc::SYS_futex, "0x0"), false), Some(Wait::Lock));
+        assert_eq!(waits(&call(libc::SYS_flock, "0x0"), false), Some(Wait::Lock));
+        assert_eq!(waits(&call(libc::SYS_recvfrom, "0x0"), false), Some(Wait::Other));
     }
 
     #[test]
@@ -180,5 +121,10 @@ mod tests {
         let (reader, _writer) = std::io::pipe().expect("a pipe");
         assert!(!is_on_disk(own, fd(reader.as_raw_fd())));
         assert!(!is_on_disk(own, 1 << 30));
+    }
+
+    #[test]
+    fn a_thread_that_is_gone_waits_for_nothing() {
+        assert_eq!(wait(Tgid(std::process::id()), Tid(u32::MAX)), Wait::Other);
     }
 }
