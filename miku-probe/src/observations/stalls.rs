@@ -131,6 +131,8 @@ pub struct Stall {
     pub since: Nanos,
     /// How long it has lasted.
     pub time: Nanos,
+    /// How long of that its thread was on a processor.
+    pub on_cpu: Nanos,
     /// What became of it.
     pub change: StallChange,
     /// Why it does not turn, as far as was seen.
@@ -156,6 +158,7 @@ impl Stall {
             tid,
             since,
             time: Nanos(0),
+            on_cpu: Nanos(0),
             change,
             cause: Cause::Unknown,
             place: None,

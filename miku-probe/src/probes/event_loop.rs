@@ -14,9 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::maps::MapData;
 use aya::util::KernelVersion;
-use miku_probe_abi::{
-    LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OFF_REASONS, OffReason, TaskOffsets,
-};
+use miku_probe_abi::{LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OFF_REASONS, OffReason, TaskOffsets};
 
 use super::{Hook, Intent, Probe, TypesError, offsets, types};
 use crate::observations::Turns;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use self::cause::{Waits, cause};
+use self::cause::{Waits, cause, on_cpu};
 use super::python::{Frame, StackError, Stacks, Thread, Tid};
 use super::{Sample, Samples, Target, Targets};
 use crate::observations::{Cause, Place, Stall, StallChange, StallThreshold};
@@ -223,6 +223,7 @@ impl Open {
         let waits_for_interpreter = cause == Cause::Lock && self.waits.may_be_for_interpreter();
         Stall {
             time: self.seen.since(self.turn.since),
+            on_cpu: on_cpu(&self.turn, self.seen),
             cause,
             place,
             own,

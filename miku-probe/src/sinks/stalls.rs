@@ -11,6 +11,7 @@
 //! | `service`, `pid`, `tid` | whose loop |
 //! | `since` | time of day at which the turn began |
 //! | `seconds` | how long it has lasted; of one that ended, how long it was seen to last |
+//! | `on_cpu_seconds` | how long of that its thread was on a processor |
 //! | `threshold` | the one that is exceeded now, in seconds |
 //! | `cause` | `computation`, `starved`, `sleep`, `disk`, `lock`, `peer` or `unknown` |
 //! | `where` | as in the metric's label |
@@ -74,6 +75,7 @@ struct Line<'a> {
     tid: u32,
     since: String,
     seconds: f64,
+    on_cpu_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     threshold: Option<&'static str>,
     cause: &'static str,
@@ -196,6 +198,7 @@ impl<W: Write> StallLog<W> {
             tid: stall.tid,
             since,
             seconds: stall.time.seconds(),
+            on_cpu_seconds: stall.on_cpu.seconds(),
             threshold: if let StallChange::Exceeds(threshold) = stall.change { Some(threshold.as_str()) } else { None },
             cause: stall.cause.as_str(),
             r#where: stall.label(),
@@ -357,7 +360,7 @@ mod tests {
             lines[0],
             json!({
                 "time": "2023-11-14T22:13:20.100Z", "event": "exceeds", "service": "bot", "pid": 42, "tid": 43,
-                "since": "2023-11-14T22:13:20.000Z", "seconds": 0.1, "threshold": "0.1", "cause": "sleep",
+                "since": "2023-11-14T22:13:20.000Z", "seconds": 0.1, "on_cpu_seconds": 0.0, "threshold": "0.1", "cause": "sleep",
                 "where": "bot.py:nap", "blocking": {"file": "/srv/bot.py", "function": "nap", "line": 7},
                 "stack": [
                     {"file": "/srv/bot.py", "function": "nap", "line": 7},

@@ -19,9 +19,11 @@ mod hist;
 mod hostile;
 mod inflate;
 mod lifecycle;
+mod profile;
 mod secrets;
 mod servers;
 mod stage;
+mod stalls;
 mod tls_attach;
 mod tls_clients;
 mod tls_handshakes;
@@ -152,6 +154,8 @@ fn main() -> ExitCode {
         ("discord_attach", discord_attach::cases()),
         ("discord_hostile", discord_hostile::cases()),
         ("discord_secrets", discord_secrets::cases()),
+        ("stalls", stalls::cases()),
+        ("profile", profile::cases()),
         ("secrets", secrets::cases()),
     ];
     let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");

@@ -44,19 +44,25 @@ impl Waits {
     }
 }
 
-/// Why the loop does not turn: what took most of the turn's time up to `now`.
-pub(super) fn cause(turn: &Turn, waits: Waits, now: Nanos) -> Cause {
+/// How long a turn was on a processor up to `now`.
+pub(super) fn on_cpu(turn: &Turn, now: Nanos) -> Nanos {
     let off = turn.off_cpu.iter().fold(Nanos(0), |sum, time| sum + *time);
-    let on_cpu = now.since(turn.since).since(off);
+    now.since(turn.since).since(off)
+}
+
+/// Why the loop does not turn: what took most of the turn's time up to `now`. What could run computes, if it did for at
+/// least half of that time, and else is starved.
+pub(super) fn cause(turn: &Turn, waits: Waits, now: Nanos) -> Cause {
     let of = |reason: OffReason| turn.off_cpu[reason as usize];
+    let (on_cpu, delayed) = (on_cpu(turn, now), of(OffReason::Cpu));
+    let could_run = if delayed > on_cpu { Cause::Starved } else { Cause::Computation };
     let call = if waits.disk > waits.others { Cause::Disk } else { Cause::Peer };
     let causes = [
-        (on_cpu, Cause::Computation),
-        (of(OffReason::Cpu), Cause::Starved),
         (of(OffReason::Disk), Cause::Disk),
         (of(OffReason::Lock), Cause::Lock),
         (of(OffReason::Sleep), Cause::Sleep),
         (of(OffReason::Call), call),
+        (on_cpu + delayed, could_run),
     ];
     causes.into_iter().max_by_key(|(time, _)| *time).map_or(Cause::Unknown, |(_, cause)| cause)
 }
@@ -89,7 +95,9 @@ mod tests {
         assert_eq!(of(&[(OffReason::Sleep, 90)], &[]), Cause::Sleep);
         assert_eq!(of(&[(OffReason::Lock, 90)], &[Wait::Lock]), Cause::Lock);
         // Disks answer now and then, and what writes to them runs between.
-        assert_eq!(of(&[(OffReason::Disk, 40), (OffReason::Lock, 10), (OffReason::Cpu, 15)], &[]), Cause::Disk);
+        assert_eq!(of(&[(OffReason::Disk, 60), (OffReason::Lock, 10), (OffReason::Cpu, 15)], &[]), Cause::Disk);
+        // Less than half a processor, but more than anything else.
+        assert_eq!(of(&[(OffReason::Disk, 40), (OffReason::Cpu, 25)], &[]), Cause::Computation);
     }
 
     #[test]
