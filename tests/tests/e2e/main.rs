@@ -14,6 +14,7 @@ mod discord_secrets;
 mod discord_stage;
 mod discovery;
 mod endpoints;
+mod event_loop;
 mod exchanges;
 mod hist;
 mod hostile;
@@ -78,6 +79,8 @@ enum Need {
     ControlGroup,
     /// PID and mount namespaces.
     Namespaces,
+    /// File systems in files.
+    Disk,
 }
 
 impl Need {
@@ -109,6 +112,7 @@ impl Need {
             Self::CoreDumps => secrets::core_dumps(),
             Self::ControlGroup => discovery::ControlGroup::new("miku-probe-check").map(drop),
             Self::Namespaces => discovery::namespaces(),
+            Self::Disk => event_loop::disk(),
         }
     }
 }
@@ -139,6 +143,7 @@ fn main() -> ExitCode {
         ("discovery", discovery::cases()),
         ("lifecycle", lifecycle::cases()),
         ("endpoints", endpoints::cases()),
+        ("event_loop", event_loop::cases()),
         ("hist", hist::cases()),
         ("commands", commands::cases()),
         ("bad_input", bad_input::cases()),
