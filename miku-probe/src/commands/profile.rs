@@ -66,16 +66,27 @@ fn targets(config: &ProfileConfig) -> anyhow::Result<Vec<(Tgid, String)>> {
     let mut discovery = Discovery::new(ProcFs::default(), config.services.clone());
     discovery.check_pids()?;
     let changes = discovery.scan().context("cannot look at the processes")?;
-    let found = changes.into_iter().filter_map(|change| {
-        let Change::Found(target) = change else { return None };
-        let service = discovery.services().get(usize::from(target.service.0))?;
-        Some((target.tgid, format!("{service} (pid {})", target.tgid)))
-    });
-    let targets: Vec<_> = found.collect();
-    if targets.is_empty() {
-        bail!("there is no process to look at; name yours with --service");
+    let mut targets = Vec::new();
+    let mut refused = None;
+    for change in changes {
+        match change {
+            Change::Found(target) => {
+                let service = discovery.services().get(usize::from(target.service.0)).map_or("", String::as_str);
+                targets.push((target.tgid, format!("{service} (pid {})", target.tgid)));
+            }
+            // Those that no service was named for are all others of the machine.
+            Change::Rejected { tgid, service: Some(_), reason } => refused = refused.or(Some((tgid, reason))),
+            _ => {}
+        }
     }
-    Ok(targets)
+    match refused {
+        _ if !targets.is_empty() => Ok(targets),
+        Some((tgid, reason)) => bail!("there is no process to look at: {tgid} {reason}"),
+        None if discovery.unreadable() > 0 => {
+            bail!("there is no process to look at, and permission denied to {}", discovery.unreadable())
+        }
+        None => bail!("there is no process to look at; name yours with --service"),
+    }
 }
 
 async fn look(settings: Settings, targets: Vec<(Tgid, String)>) -> anyhow::Result<Profile> {

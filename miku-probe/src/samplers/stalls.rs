@@ -167,7 +167,7 @@ impl Open {
         self.turn = turn;
         self.seen = now;
         self.waits.add(activity::wait(turn.tgid, tid));
-        match stacks.threads(turn.tgid, PATIENCE).and_then(|threads| self.take(tid, &threads)) {
+        match stacks.threads(turn.tgid, turn.since, PATIENCE).and_then(|threads| self.take(tid, &threads)) {
             Ok(()) => self.no_stack = None,
             Err(error) if self.places.is_empty() => self.no_stack = Some(error.to_string()),
             // Where it hangs is known from before.

@@ -64,21 +64,25 @@ fn watch(blocked: &mut Blocked, options: &[&str]) -> Process {
     let mut command = command(&["stalls", "--service", &blocked.service()]);
     let log = Process::start("stalls", command.args(options));
     log.wait_complained(PATIENCE, |line| line.contains("watching the loops").then_some(()));
-    // A loop is known after some turns, so the first stall that is told says that it is.
+    // A loop is known after some turns, and its program's symbols after a while: the first stall that is told with its place
+    // says that both are.
     let known = eventually(PATIENCE, || {
         blocked.plant("sleep", 0.15);
-        log.said().iter().any(|line| line.contains("ended") || line.contains("turns again")).then_some(())
+        log.said().iter().any(|line| line.contains("sleeps (") || line.contains("stalls.py:sleeps")).then_some(())
     });
     known.unwrap_or_else(|| panic!("no stall is told: {}", log.story()));
     log
 }
 
-/// The events of the one stall that comes after the first `before` lines.
+/// The events of the one stall that begins after the first `before` lines.
 fn told(log: &Process, before: usize) -> (Value, Value) {
-    let events = || log.said().into_iter().skip(before).filter_map(|line| object(&line));
-    let of = |event: &str| events().find(|value| value["event"] == event);
-    eventually(PATIENCE, || Some((of("exceeds")?, of("ended")?)))
-        .unwrap_or_else(|| panic!("the stall is not told: {}", log.story()))
+    let find = || {
+        let events: Vec<Value> = log.said().into_iter().skip(before).filter_map(|line| object(&line)).collect();
+        let exceeds = events.iter().find(|value| value["event"] == "exceeds")?;
+        let ended = |value: &&Value| value["event"] == "ended" && value["since"] == exceeds["since"];
+        Some((exceeds.clone(), events.iter().find(ended)?.clone()))
+    };
+    eventually(PATIENCE, find).unwrap_or_else(|| panic!("the stall is not told: {}", log.story()))
 }
 
 fn seconds(value: &Value, name: &str) -> f64 {

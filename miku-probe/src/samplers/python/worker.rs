@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Reader, StackError, Thread};
-use crate::units::Tgid;
+use crate::units::{Nanos, Tgid};
 
 /// Processes whose stacks are read at once.
 pub const PROCESSES_MAX: usize = 64;
@@ -26,8 +26,8 @@ pub struct Stacks {
 #[derive(Debug)]
 struct Worker {
     questions: Sender<SyncSender<Answer>>,
-    /// What was asked and not answered in time.
-    late: Option<Receiver<Answer>>,
+    /// What was asked and not answered in time, and when.
+    late: Option<(Nanos, Receiver<Answer>)>,
 }
 
 impl Stacks {
@@ -51,19 +51,24 @@ impl Stacks {
         Ok(())
     }
 
-    /// What all threads of Python's in a process do now.
+    /// What all threads of Python's in a process do now, or did at some time since `since`, if that is known already.
     ///
     /// # Errors
     /// When that is not known within `patience`.
-    pub fn threads(&mut self, tgid: Tgid, patience: Duration) -> Answer {
+    pub fn threads(&mut self, tgid: Tgid, since: Nanos, patience: Duration) -> Answer {
         self.open(tgid)?;
         let worker = self.workers.get_mut(&tgid).ok_or(StackError::Gone)?;
-        if let Some(late) = &worker.late {
-            if matches!(late.try_recv(), Err(TryRecvError::Empty)) {
-                return Err(StackError::Late);
+        if let Some((asked, late)) = worker.late.take() {
+            match late.try_recv() {
+                Err(TryRecvError::Empty) => {
+                    worker.late = Some((asked, late));
+                    return Err(StackError::Late);
+                }
+                Ok(answer) if asked >= since => return answer,
+                Ok(_) | Err(TryRecvError::Disconnected) => {}
             }
-            worker.late = None;
         }
+        let asked = Nanos::now();
         let (reply, answer) = mpsc::sync_channel(1);
         if worker.questions.send(reply).is_err() {
             self.workers.remove(&tgid);
@@ -72,7 +77,7 @@ impl Stacks {
         match answer.recv_timeout(patience) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => {
-                worker.late = Some(answer);
+                worker.late = Some((asked, answer));
                 Err(StackError::Late)
             }
             Err(RecvTimeoutError::Disconnected) => {
