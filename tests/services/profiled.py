@@ -27,9 +27,16 @@ def idles():
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--seconds", type=float, default=60)
+parser.add_argument("--rounds", action="store_true", help="tell rounds of work a second instead, until killed")
 arguments = parser.parse_args()
 threading.Thread(target=idles, daemon=True).start()
 print("ready", flush=True)
+while arguments.rounds:
+    count, began = 0, time.thread_time()
+    while (ran := time.thread_time() - began) < 0.2:
+        sum(range(500))
+        count += 1
+    print(f"round {count / ran}", flush=True)
 end = time.monotonic() + arguments.seconds
 spent = {"much": 0.0, "little": 0.0}
 while time.monotonic() < end:

@@ -11,6 +11,7 @@ mod records;
 mod report;
 mod scale;
 mod stage;
+mod stalls;
 mod tls;
 mod truth;
 
@@ -47,6 +48,8 @@ enum Section {
     Scale,
     /// Exchanges inside TLS: exact, true, and what watching them costs
     Tls,
+    /// Loops that are blocked on purpose, and what looking at them costs
+    Stalls,
     /// What each way of hooking system calls costs
     Hooks,
     /// User-space processing on a replayed stream
@@ -56,7 +59,8 @@ enum Section {
 }
 
 impl Section {
-    const EACH: [Self; 7] = [Self::Exact, Self::True, Self::Light, Self::Scale, Self::Tls, Self::Hooks, Self::Records];
+    const EACH: [Self; 8] =
+        [Self::Exact, Self::True, Self::Light, Self::Scale, Self::Tls, Self::Stalls, Self::Hooks, Self::Records];
 
     fn name(self) -> &'static str {
         match self {
@@ -65,6 +69,7 @@ impl Section {
             Self::Light => "light",
             Self::Scale => "scale",
             Self::Tls => "tls",
+            Self::Stalls => "stalls",
             Self::Hooks => "hooks",
             Self::Records => "records",
             Self::All => "all",
@@ -78,6 +83,7 @@ impl Section {
             Self::Light => light::measure(stage),
             Self::Scale => scale::measure(stage),
             Self::Tls => tls::measure(stage),
+            Self::Stalls => stalls::measure(stage),
             Self::Hooks => hooks::measure(stage),
             Self::Records => records::measure(stage),
             Self::All => bail!("all sections are no section"),
