@@ -20,6 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(a_frozen_disk, Python, Disk),
         case!(threads_of_a_pool, Python),
         case!(a_loop_beside_the_first_thread, Python),
+        case!(every_selector),
     ]
 }
 
@@ -211,4 +212,30 @@ fn a_loop_beside_the_first_thread() {
     });
     let (counted, noted) = (after - before, second - first);
     assert!(counted.abs_diff(noted) <= MORE, "{counted} turns instead of {noted}");
+}
+
+fn every_selector() {
+    let calls = ["epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6"];
+    let mut programs = calls.map(|call| {
+        let mut command = Command::new(stage::PEER);
+        command.args(["turns", "--by", call]);
+        (call, ready(command))
+    });
+    let services: Vec<_> = programs.iter().map(|(call, program)| format!("{call}=pid:{}", program.pid())).collect();
+    let probe = Probe::attach(&services.iter().map(String::as_str).collect::<Vec<_>>());
+    for (call, program) in &mut programs {
+        program.tell("go");
+        let told = program.wait_said(PATIENCE, |line| line.strip_prefix("turns ").map(str::to_owned));
+        let told: Vec<f64> = told.split(' ').filter_map(|word| word.parse().ok()).collect();
+        let [turns, busy, idle] = told[..] else { panic!("{told:?}") };
+        let service = [("service", *call)];
+        let scrape = probe.wait_for(call, |scrape| {
+            (scrape.sum(&format!("{BUSY}_count"), &service) >= turns).then(|| scrape.clone())
+        });
+        assert!((scrape.sum(&format!("{BUSY}_count"), &service) - turns).abs() < 0.5, "{call}");
+        let off = |name: &str, noted: f64| scrape.sum(name, &service) - noted;
+        let (busy, idle) = (off(&format!("{BUSY}_sum"), busy), off("miku_event_loop_idle_seconds_total", idle));
+        eprintln!("{call}: {turns} turns, busy off by {:.1} µs each, idle by {:.1} µs", busy / turns * 1e6, idle / turns * 1e6);
+        assert!(busy.abs() < turns * tolerance() && idle.abs() < turns * tolerance(), "{call}: {busy} s, {idle} s");
+    }
 }

@@ -10,6 +10,7 @@ mod load;
 mod routes;
 mod secure;
 mod serve;
+mod turns;
 
 use std::fs;
 use std::path::PathBuf;
@@ -40,6 +41,8 @@ enum Verb {
     Load(load::Options),
     /// Send what no decent client sends.
     Hostile(hostile::Options),
+    /// Take the turns of an event loop.
+    Turns(turns::Options),
     /// Print what a URL path answers.
     Scrape {
         /// Who to ask: IP:PORT or unix:PATH.
@@ -82,6 +85,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Confine(options) => confine::run(&options)?,
         Verb::Load(options) => load::run(&options)?,
         Verb::Hostile(options) => hostile::run(&options)?,
+        Verb::Turns(options) => turns::run(&options)?,
         Verb::Scrape { address, target } => print!("{}", scrape(&address, &target)?),
         Verb::Compare { truth, metrics, service, client } => {
             let side = if client { Side::Client } else { Side::Server };
