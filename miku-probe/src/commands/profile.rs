@@ -118,11 +118,12 @@ async fn look(settings: Settings, targets: Vec<(Tgid, String)>) -> anyhow::Resul
     let stopped = async {
         signals.end().await;
         stop.store(true, Ordering::Relaxed);
-        std::future::pending::<()>().await;
+        // What has been seen so far is waited for.
+        std::future::pending().await
     };
     let all = tokio::select! {
         all = ended => all,
-        () = stopped => Vec::new(),
+        all = stopped => all,
     };
     let mut profile = Profile::new(settings.period(), start);
     let mut failures = Vec::new();

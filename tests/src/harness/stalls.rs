@@ -10,9 +10,6 @@ use super::{PATIENCE, eventually};
 /// Ways to block, as the program and the probe call them.
 pub const KINDS: [&str; 5] = ["sleep", "computation", "disk", "lock", "peer"];
 
-/// For how many seconds the loop is blocked, mostly.
-pub const LENGTH: f64 = 0.3;
-
 /// A program whose loop is blocked when it is told to.
 #[derive(Debug)]
 pub struct Blocked {

@@ -229,13 +229,16 @@ fn every_selector() {
         let told: Vec<f64> = told.split(' ').filter_map(|word| word.parse().ok()).collect();
         let [turns, busy, idle] = told[..] else { panic!("{told:?}") };
         let service = [("service", *call)];
-        let scrape = probe.wait_for(call, |scrape| {
-            (scrape.sum(&format!("{BUSY}_count"), &service) >= turns).then(|| scrape.clone())
-        });
+        let scrape = probe
+            .wait_for(call, |scrape| (scrape.sum(&format!("{BUSY}_count"), &service) >= turns).then(|| scrape.clone()));
         assert!((scrape.sum(&format!("{BUSY}_count"), &service) - turns).abs() < 0.5, "{call}");
         let off = |name: &str, noted: f64| scrape.sum(name, &service) - noted;
         let (busy, idle) = (off(&format!("{BUSY}_sum"), busy), off("miku_event_loop_idle_seconds_total", idle));
-        eprintln!("{call}: {turns} turns, busy off by {:.1} µs each, idle by {:.1} µs", busy / turns * 1e6, idle / turns * 1e6);
+        eprintln!(
+            "{call}: {turns} turns, busy off by {:.1} µs each, idle by {:.1} µs",
+            busy / turns * 1e6,
+            idle / turns * 1e6
+        );
         assert!(busy.abs() < turns * tolerance() && idle.abs() < turns * tolerance(), "{call}: {busy} s, {idle} s");
     }
 }

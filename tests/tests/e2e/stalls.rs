@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::python::Python;
-use miku_probe_tests::harness::stalls::{Blocked, KINDS, LENGTH, told, watch};
+use miku_probe_tests::harness::stalls::{Blocked, KINDS, told, watch};
 use miku_probe_tests::harness::{PATIENCE, eventually};
 
 use crate::tls_stage::{clients_on, plain};
 use crate::{Case, case};
+
+/// For how many seconds the loop is blocked: enough for a busy machine to look at it meanwhile.
+const LENGTH: f64 = 0.5;
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -85,9 +88,9 @@ fn metrics_name_the_place() {
 }
 
 fn among_many_threads() {
-    let mut blocked = Blocked::start(&plain().expect("the case needs it"), &["--threads", "1000"]);
-    let log = watch(&mut blocked, &["--json"], 1.0);
-    told(&mut blocked, &log, "sleep", 1.0).assert_place();
+    let mut blocked = Blocked::start(&plain().expect("the case needs it"), &["--threads", "500"]);
+    let log = watch(&mut blocked, &["--json"], 2.0);
+    told(&mut blocked, &log, "sleep", 2.0).assert_place();
 }
 
 fn a_loop_that_dies_in_a_stall() {

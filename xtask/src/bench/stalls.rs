@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use miku_probe_tests::harness::probe::command;
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::Python;
-use miku_probe_tests::harness::stalls::{Blocked, LENGTH, Told, told, watch};
+use miku_probe_tests::harness::stalls::{Blocked, Told, told, watch};
 use miku_probe_tests::harness::{PATIENCE, client, eventually};
 use serde_json::json;
 
@@ -17,6 +17,9 @@ use super::stage::{Stage, processor_seconds};
 
 /// What the goal is about.
 const KINDS: [&str; 3] = ["sleep", "computation", "disk"];
+
+/// For how many seconds the loop is blocked.
+const LENGTH: f64 = 0.3;
 
 /// The CPython whose environment has uvloop.
 const UVLOOP_ON: u8 = 11;
