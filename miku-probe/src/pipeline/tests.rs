@@ -3,6 +3,7 @@
 mod binding;
 mod bots;
 mod discord;
+mod net;
 mod secrets;
 mod tls;
 
