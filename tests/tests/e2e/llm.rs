@@ -211,8 +211,8 @@ fn under_tls() {
     let options = ["--tokens", "20", "--prompt-ms", "40", "--token-ms", "7"];
     let server = LlmServer::standin(&python, &folder.path().join("truth"), Some(&authority), &options);
     let mut command =
-        server.client(&python, &["--dialect", "vllm", "--calls", &CALLS.to_string(), "--concurrency", "4"]);
-    command.args(["--model", "miku-{}", "--host", "llm.miku.test"]).arg("--ca").arg(authority.root());
+        server.client(&python, &["--dialects", "vllm", "--calls", &CALLS.to_string(), "--concurrency", "4"]);
+    command.args(["--models", "miku-{number}", "--host", "llm.miku.test"]).arg("--ca").arg(authority.root());
     let mut client = Client::start(&mut command);
     let probe = watch(&server, &client);
     for (service, _) in ENDS {
@@ -243,47 +243,42 @@ fn under_tls() {
 
 /// llama.cpp speaks most of them itself.
 fn in_every_dialect_of_llama_cpp() {
-    const CALLS: u64 = 2;
+    const TOKENS: u64 = 9;
     let server = llamacpp();
-    let python = python().expect("the case needs it");
-    let probe = Probe::attach(&[&server.service("llm")]);
-    let mut output = 0;
-    for (place, (dialect, operation)) in [
-        ("chat", "chat"),
-        ("responses", "chat"),
-        ("anthropic", "chat"),
-        ("completion", "text_completion"),
-        ("llamacpp", "text_completion"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        for stream in ["yes", "no"] {
-            let options = [
-                "--dialect",
-                dialect,
-                "--calls",
-                &CALLS.to_string(),
-                "--stream",
-                stream,
-                "--tokens",
-                "9",
-                "--pause-ms",
-                "10",
-            ];
-            let calls = Client::start(&mut server.client(&python, &options)).go();
-            assert!(calls.iter().all(|call| call.status == Some(200)), "{dialect}: {calls:?}");
-            let streaming = if stream == "yes" { "true" } else { "false" };
-            output += CALLS * 9;
-            let labels =
-                [("service", "llm"), ("outcome", "complete"), ("operation", operation), ("streaming", streaming)];
-            let so_far = CALLS * if place < 3 { place as u64 + 1 } else { place as u64 - 2 };
-            probe.wait_for(&format!("{CALLS} calls of {dialect}, stream {stream}"), |scrape| {
-                (scrape.count("miku_llm_request_duration_seconds_count", &labels) == so_far).then_some(())
-            });
-            let seen = probe.scrape().count("miku_llm_tokens_total", &[("service", "llm"), ("type", "output")]);
-            assert_eq!(seen, output, "output tokens after {dialect}, stream {stream}");
+    let dialects = ["chat", "responses", "anthropic", "completion", "llamacpp"];
+    let calls = (4 * dialects.len()).to_string();
+    let options = [
+        "--dialects",
+        &dialects.join(","),
+        "--calls",
+        &calls,
+        "--stream",
+        "mixed",
+        "--tokens",
+        "9",
+        "--pause-ms",
+        "30",
+    ];
+    let mut client = client(&server, &options);
+    let probe = watch(&server, &client);
+    let calls = client.go();
+    assert!(calls.iter().all(|call| call.status == Some(200)), "{calls:?}");
+    wait_calls(&probe, "complete", calls.len());
+    let scrape = probe.scrape();
+    for (service, _) in ENDS {
+        for (operation, streaming, count) in
+            [("chat", "true", 9), ("chat", "false", 3), ("text_completion", "true", 6), ("text_completion", "false", 2)]
+        {
+            let labels = [("service", service), ("operation", operation), ("streaming", streaming)];
+            let seen = scrape.count("miku_llm_request_duration_seconds_count", &labels);
+            assert_eq!(seen, count, "{operation} of {service}, streaming {streaming}: {}", probe.told());
+            if streaming == "true" {
+                let gaps = scrape.count("miku_llm_inter_token_seconds_count", &labels);
+                assert_eq!(gaps, count * (TOKENS - 1), "gaps of {operation} of {service}");
+            }
         }
+        let output = scrape.count("miku_llm_tokens_total", &[("service", service), ("type", "output")]);
+        assert_eq!(output, calls.len() as u64 * TOKENS, "output tokens of {service}");
     }
 }
 

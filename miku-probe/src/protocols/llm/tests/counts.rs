@@ -115,7 +115,8 @@ fn openai_responses() {
         "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"r\",\"status\":\
          \"in_progress\",\"model\":\"gpt\",\"output\":[],\"usage\":null}}\n\n"
             .to_owned(),
-        "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"some\"}\n\n".into(),
+        "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"some\"}\n\n"
+            .into(),
         format!(
             "event: response.completed\ndata: {{\"type\":\"response.completed\",\"response\":{{\"id\":\"r\",\"status\":\
              \"completed\",\"model\":\"gpt\",\"output\":[{{\"content\":[{{\"text\":\"{text}\"}}]}}],\"usage\":\
