@@ -3,6 +3,7 @@
 mod binding;
 mod bots;
 mod discord;
+mod models;
 mod secrets;
 mod tls;
 

@@ -21,7 +21,7 @@ pub(super) enum Verdict {
 }
 
 /// What an event tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Facts<'a> {
     /// Nothing where too little of it is known, or it is no JSON.
     pub(super) verdict: Option<Verdict>,

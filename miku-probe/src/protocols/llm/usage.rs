@@ -8,7 +8,7 @@ use crate::units::Nanos;
 const TIMED_MIN: u64 = 2;
 
 /// What was said so far. What is said again replaces what was said before, as servers that say it with every event mean it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Usage {
     input: Option<u64>,
     output: Option<u64>,
@@ -22,6 +22,7 @@ pub(super) struct Usage {
     prompt_n: Option<u64>,
     cache_n: Option<u64>,
     predicted_n: Option<u64>,
+    predicted_per_second: Option<f64>,
     pub(super) prompt: Option<Nanos>,
     pub(super) predicted: Option<Nanos>,
     /// Of Ollama: how long it took to load the model, and all together.
@@ -42,6 +43,7 @@ impl Usage {
         merge(&mut self.prompt_n, later.prompt_n);
         merge(&mut self.cache_n, later.cache_n);
         merge(&mut self.predicted_n, later.predicted_n);
+        self.predicted_per_second = later.predicted_per_second.or(self.predicted_per_second);
         self.prompt = later.prompt.or(self.prompt);
         self.predicted = later.predicted.or(self.predicted);
         self.load = later.load.or(self.load);
@@ -68,6 +70,9 @@ impl Usage {
             "prompt_n" => self.prompt_n = number.unsigned().or(self.prompt_n),
             "cache_n" => self.cache_n = number.unsigned().or(self.cache_n),
             "predicted_n" => self.predicted_n = number.unsigned().or(self.predicted_n),
+            "predicted_per_second" => {
+                self.predicted_per_second = number.float().filter(|rate| rate.is_finite()).or(self.predicted_per_second);
+            }
             "prompt_ms" => self.prompt = milliseconds(number).or(self.prompt),
             "predicted_ms" => self.predicted = milliseconds(number).or(self.predicted),
             _ => {}
@@ -121,6 +126,9 @@ impl Usage {
             (time.0 > 0).then(|| tokens / time.seconds())
         };
         let tokens = self.predicted_n.or(self.output).filter(enough)?;
+        if self.predicted_per_second.is_some() {
+            return self.predicted_per_second;
+        }
         if let Some(predicted) = self.predicted {
             return rate(tokens, predicted);
         }

@@ -48,8 +48,11 @@ fn llama_cpp_times_what_it_does() {
     let call = streamed(CHAT, STREAM, SSE, &[&delta(r#"{"content":"Hi"}"#), LLAMA_CPP_END, "data: [DONE]\n\n"]);
     assert_eq!(call.tokens, tokens(12, 20, 5));
     assert_eq!((call.prompt, call.predicted), (Some(Nanos(12_500_000)), Some(Nanos(100_250_000))));
-    assert!(call.tokens_per_second.is_some_and(|rate| (rate - 20.0 / 0.10025).abs() < 1e-9), "{call:?}");
+    assert_eq!(call.tokens_per_second, Some(199.5));
     assert_eq!((call.finish, call.model.as_deref()), (Some(Finish::Length), Some("tiny.gguf")));
+    let older = LLAMA_CPP_END.replace("\"predicted_per_second\":199.5", "\"x\":1");
+    let call = streamed(CHAT, STREAM, SSE, &[&delta(r#"{"content":"Hi"}"#), &older]);
+    assert!(call.tokens_per_second.is_some_and(|rate| (rate - 20.0 / 0.10025).abs() < 1e-9), "{call:?}");
     let usage = "data: {\"choices\":[],\"usage\":{\"completion_tokens\":21,\"prompt_tokens\":12,\"total_tokens\":33,\
         \"prompt_tokens_details\":{\"cached_tokens\":5}}}\n\n";
     let call = streamed(CHAT, STREAM, SSE, &[&delta(r#"{"content":"Hi"}"#), LLAMA_CPP_END, usage]);
