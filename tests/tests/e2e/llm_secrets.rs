@@ -1,4 +1,7 @@
 //! What people ask a language model, and what it says, is in nothing that the probe says, and soon in nothing that it holds.
+//!
+//! That is so of the optimised build. Without optimisation the search for line ends keeps the 32 bytes that it looks at on the
+//! stack, where they stay until something else is put there.
 
 use miku_probe_tests::harness::PATIENCE;
 use miku_probe_tests::harness::llm::{Client, LlmServer};
