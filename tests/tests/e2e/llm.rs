@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use miku_probe_tests::exposition::Scrape;
 use miku_probe_tests::harness::PATIENCE;
 use miku_probe_tests::harness::llm::{Call, Client, LlmServer, environment};
 use miku_probe_tests::harness::probe::{Probe, command};
@@ -98,11 +99,18 @@ pub(crate) fn wait_calls(probe: &Probe, outcome: &str, count: usize) {
     }
 }
 
+/// Streams of which the probe says that it did not read every event: a client that waited for a processor may read more at once than
+/// is copied.
+fn unread(scrape: &Scrape) -> u64 {
+    if quiet() { 0 } else { scrape.count("miku_probe_unmatched_total", &[("protocol", "llm"), ("reason", "unread")]) }
+}
+
 /// Asserts that what both ends counted is what client and server did.
 fn assert_counts(probe: &Probe, calls: &[Call]) {
     wait_calls(probe, "complete", calls.len());
     let scrape = probe.scrape();
     let sum = |count: fn(&Call) -> u64| calls.iter().map(count).sum::<u64>();
+    let unread = unread(&scrape);
     for (service, side) in ENDS {
         let place = [("service", service), ("side", side)];
         let counted = |name: &str, more: &[(&str, &str)]| scrape.count(name, &[&place, more].concat());
@@ -112,7 +120,11 @@ fn assert_counts(probe: &Probe, calls: &[Call]) {
             ("miku_llm_inter_token_seconds_count", sum(|call| call.gaps.len() as u64)),
             ("miku_llm_requests_in_flight", 0),
         ] {
-            assert_eq!(counted(name, &[]), count, "{name} of {service}");
+            let seen = counted(name, &[]);
+            assert!(
+                seen == count || (seen < count && unread > 0),
+                "{name} of {service}: {seen}, by the client {count}"
+            );
         }
         let output = counted("miku_llm_tokens_total", &[("type", "output")]);
         assert_eq!(output, sum(|call| call.output.expect("the server tells")), "output tokens of {service}");
@@ -156,12 +168,12 @@ fn assert_means(probe: &Probe, calls: &[Call], tolerance: f64) {
 }
 
 /// Asserts that the quantiles of a histogram are those of the client's times.
-fn assert_quantiles(total: &Value, calls: &[Call], tolerance: f64) {
+fn assert_quantiles(total: &Value, calls: &[Call], tolerance: f64, unread: u64) {
     for (name, times) in [
         ("first_token", calls.iter().filter_map(|call| call.first_token).collect::<Vec<_>>()),
         ("inter_token", calls.iter().flat_map(|call| call.gaps.clone()).collect()),
     ] {
-        assert_eq!(total[name]["count"], times.len(), "{name}");
+        assert!(total[name]["count"] == times.len() || unread > 0, "{name}: {} by the client, {total}", times.len());
         let truth = Truth { durations: times, ..Truth::default() };
         for (key, quantile) in quantiles() {
             let seen = total[name][key].as_f64().unwrap_or_else(|| panic!("no {key} of {name} in {total}"));
@@ -185,7 +197,7 @@ fn compare(options: &[&str], tolerance: f64) {
     assert!(calls.len() * 4 >= asked * 3, "of {asked} calls only {} were answered", calls.len());
     assert_counts(&probe, &calls);
     assert_means(&probe, &calls, tolerance);
-    assert_quantiles(&conclude(hist, calls.len())["total"], &calls, tolerance);
+    assert_quantiles(&conclude(hist, calls.len())["total"], &calls, tolerance, unread(&probe.scrape()));
 }
 
 fn one_after_the_other() {
