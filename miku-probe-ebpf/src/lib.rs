@@ -687,7 +687,10 @@ const fn line(first: &[u8; LOOK]) -> u64 {
     let returns = returns.wrapping_sub(ONES) & !returns & TOP;
     // What is above the carriage return comes down, by a division since no instruction tells where a bit is.
     let one_above = (returns & returns.wrapping_neg()) << 1;
-    if one_above == 0 { 0 } else { word / one_above }
+    match word.checked_div(one_above) {
+        Some(line) => line,
+        None => 0,
+    }
 }
 
 /// Whether the bytes of a word, the lowest first, begin so.

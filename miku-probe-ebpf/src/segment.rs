@@ -313,7 +313,8 @@ fn tell(kind: RecordKind, segment: &mut Segment) -> Option<u32> {
     match segment.wanted {
         0..=32 => tell_in::<32, 0>(kind, segment),
         33..=256 => tell_in::<256, 0>(kind, segment),
-        257..=1024 => tell_in::<1024, 0>(kind, segment),
+        257..=512 => tell_in::<512, 0>(kind, segment),
+        513..=1024 => tell_in::<1024, 0>(kind, segment),
         1025..=4096 => tell_in::<CAPTURE_MAX, 0>(kind, segment),
         _ => tell_in::<CAPTURE_CALL, 0>(kind, segment),
     }

@@ -1,7 +1,8 @@
 //! How many records user space takes in: from the bytes on the ring to the metrics, on one core.
 //!
 //! One stream is what a uvicorn on asyncio makes of keep-alive requests: three records an exchange, over 64 connections.
-//! The other is what a discord.py on asyncio makes of its REST calls within TLS: two records an exchange, over 64 streams.
+//! The second is what a discord.py on asyncio makes of its REST calls within TLS: two records an exchange, over 64 streams.
+//! The third is what llama.cpp makes of a thousand streamed answers at once: one record an event.
 
 use std::hint::black_box;
 
@@ -121,6 +122,28 @@ fn discord() -> Vec<Vec<u8>> {
     records
 }
 
+/// Streams of a server of language models at once, and the events of each.
+const STREAMS: i32 = 1000;
+const EVENTS: u64 = 50;
+
+fn models() -> Vec<Vec<u8>> {
+    let ask = b"POST /v1/chat/completions HTTP/1.1\r\nHost: llm:8080\r\nContent-Type: application/json\r\n\
+        Content-Length: 73\r\n\r\n{\"messages\":[{\"role\":\"user\",\"content\":\"sing\"}],\"model\":\"m\",\"stream\":true}";
+    let head = b"HTTP/1.1 200 OK\r\nServer: llama.cpp\r\nContent-Type: text/event-stream\r\nKeep-Alive: timeout=5, \
+        max=100\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let event = "data: {\"choices\":[{\"finish_reason\":null,\"index\":0,\"delta\":{\"content\":\" world\"}}],\
+        \"created\":1795356931,\"id\":\"chatcmpl-00000000000000000000000000000000\",\"model\":\"m\",\
+        \"system_fingerprint\":\"b0000-00000000\",\"object\":\"chat.completion.chunk\"}\n\n";
+    let event = format!("{:x}\r\n{event}\r\n", event.len());
+    let mut records: Vec<_> = (0..STREAMS).map(open).collect();
+    records.extend((0..STREAMS).map(|fd| data(fd, 1000, Direction::In, ask)));
+    records.extend((0..STREAMS).map(|fd| data(fd, 2000, Direction::Out, head)));
+    for number in 1..=EVENTS {
+        records.extend((0..STREAMS).map(|fd| data(fd, number * 20_000_000, Direction::Out, event.as_bytes())));
+    }
+    records
+}
+
 fn replay<S: Sink>(records: &[Vec<u8>], sink: S) -> Pipeline<S, Nowhere> {
     let caps = Caps { routes: 100, servers: 100, connections: 32_768 };
     let mut pipeline = Pipeline::new(sink, Nowhere, caps);
@@ -144,6 +167,12 @@ fn records(criterion: &mut Criterion) {
     let records = discord();
     group.throughput(Throughput::Elements(records.len() as u64));
     group.bench_function("discord_to_metrics", |bencher| {
+        bencher.iter_with_large_drop(|| replay(&records, Metrics::new(&BuildInfo::current())));
+    });
+    let records = models();
+    group.throughput(Throughput::Elements(u64::from(STREAMS.unsigned_abs()) * EVENTS));
+    group.bench_function("llm_to_nothing", |bencher| bencher.iter_with_large_drop(|| replay(&records, Nothing)));
+    group.bench_function("llm_to_metrics", |bencher| {
         bencher.iter_with_large_drop(|| replay(&records, Metrics::new(&BuildInfo::current())));
     });
     group.finish();

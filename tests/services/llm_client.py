@@ -6,7 +6,8 @@ CLOCK_MONOTONIC: just before the request goes out (`start`), when the answer's h
 was read, each with how many events with content it brought (`tokens`), and when all was read (`end`). Beside them stand the
 server's own counts and timings, as it told them.
 
-With --library openai the calls go through OpenAI's own client.
+A call of a model whose name ends in `:abort` is given up in its midst. With --library openai the calls go through OpenAI's own
+client.
 """
 
 import argparse
@@ -146,7 +147,7 @@ async def with_aiohttp(options, plan):
                     call.told["status"] = response.status
                     async for data in response.content.iter_any():
                         call.reads.append((time.monotonic_ns(), data))
-                        if options.abort_after and len(call.reads) > options.abort_after:
+                        if call.told["model"].endswith(":abort") and len(call.reads) > 5:
                             # As a bot does that has enough.
                             response.close()
                             break
@@ -198,7 +199,9 @@ async def run(options):
         print("ready", flush=True)
         line = await asyncio.to_thread(sys.stdin.readline)
         question = line.strip() if options.question_on_input else QUESTION
-        dialects = list(DIALECTS) if options.dialect == "all" else [options.dialect]
+        # A dialect has four calls, so that of mixed ones one is not streamed; a model has one call in turn.
+        dialects = list(DIALECTS) if options.dialects == "all" else options.dialects.split(",")
+        models = options.models.split(",")
         numbers = iter(range(options.calls))
 
         async def in_turn():
@@ -211,7 +214,9 @@ async def run(options):
                     body.pop("stream_options", None)
                 call = Call(number, streaming)
                 calls.append(call)
-                await ask(call, path, {"model": options.model.replace("{}", str(number)), **body, "stream": streaming})
+                names = {"number": number, "dialect": dialect, "streaming": "streamed" if streaming else "whole"}
+                call.told["model"] = models[number % len(models)].format(**names)
+                await ask(call, path, {"model": call.told["model"], **body, "stream": streaming})
                 await asyncio.sleep(options.pause_ms / 1000)
 
         await asyncio.gather(*(in_turn() for _ in range(options.concurrency)))
@@ -227,17 +232,16 @@ async def run(options):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--library", choices=LIBRARIES, default="aiohttp")
-    parser.add_argument("--dialect", choices=[*DIALECTS, "all"], default="chat")
+    parser.add_argument("--dialects", default="chat", help="those to take turns, or `all`")
     parser.add_argument("--host", default=loopback.LOOPBACK)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--model", default="miku-tiny", help="with {} for the call's number")
+    parser.add_argument("--models", default="miku-tiny", help="those to take turns, with {number}, {dialect}, {streaming}")
     parser.add_argument("--question-on-input", action="store_true", help="the line that it waits for is the question")
     parser.add_argument("--calls", type=int, default=10)
     parser.add_argument("--concurrency", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=30)
     parser.add_argument("--stream", choices=["yes", "no", "mixed"], default="yes")
     parser.add_argument("--usage", action="store_true", help="ask for the usage at the end of a stream")
-    parser.add_argument("--abort-after", type=int, help="close the connection after so many reads")
     parser.add_argument("--pause-ms", type=float, default=0, help="between two calls")
     parser.add_argument("--raw", action="store_true", help="leave answers compressed")
     parser.add_argument("--ca")

@@ -80,6 +80,8 @@ impl LlmServer {
 pub struct Call {
     /// Its place among all.
     pub number: u64,
+    /// The model that it asked for.
+    pub model: String,
     /// From when to when it lasted, in nanoseconds of `CLOCK_MONOTONIC`.
     pub span: (u64, u64),
     /// Whether the answer came as a stream.
@@ -124,6 +126,7 @@ impl Call {
         Self {
             span: (start, end),
             number: value["number"].as_u64().expect("a number"),
+            model: value["model"].as_str().expect("a model").to_owned(),
             streaming: value["streaming"] == true,
             status: value["status"].as_u64(),
             first_token: reads.first().map(|(at, _)| since(start, *at)),

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use miku_probe_tests::exposition::Scrape;
 use miku_probe_tests::harness::PATIENCE;
 use miku_probe_tests::harness::llm::{Call, Client, LlmServer, environment};
 use miku_probe_tests::harness::probe::{Probe, command};
@@ -98,11 +99,18 @@ pub(crate) fn wait_calls(probe: &Probe, outcome: &str, count: usize) {
     }
 }
 
+/// Streams of which the probe says that it did not read every event: a client that waited for a processor may read more at once than
+/// is copied.
+fn unread(scrape: &Scrape) -> u64 {
+    if quiet() { 0 } else { scrape.count("miku_probe_unmatched_total", &[("protocol", "llm"), ("reason", "unread")]) }
+}
+
 /// Asserts that what both ends counted is what client and server did.
 fn assert_counts(probe: &Probe, calls: &[Call]) {
     wait_calls(probe, "complete", calls.len());
     let scrape = probe.scrape();
     let sum = |count: fn(&Call) -> u64| calls.iter().map(count).sum::<u64>();
+    let unread = unread(&scrape);
     for (service, side) in ENDS {
         let place = [("service", service), ("side", side)];
         let counted = |name: &str, more: &[(&str, &str)]| scrape.count(name, &[&place, more].concat());
@@ -112,7 +120,11 @@ fn assert_counts(probe: &Probe, calls: &[Call]) {
             ("miku_llm_inter_token_seconds_count", sum(|call| call.gaps.len() as u64)),
             ("miku_llm_requests_in_flight", 0),
         ] {
-            assert_eq!(counted(name, &[]), count, "{name} of {service}");
+            let seen = counted(name, &[]);
+            assert!(
+                seen == count || (seen < count && unread > 0),
+                "{name} of {service}: {seen}, by the client {count}"
+            );
         }
         let output = counted("miku_llm_tokens_total", &[("type", "output")]);
         assert_eq!(output, sum(|call| call.output.expect("the server tells")), "output tokens of {service}");
@@ -156,12 +168,12 @@ fn assert_means(probe: &Probe, calls: &[Call], tolerance: f64) {
 }
 
 /// Asserts that the quantiles of a histogram are those of the client's times.
-fn assert_quantiles(total: &Value, calls: &[Call], tolerance: f64) {
+fn assert_quantiles(total: &Value, calls: &[Call], tolerance: f64, unread: u64) {
     for (name, times) in [
         ("first_token", calls.iter().filter_map(|call| call.first_token).collect::<Vec<_>>()),
         ("inter_token", calls.iter().flat_map(|call| call.gaps.clone()).collect()),
     ] {
-        assert_eq!(total[name]["count"], times.len(), "{name}");
+        assert!(total[name]["count"] == times.len() || unread > 0, "{name}: {} by the client, {total}", times.len());
         let truth = Truth { durations: times, ..Truth::default() };
         for (key, quantile) in quantiles() {
             let seen = total[name][key].as_f64().unwrap_or_else(|| panic!("no {key} of {name} in {total}"));
@@ -185,7 +197,7 @@ fn compare(options: &[&str], tolerance: f64) {
     assert!(calls.len() * 4 >= asked * 3, "of {asked} calls only {} were answered", calls.len());
     assert_counts(&probe, &calls);
     assert_means(&probe, &calls, tolerance);
-    assert_quantiles(&conclude(hist, calls.len())["total"], &calls, tolerance);
+    assert_quantiles(&conclude(hist, calls.len())["total"], &calls, tolerance, unread(&probe.scrape()));
 }
 
 fn one_after_the_other() {
@@ -211,8 +223,8 @@ fn under_tls() {
     let options = ["--tokens", "20", "--prompt-ms", "40", "--token-ms", "7"];
     let server = LlmServer::standin(&python, &folder.path().join("truth"), Some(&authority), &options);
     let mut command =
-        server.client(&python, &["--dialect", "vllm", "--calls", &CALLS.to_string(), "--concurrency", "4"]);
-    command.args(["--model", "miku-{}", "--host", "llm.miku.test"]).arg("--ca").arg(authority.root());
+        server.client(&python, &["--dialects", "vllm", "--calls", &CALLS.to_string(), "--concurrency", "4"]);
+    command.args(["--models", "miku-{number}", "--host", "llm.miku.test"]).arg("--ca").arg(authority.root());
     let mut client = Client::start(&mut command);
     let probe = watch(&server, &client);
     for (service, _) in ENDS {
@@ -243,47 +255,42 @@ fn under_tls() {
 
 /// llama.cpp speaks most of them itself.
 fn in_every_dialect_of_llama_cpp() {
-    const CALLS: u64 = 2;
+    const TOKENS: u64 = 9;
     let server = llamacpp();
-    let python = python().expect("the case needs it");
-    let probe = Probe::attach(&[&server.service("llm")]);
-    let mut output = 0;
-    for (place, (dialect, operation)) in [
-        ("chat", "chat"),
-        ("responses", "chat"),
-        ("anthropic", "chat"),
-        ("completion", "text_completion"),
-        ("llamacpp", "text_completion"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        for stream in ["yes", "no"] {
-            let options = [
-                "--dialect",
-                dialect,
-                "--calls",
-                &CALLS.to_string(),
-                "--stream",
-                stream,
-                "--tokens",
-                "9",
-                "--pause-ms",
-                "10",
-            ];
-            let calls = Client::start(&mut server.client(&python, &options)).go();
-            assert!(calls.iter().all(|call| call.status == Some(200)), "{dialect}: {calls:?}");
-            let streaming = if stream == "yes" { "true" } else { "false" };
-            output += CALLS * 9;
-            let labels =
-                [("service", "llm"), ("outcome", "complete"), ("operation", operation), ("streaming", streaming)];
-            let so_far = CALLS * if place < 3 { place as u64 + 1 } else { place as u64 - 2 };
-            probe.wait_for(&format!("{CALLS} calls of {dialect}, stream {stream}"), |scrape| {
-                (scrape.count("miku_llm_request_duration_seconds_count", &labels) == so_far).then_some(())
-            });
-            let seen = probe.scrape().count("miku_llm_tokens_total", &[("service", "llm"), ("type", "output")]);
-            assert_eq!(seen, output, "output tokens after {dialect}, stream {stream}");
+    let dialects = ["chat", "responses", "anthropic", "completion", "llamacpp"];
+    let calls = (4 * dialects.len()).to_string();
+    let options = [
+        "--dialects",
+        &dialects.join(","),
+        "--calls",
+        &calls,
+        "--stream",
+        "mixed",
+        "--tokens",
+        "9",
+        "--pause-ms",
+        "30",
+    ];
+    let mut client = client(&server, &options);
+    let probe = watch(&server, &client);
+    let calls = client.go();
+    assert!(calls.iter().all(|call| call.status == Some(200)), "{calls:?}");
+    wait_calls(&probe, "complete", calls.len());
+    let scrape = probe.scrape();
+    for (service, _) in ENDS {
+        for (operation, streaming, count) in
+            [("chat", "true", 9), ("chat", "false", 3), ("text_completion", "true", 6), ("text_completion", "false", 2)]
+        {
+            let labels = [("service", service), ("operation", operation), ("streaming", streaming)];
+            let seen = scrape.count("miku_llm_request_duration_seconds_count", &labels);
+            assert_eq!(seen, count, "{operation} of {service}, streaming {streaming}: {}", probe.told());
+            if streaming == "true" {
+                let gaps = scrape.count("miku_llm_inter_token_seconds_count", &labels);
+                assert_eq!(gaps, count * (TOKENS - 1), "gaps of {operation} of {service}");
+            }
         }
+        let output = scrape.count("miku_llm_tokens_total", &[("service", service), ("type", "output")]);
+        assert_eq!(output, calls.len() as u64 * TOKENS, "output tokens of {service}");
     }
 }
 

@@ -9,7 +9,7 @@ use miku_probe_tests::harness::probe::Probe;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::llm::{ENDS, python, tolerance, wait_calls, watch};
+use crate::llm::{ENDS, python, tolerance, watch};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -83,18 +83,27 @@ impl Stage {
 
 fn recorded_dialects() {
     let stage = Stage::set();
-    for (dialect, operation) in [
+    let dialects = [
         ("vllm", "chat"),
         ("responses", "chat"),
         ("anthropic", "chat"),
         ("ollama-chat", "chat"),
         ("ollama-generate", "text_completion"),
-    ] {
-        for (stream, streaming) in [("yes", "true"), ("no", "false")] {
-            let model = format!("{dialect}-{stream}");
-            let calls = stage.calls(&["--dialect", dialect, "--stream", stream, "--calls", "2", "--model", &model]);
-            assert!(calls.iter().all(|call| call.status == Some(200)), "{calls:?}");
-            let scrape = stage.ended(&model, 2);
+        ("completion", "text_completion"),
+        ("llamacpp", "text_completion"),
+        ("embeddings", "embeddings"),
+    ];
+    let calls = (4 * dialects.len()).to_string();
+    let names = dialects.map(|(dialect, _)| dialect).join(",");
+    let options = ["--dialects", &names, "--calls", &calls, "--stream", "mixed", "--concurrency", "4"];
+    let calls = stage.calls(&[&options[..], &["--models", "{dialect}-{streaming}"]].concat());
+    assert!(calls.iter().all(|call| call.status == Some(200)), "{calls:?}");
+    for (dialect, operation) in dialects {
+        for (kind, streaming) in [("streamed", "true"), ("whole", "false")] {
+            let model = format!("{dialect}-{kind}");
+            let count = calls.iter().filter(|call| call.model == model).count() as u64;
+            assert!(count > 0 || dialect == "embeddings", "{calls:?}");
+            let scrape = stage.ended(&model, count);
             let labels = [
                 ("model", &*model),
                 ("operation", operation),
@@ -102,13 +111,14 @@ fn recorded_dialects() {
                 ("outcome", "complete"),
                 ("side", "server"),
             ];
-            assert_eq!(scrape.count(COUNT, &labels), 2, "{model}: {}", stage.probe.told());
-            let output = scrape.count("miku_llm_tokens_total", &[("model", &model), ("type", "output")]);
-            assert_eq!(output, 2 * TOKENS, "output tokens of {model}");
-            let told: u64 = stage.told(&model).iter().filter_map(|call| call["prompt"].as_u64()).sum();
-            let input = scrape.count("miku_llm_tokens_total", &[("model", &model), ("type", "input")]);
-            assert_eq!(input, told, "input tokens of {model}");
-            if stream == "yes" {
+            assert_eq!(scrape.count(COUNT, &labels), count, "{model}: {}", stage.probe.told());
+            let told = stage.told(&model);
+            let tokens = |kind| scrape.count("miku_llm_tokens_total", &[("model", &model), ("type", kind)]);
+            let output = if operation == "embeddings" { 0 } else { count * TOKENS };
+            assert_eq!(tokens("output"), output, "output tokens of {model}");
+            let input: u64 = told.iter().filter_map(|call| call["prompt"].as_u64()).sum();
+            assert_eq!(tokens("input"), input, "input tokens of {model}");
+            if streaming == "true" && count > 0 {
                 stage.assert_streamed(&scrape, &model);
             }
         }
@@ -117,45 +127,52 @@ fn recorded_dialects() {
 
 /// However the events are cut into writes, and whatever stands between them.
 fn moods_of_a_stream() {
+    const EACH: u64 = 2;
     let stage = Stage::set();
-    for mood in ["keep-alive", "shared", "bytes", "gzip"] {
-        let model = format!("miku:{mood}");
-        let calls = stage.calls(&["--dialect", "vllm", "--calls", "2", "--model", &model]);
-        assert!(calls.iter().all(|call| call.tokens == TOKENS), "{calls:?}");
-        // What is compressed is only understood where that costs nothing; then the model is the one that was asked for.
-        let scrape = stage.ended(&model, 2);
-        assert_eq!(scrape.count(COUNT, &[("model", &model), ("outcome", "complete")]), 2, "{mood}");
-        if mood != "gzip" {
-            stage.assert_streamed(&scrape, &model);
-            let output = scrape.count("miku_llm_tokens_total", &[("model", &model), ("type", "output")]);
-            assert_eq!(output, 2 * TOKENS, "output tokens of {model}");
+    let models = ["keep-alive", "shared", "bytes", "gzip"].map(|mood| format!("miku:{mood}"));
+    let calls = (EACH * models.len() as u64).to_string();
+    let calls = stage.calls(&["--dialects", "vllm", "--calls", &calls, "--models", &models.join(",")]);
+    assert!(calls.iter().all(|call| call.tokens == TOKENS), "{calls:?}");
+    for model in &models {
+        let scrape = stage.ended(model, EACH);
+        assert_eq!(scrape.count(COUNT, &[("model", model), ("outcome", "complete")]), EACH, "{model}");
+        // What is compressed is only understood as far as it was copied.
+        if model != "miku:gzip" {
+            stage.assert_streamed(&scrape, model);
+            let output = scrape.count("miku_llm_tokens_total", &[("model", model), ("type", "output")]);
+            assert_eq!(output, EACH * TOKENS, "output tokens of {model}");
         }
     }
 }
 
 fn refused_aborted_and_failed_within() {
+    const EACH: u64 = 3;
     let folder = tempfile::tempdir().expect("a folder");
     let python = python().expect("the case needs it");
     let server = LlmServer::standin(&python, &folder.path().join("truth"), None, &["--tokens", "50"]);
-    for (outcome, options) in [
-        ("failed", ["--model", "miku:busy", "--stream", "no", "--calls", "3"]),
-        ("failed", ["--model", "miku:error", "--stream", "yes", "--calls", "3"]),
-        ("aborted", ["--model", "miku", "--abort-after", "5", "--calls", "3"]),
-    ] {
-        let mut client = Client::start(&mut server.client(&python, &[&["--dialect", "vllm"][..], &options].concat()));
-        let probe = watch(&server, &client);
-        let calls = client.go();
-        wait_calls(&probe, outcome, calls.len());
-        let scrape = probe.scrape();
-        for (service, _) in ENDS {
-            assert_eq!(scrape.count(COUNT, &[("service", service)]), 3, "{service} has no others");
-            let told = scrape.count("miku_llm_tokens_total", &[("service", service), ("type", "output")]);
-            assert_eq!(told, 0, "no server told of output tokens, of {options:?}");
-            assert_eq!(scrape.count("miku_llm_requests_in_flight", &[("service", service)]), 0, "{options:?}");
+    let outcomes = [("miku:busy", "failed"), ("miku:error", "failed"), ("miku:abort", "aborted")];
+    let (calls, models) = ((EACH * 3).to_string(), outcomes.map(|(model, _)| model).join(","));
+    let options = ["--dialects", "vllm", "--calls", &calls, "--models", &models];
+    let mut client = Client::start(&mut server.client(&python, &options));
+    let probe = watch(&server, &client);
+    let calls = client.go();
+    for (model, outcome) in outcomes {
+        let streams = calls.iter().filter(|call| call.model == model && call.first_token.is_some()).count() as u64;
+        assert_eq!(streams, if model == "miku:busy" { 0 } else { EACH }, "{calls:?}");
+        for (service, side) in ENDS {
+            let labels = [("service", service), ("side", side), ("model", model), ("outcome", outcome)];
+            let scrape = probe.wait_for(&format!("{EACH} calls of {model} by {service}"), |scrape| {
+                (scrape.count(COUNT, &labels) == EACH).then(|| scrape.clone())
+            });
+            let first = scrape.count("miku_llm_time_to_first_token_seconds_count", &labels[..3]);
+            assert_eq!(first, streams, "first tokens of {model} by {service}");
+            let output = [labels[0], labels[2], ("type", "output")];
+            assert_eq!(scrape.matching("miku_llm_tokens_total", &output).count(), 0, "no server told how many");
         }
-        let first = scrape.count("miku_llm_time_to_first_token_seconds_count", &[("service", "bot")]);
-        assert_eq!(first, calls.iter().filter(|call| call.first_token.is_some()).count() as u64, "{options:?}");
     }
+    let scrape = probe.scrape();
+    assert_eq!(scrape.count(COUNT, &[]), 2 * 3 * EACH, "there are no others");
+    assert_eq!(scrape.count("miku_llm_requests_in_flight", &[]), 0, "all came to their end");
 }
 
 /// Nothing that a server says takes the probe's memory, its life, or its sight of what comes after.
@@ -163,24 +180,27 @@ fn answers_that_mean_ill() {
     /// What the probe may grow by, in bytes: far less than any of the answers.
     const GROWTH: u64 = 6 << 20;
     let mut stage = Stage::set();
-    let plain = |stage: &Stage, model: &str| {
-        let calls = stage.calls(&["--dialect", "vllm", "--calls", "1", "--model", model]);
-        assert_eq!(calls[0].tokens, TOKENS);
+    let asked = |stage: &Stage, models: &str| {
+        let count = models.split(',').count().to_string();
+        stage.calls(&["--dialects", "vllm", "--calls", &count, "--models", models])
+    };
+    let good = |stage: &Stage, model: &str| {
         let scrape = stage.ended(model, 1);
         assert_eq!(scrape.count(COUNT, &[("model", model), ("outcome", "complete")]), 1, "{model}");
         stage.assert_streamed(&scrape, model);
     };
-    plain(&stage, "before");
+    asked(&stage, "before");
+    good(&stage, "before");
     let before = resident(stage.probe.pid());
-    let kinds = ["endless-line", "huge-event", "invalid-utf8", "json-bomb", "many-keys", "wrong-numbers", "wrong-type"];
-    for kind in kinds {
-        let model = format!("miku:{kind}");
-        let _ = stage.calls(&["--dialect", "vllm", "--calls", "1", "--model", &model]);
-        let scrape = stage.ended(&model, 1);
-        let output = scrape.count("miku_llm_tokens_total", &[("model", &model), ("type", "output")]);
-        assert!([0, TOKENS].contains(&output), "{kind}: the server counted {TOKENS} tokens or none, not {output}");
+    let ill = ["endless-line", "huge-event", "invalid-utf8", "json-bomb", "many-keys", "wrong-numbers", "wrong-type"];
+    let ill = ill.map(|kind| format!("miku:{kind}"));
+    asked(&stage, &format!("{},after", ill.join(",")));
+    for model in &ill {
+        let scrape = stage.ended(model, 1);
+        let output = scrape.count("miku_llm_tokens_total", &[("model", model), ("type", "output")]);
+        assert!([0, TOKENS].contains(&output), "{model}: the server counted {TOKENS} tokens or none, not {output}");
     }
-    plain(&stage, "after");
+    good(&stage, "after");
     let after = resident(stage.probe.pid());
     assert!(after < before + GROWTH, "the probe grew from {before} to {after} bytes");
     assert!(stage.probe.process().alive(), "{}", stage.probe.told());

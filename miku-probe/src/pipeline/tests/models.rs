@@ -136,6 +136,24 @@ fn calls_under_way_end_with_their_process() {
 }
 
 #[test]
+fn so_many_calls_are_followed_and_what_is_more_is_counted() {
+    let caps = Caps { connections: 10_000, ..CAPS };
+    let mut pipeline = Pipeline::new(Kept::default(), Nowhere, caps);
+    let service = pipeline.add_service("llm", Vec::new()).expect("no patterns are well");
+    pipeline.add_target(Tgid(TGID), service);
+    for fd in 0..8200u64 {
+        let mut record = data(1000, 1000, 0, Direction::In, ASK);
+        record[std::mem::offset_of!(DataRecord, handle)..][..8].copy_from_slice(&fd.to_ne_bytes());
+        pipeline.record(&record);
+    }
+    let full = Observation::Unmatched { protocol: "llm", reason: Unmatched::TableFull };
+    let is_full = |seen: &Observation| format!("{seen:?}") == format!("{full:?}");
+    assert_eq!((told(&pipeline).len(), pipeline.sink.count(is_full)), (8192, 8));
+    pipeline.remove_target(Tgid(TGID), Nanos(2000));
+    assert_eq!(calls(&pipeline).len(), 8192);
+}
+
+#[test]
 fn names_of_models_are_capped() {
     let mut pipeline = pipeline();
     for number in 0..200 {

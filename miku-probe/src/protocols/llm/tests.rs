@@ -453,6 +453,7 @@ proptest! {
                 contents.push(plain.len() - 2);
             }
         }
+        plain.push_str("data: {\"choices\":[],\"usage\":{\"completion_tokens\":9}}\n\n");
         let mut body = Vec::new();
         let mut at = Vec::new();
         let mut sizes = sizes.iter().cycle();
@@ -487,6 +488,9 @@ proptest! {
             ends.iter().find(|(end, _)| place < *end).map(|(_, time)| Nanos(*time))
         };
         let call = bot.call();
+        prop_assert_eq!(call.tokens.output, Some(9));
+        let gaps = bot.listener.progress.iter().map(|(told, _)| u64::from(told.gap.is_some()) + told.at_once).sum::<u64>();
+        prop_assert_eq!(gaps, contents.len().saturating_sub(1) as u64);
         prop_assert_eq!(call.chunks, contents.len() as u64);
         prop_assert_eq!(call.first_token, contents.first().and_then(time));
         prop_assert_eq!(call.last_token, contents.last().and_then(time));
@@ -551,4 +555,8 @@ const FRAGMENTS: &[&str] = &[
     "\"",
     "\\",
     ":",
+    "\"usage\":{\"completion_tokens\":18446744073709551616",
+    "\"timings\":{\"predicted_ms\":1e999,\"prompt_ms\":-1",
+    "\"model\":\"\\ud800",
+    "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 90\r\n\r\n\u{1f}",
 ];
