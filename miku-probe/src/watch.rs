@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::discovery::libraries::Kind;
-use crate::discovery::lives::{Lives, Told as LivesTold};
+use crate::discovery::lives::{Lives, Program, Told as LivesTold};
 use crate::discovery::process::{ProcFs, StartTime};
 use crate::discovery::selectors::ServiceSpec;
 use crate::discovery::sockets::{self, Socket};
@@ -386,9 +386,14 @@ impl<S: Sink> Core<S> {
             }
             Process::Exec => {
                 let changes = self.discovery.examine(tgid, Event::Exec);
-                let still = self.pipeline.target(tgid).is_some() && !changes.contains(&Change::Gone { tgid });
-                let still = still && ProcFs::default().process(tgid).is_some();
-                let told = self.lives.became(tgid, still, Nanos::now());
+                let program = if self.pipeline.target(tgid).is_none() || changes.contains(&Change::Gone { tgid }) {
+                    Program::Other
+                } else if ProcFs::default().process(tgid).is_some() {
+                    Program::Same
+                } else {
+                    Program::Unseen
+                };
+                let told = self.lives.became(tgid, program, Nanos::now());
                 self.tell(told);
                 if self.pipeline.target(tgid).is_some() {
                     self.forget_closed(tgid);
@@ -434,7 +439,7 @@ impl<S: Sink> Core<S> {
                 Change::Gone { tgid } => {
                     log::info!("{tgid} is gone");
                     if ProcFs::default().process(tgid).is_some() {
-                        let told = self.lives.became(tgid, false, Nanos::now());
+                        let told = self.lives.became(tgid, Program::Other, Nanos::now());
                         self.tell(told);
                     } else {
                         self.lives.vanished(tgid, Nanos::now());

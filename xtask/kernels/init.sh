@@ -145,6 +145,17 @@ await $probe 50 loops_agree
 loops_agree
 verdict "turns of event loops" $?
 
+# The first ends by itself when it is asked to, the other one by the signal.
+ends_agree() {
+    peer scrape $METRICS /metrics | grep '^miku_process_exits_total' >/tmp/ends
+    cat /tmp/ends
+    grep -qF '{code="0",reason="exit",service="peer"} 1' /tmp/ends &&
+        grep -qF '{code="SIGTERM",reason="signal",service="tls"} 1' /tmp/ends
+}
+await $probe 50 ends_agree
+ends_agree
+verdict ends $?
+
 kill -TERM $probe
 gone() { ! alive $probe; }
 await $$ 20 gone

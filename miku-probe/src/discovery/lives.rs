@@ -20,6 +20,17 @@ const AWAITED_MAX: usize = 8192;
 /// News for a service.
 pub type Told = (ServiceId, ProcessNews);
 
+/// What a process of a service became by `exec`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// One that belongs to the service as well.
+    Same,
+    /// One that does not.
+    Other,
+    /// It had ended before that could be seen.
+    Unseen,
+}
+
 /// A process of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Life {
@@ -64,22 +75,24 @@ impl Lives {
         told
     }
 
-    /// A process became a program, which is `still` one of its service's or not.
-    pub fn became(&mut self, tgid: Tgid, still: bool, now: Nanos) -> Vec<Told> {
-        match (self.lives.get(&tgid).copied(), still) {
-            (Some(Life::Awaited(service, _)), true) => {
+    /// A process became a program.
+    pub fn became(&mut self, tgid: Tgid, program: Program, now: Nanos) -> Vec<Told> {
+        match (self.lives.get(&tgid).copied(), program) {
+            (Some(Life::Awaited(service, _)), Program::Same) => {
                 self.lives.insert(tgid, Life::Counted(service));
                 vec![(service, ProcessNews::Started)]
             }
-            (Some(Life::Awaited(..)), false) => {
+            (Some(Life::Awaited(..)), Program::Other | Program::Unseen) => {
                 self.lives.remove(&tgid);
                 Vec::new()
             }
-            (Some(Life::Counted(service)), false) => {
+            (Some(Life::Counted(service)), Program::Other) => {
                 self.lives.remove(&tgid);
                 vec![(service, ProcessNews::Ended { time: now, end: ProcessEnd::OtherProgram })]
             }
-            (Some(Life::Counted(_) | Life::Vanished(..)) | None, _) => Vec::new(),
+            (Some(Life::Counted(_)), Program::Same | Program::Unseen) | (Some(Life::Vanished(..)) | None, _) => {
+                Vec::new()
+            }
         }
     }
 
@@ -168,12 +181,16 @@ mod tests {
     #[test]
     fn a_helper_counts_for_nothing() {
         let mut lives = with_child();
-        assert_eq!(lives.became(CHILD, false, second(5)), []);
+        assert_eq!(lives.became(CHILD, Program::Other, second(5)), []);
         assert_eq!(lives.ended(CHILD, second(5), ProcessEnd::Code(0)), []);
         assert_eq!(lives.tick(second(60), |_| true), []);
         // Not found at all, since it was another program by then.
         lives.forked(CHILD, BOT, second(61));
-        assert_eq!(lives.became(CHILD, false, second(61)), []);
+        assert_eq!(lives.became(CHILD, Program::Unseen, second(61)), []);
+        assert_eq!(lives.ended(CHILD, second(61), ProcessEnd::Code(0)), []);
+        // Of one that counts, how it ended is known all the same.
+        assert_eq!(lives.became(PARENT, Program::Unseen, second(62)), []);
+        assert_eq!(lives.ended(PARENT, second(62), ProcessEnd::Code(0)), [ended(62, ProcessEnd::Code(0))]);
     }
 
     #[test]
@@ -182,12 +199,12 @@ mod tests {
         assert_eq!(lives.tick(second(5), |_| true), []);
         assert_eq!(lives.tick(second(6), |_| true), [STARTED]);
         assert_eq!(lives.tick(second(7), |_| true), []);
-        assert_eq!(lives.became(CHILD, false, second(8)), [ended(8, ProcessEnd::OtherProgram)]);
+        assert_eq!(lives.became(CHILD, Program::Other, second(8)), [ended(8, ProcessEnd::OtherProgram)]);
 
         assert_eq!(with_child().ended(CHILD, second(5), ProcessEnd::Code(7)), [STARTED, ended(5, ProcessEnd::Code(7))]);
         let mut lives = with_child();
-        assert_eq!(lives.became(CHILD, true, second(5)), [STARTED]);
-        assert_eq!(lives.became(CHILD, true, second(6)), [], "it becomes itself once more");
+        assert_eq!(lives.became(CHILD, Program::Same, second(5)), [STARTED]);
+        assert_eq!(lives.became(CHILD, Program::Same, second(6)), [], "it becomes itself once more");
     }
 
     #[test]

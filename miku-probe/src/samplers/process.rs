@@ -43,7 +43,7 @@ pub struct Look {
 /// When there can be no thread.
 pub fn start(targets: Targets, samples: Samples, interval: Duration) -> io::Result<()> {
     let watch = move || {
-        let mut sampler = Sampler::new();
+        let mut sampler = Sampler::default();
         let mut next = Nanos(0);
         while samples.wanted() {
             let targets = targets.get();
@@ -63,7 +63,7 @@ pub fn start(targets: Targets, samples: Samples, interval: Duration) -> io::Resu
 }
 
 /// What is kept from one look to the next.
-struct Sampler {
+pub struct Sampler {
     hierarchies: Hierarchies,
     boot_time: Option<f64>,
     kept: HashMap<Target, Kept>,
@@ -75,13 +75,15 @@ struct Kept {
     growth: Estimator,
 }
 
-impl Sampler {
-    fn new() -> Self {
+impl Default for Sampler {
+    fn default() -> Self {
         Self { hierarchies: Hierarchies::find(), boot_time: usage::boot_time(), kept: HashMap::new() }
     }
+}
 
+impl Sampler {
     /// Looks at those that are new, or at all of them.
-    fn look(&mut self, targets: &[Target], all: bool, mut give: impl FnMut(Look)) {
+    pub fn look(&mut self, targets: &[Target], all: bool, mut give: impl FnMut(Look)) {
         let present: HashSet<Target> = targets.iter().copied().collect();
         self.kept.retain(|target, _| present.contains(target));
         for target in targets {
@@ -137,7 +139,7 @@ mod tests {
 
     #[test]
     fn new_processes_are_looked_at_at_once_and_ended_ones_forgotten() {
-        let mut sampler = Sampler::new();
+        let mut sampler = Sampler::default();
         let own = Target { service: ServiceId(0), tgid: Tgid(std::process::id()) };
         let ended = Target { service: ServiceId(0), tgid: Tgid(u32::MAX) };
         let mut looks = |targets: &[Target], all| {

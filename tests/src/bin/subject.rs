@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufRead, Write, stdin, stdout};
 use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -13,10 +14,17 @@ use std::time::Duration;
 fn main() {
     let mut memory: Vec<Vec<u8>> = Vec::new();
     let mut files: Vec<File> = Vec::new();
+    // One that another thread's `exec` made goes on counting where its predecessor was.
+    let before = std::env::args().nth(1).map_or(0, |text| text.parse::<usize>().expect("a number"));
+    if before > 0 {
+        println!("{before} done");
+    }
     for (place, line) in stdin().lock().lines().enumerate() {
         let say = |answer: &str| {
             let mut output = stdout();
-            writeln!(output, "{} {answer}", place + 1).and_then(|()| output.flush()).expect("somebody listens");
+            writeln!(output, "{} {answer}", before + place + 1)
+                .and_then(|()| output.flush())
+                .expect("somebody listens");
         };
         let line = line.expect("orders are text");
         let (order, argument) = line.split_once(' ').unwrap_or((&line, ""));
@@ -39,6 +47,7 @@ fn main() {
                 say(&usage());
                 continue;
             }
+            "become" => become_anew(before + place + 1),
             "leave" => leave(number()),
             "raise" => raise(number()),
             // Without what the runtime does at an end: the code alone is what counts.
@@ -131,6 +140,13 @@ fn usage() -> String {
         used.ru_minflt,
         used.ru_majflt
     )
+}
+
+/// Becomes this program anew, by another thread than the first.
+fn become_anew(orders: usize) {
+    let program = std::env::current_exe().expect("it has a path");
+    let thread = thread::spawn(move || Command::new(program).arg(orders.to_string()).exec());
+    panic!("it does not become another: {:?}", thread.join());
 }
 
 /// Ends the first thread alone; another one ends the process a moment later, with this code.

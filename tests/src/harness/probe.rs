@@ -137,20 +137,23 @@ impl Probe {
         serde_json::from_slice(&message.body).unwrap_or_else(|error| panic!("/healthz is no JSON: {error}"))
     }
 
-    /// Waits until a check of `service` has `status`, and tells all of it.
+    /// Waits until a check of `service` has `status` for a reason that ends so, and tells all of it.
     ///
     /// # Panics
     /// When it does not in time.
     #[must_use]
-    pub fn wait_check(&self, name: &str, service: &str, status: &str) -> Value {
+    pub fn wait_check(&self, name: &str, service: &str, status: &str, reason: &str) -> Value {
         let mut health = Value::Null;
         let found = eventually(PATIENCE, || {
             health = self.health();
             let checks = health["checks"].as_array()?;
             let check = checks.iter().find(|check| check["name"] == name && check["service"] == service)?;
-            (check["status"] == status).then(|| check.clone())
+            let ends = check["reason"].as_str().unwrap_or_default().ends_with(reason);
+            (check["status"] == status && ends).then(|| check.clone())
         });
-        found.unwrap_or_else(|| panic!("`{name}` of {service} is not {status}: {health:#}\n{}", self.told()))
+        found.unwrap_or_else(|| {
+            panic!("`{name}` of {service} is not {status} with {reason:?}: {health:#}\n{}", self.told())
+        })
     }
 
     /// Its metrics.

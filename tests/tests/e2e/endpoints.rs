@@ -134,8 +134,10 @@ fn health() {
     gone("/readyz");
     gone("/-/ready");
     assert!(json(&probe).is_object());
+    let reason = "no process matches; the last one was killed by SIGKILL";
+    assert_eq!(probe.wait_check("process", "web", "failing", reason)["reason"], reason);
     let why = text(&probe.get("/healthz", "").expect("the probe answers"));
-    assert!(why.contains(": no process matches; the last one was killed by SIGKILL\n"), "it says why: {why}");
+    assert!(why.contains(&format!(": {reason}\n")), "it says why: {why}");
     assert_eq!(probe.status("/livez"), Some(200), "the probe itself lives");
     assert_eq!(probe.status("/-/healthy"), Some(200), "the probe itself lives");
 }
@@ -149,14 +151,14 @@ fn health_by_thresholds() {
     let config = Config::new(&format!("{keys}[[service]]\nname = \"bot\"\npid = {pid}\n"));
     let probe = Probe::launch(&[], &["--config", config.path()]);
     probe.wait_ready();
-    let check = probe.wait_check("descriptors left", "bot", "ok");
+    let check = probe.wait_check("descriptors left", "bot", "ok", "");
     assert!(check["reason"].as_str().is_some_and(|reason| reason.ends_with(&format!(" of 100 open (pid {pid})"))));
-    assert_eq!(probe.wait_check("memory headroom", "bot", "ok")["service"], "bot");
+    assert_eq!(probe.wait_check("memory headroom", "bot", "ok", "")["service"], "bot");
     assert_eq!(probe.status("/healthz"), Some(200));
 
     let before = std::time::Instant::now();
     subject.tell("open 60");
-    let check = probe.wait_check("descriptors left", "bot", "failing");
+    let check = probe.wait_check("descriptors left", "bot", "failing", "");
     assert_eq!(probe.status("/healthz"), Some(503));
     let seconds = check["seconds"].as_f64().expect("since when");
     assert!(seconds <= before.elapsed().as_secs_f64(), "it began after it was told to: {check}");
@@ -168,7 +170,7 @@ fn health_by_thresholds() {
     assert_eq!(probe.status("/livez"), Some(200), "the probe itself is well");
 
     subject.tell("close");
-    assert_eq!(probe.wait_check("descriptors left", "bot", "ok")["status"], "ok");
+    assert_eq!(probe.wait_check("descriptors left", "bot", "ok", "")["status"], "ok");
     assert_eq!(probe.status("/healthz"), Some(200));
 }
 

@@ -283,15 +283,18 @@ fn ends() {
     let scrape = probe.scrape();
     assert_eq!(scrape.count("miku_process_starts_total", &[("service", "bot")]), truth.len() as u64);
     assert_eq!(scrape.count("miku_process_oom_kills_total", &[("service", "bot")]), 0);
-    let check = probe.wait_check("process", "bot", "failing");
-    assert_eq!(check["reason"], "no process matches; the last one was killed by SIGTERM");
+    let reason = "no process matches; the last one was killed by SIGTERM";
+    assert_eq!(probe.wait_check("process", "bot", "failing", reason)["reason"], reason);
 }
 
-/// A process whose first thread ends before the others goes on, and ends with what the last one says.
+/// A process whose first thread ends, by itself or because another one becomes the program anew, goes on, and ends with what
+/// the last one says.
 fn a_long_end() {
     let program = Program::new();
     let probe = program.probe();
     let mut subject = program.start(&probe);
+    assert_eq!(subject.tell("become"), "done");
+    assert_eq!(subject.tell("wait 1"), "done");
     subject.order("leave 5");
     let leader = format!("/proc/{0}/task/{0}/status", subject.pid());
     let zombie = eventually(PATIENCE, || {
@@ -303,6 +306,7 @@ fn a_long_end() {
     probe.wait_for("the end of the last thread", |scrape| {
         (counted(scrape) == [("exit".to_owned(), "5".to_owned(), 1)]).then_some(())
     });
+    assert_eq!(probe.scrape().count("miku_process_starts_total", &[("service", "bot")]), 1, "it was one process");
 }
 
 fn oom_kill() {
@@ -315,9 +319,9 @@ fn oom_kill() {
     #[allow(clippy::cast_precision_loss, reason = "the limit is small")]
     let limit = GROUP_BYTES as f64;
     assert_eq!(probe.wait_for("the limit", gauge("miku_process_cgroup_memory_limit_bytes")), limit);
-    assert_eq!(probe.wait_check("memory headroom", "bot", "ok")["status"], "ok");
+    assert_eq!(probe.wait_check("memory headroom", "bot", "ok", "")["status"], "ok");
     subject.tell(&format!("allocate {}", 60 * MIB - 2 * MIB));
-    let check = probe.wait_check("memory headroom", "bot", "failing");
+    let check = probe.wait_check("memory headroom", "bot", "failing", "");
     let reason = check["reason"].as_str().expect("a reason");
     assert!(reason.contains("of 64.0 MiB that its control group allows"), "{check}");
     assert!(check["since"].is_string() && check["seconds"].as_f64().is_some_and(|seconds| seconds < 60.0), "{check}");
@@ -332,8 +336,8 @@ fn oom_kill() {
         let kills = scrape.count("miku_process_oom_kills_total", &[("service", "bot")]);
         (kills == 1 && counted(scrape) == [("oom_kill".to_owned(), "SIGKILL".to_owned(), 1)]).then_some(())
     });
-    let check = probe.wait_check("process", "bot", "failing");
-    assert_eq!(check["reason"], "no process matches; the last one was killed by the kernel for want of memory");
+    let reason = "no process matches; the last one was killed by the kernel for want of memory";
+    assert_eq!(probe.wait_check("process", "bot", "failing", reason)["reason"], reason);
     let checks = probe.health();
     let names: Vec<&Value> =
         checks["checks"].as_array().expect("an array").iter().map(|check| &check["name"]).collect();

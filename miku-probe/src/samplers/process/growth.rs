@@ -34,6 +34,9 @@ const GUARD_MAX: usize = 150;
 /// For how many bins at most what may be one more tooth is waited for.
 const OPEN_MAX: usize = 60;
 
+/// By how much it must outgrow the last tooth to be no further one.
+const OUTGROWN: f64 = 1.2;
+
 /// How many points are looked at, and how much of what happens within a guard the rise must be.
 const SPANS: [(usize, f64); 3] = [(60, 0.4), (30, 0.7), (15, 1.0)];
 /// The fewest points of which anything is told.
@@ -57,6 +60,8 @@ struct Bin {
     /// How many bins ago it was as low before, or how many bins there were if it never was; and how far it fell since.
     tooth: usize,
     height: u64,
+    /// The greatest value since then.
+    peak: u64,
 }
 
 /// What is known of one process's memory.
@@ -114,24 +119,26 @@ impl Estimator {
     }
 
     fn push(&mut self, low: u64, high: u64) {
-        let mut peak = low;
+        let mut between = low;
+        let mut peak = high;
         let mut tooth = None;
         for (back, bin) in self.bins.iter().rev().enumerate() {
             if bin.low <= low {
                 tooth = Some(back + 1);
                 break;
             }
-            peak = peak.max(bin.low);
+            between = between.max(bin.low);
+            peak = peak.max(bin.high);
         }
         // As low as never before: what shrinks slowly is no tooth.
         let last = self.bins.back().map_or(low, |bin| bin.low);
-        let height = if tooth.is_some() { peak } else { last } - low;
+        let height = if tooth.is_some() { between } else { last } - low;
         let tooth = tooth.unwrap_or(self.bins.len());
         if self.bins.len() == BINS_MAX {
             self.bins.pop_front();
             self.first += 1;
         }
-        self.bins.push_back(Bin { low, high, tooth, height });
+        self.bins.push_back(Bin { low, high, tooth, height, peak });
     }
 
     fn judge(&mut self) {
@@ -170,7 +177,7 @@ impl Estimator {
         let open = self.bins.iter().rev().enumerate().find(|(_, bin)| is_tooth(bin));
         let open = open.filter(|(back, bin)| {
             let now = self.bins.back().map_or(0, |bin| bin.low);
-            *back <= OPEN_MAX && now < bin.low + bin.height
+            *back <= OPEN_MAX && float(now.saturating_sub(bin.low)) < OUTGROWN * float(bin.peak - bin.low)
         });
         let longest = longest.max(open.map_or(0, |(back, _)| back));
         (longest + longest / 4 + 1).clamp(GUARD, GUARD_MAX)
