@@ -354,10 +354,9 @@ impl Kernel {
         &self.attached
     }
 
-    /// The optional probes that could not be attached.
-    #[must_use]
-    pub fn failures(&self) -> &[Failure] {
-        &self.failures
+    /// The optional probes that could not be attached since this was last asked.
+    pub fn take_failures(&mut self) -> Vec<Failure> {
+        std::mem::take(&mut self.failures)
     }
 
     /// How many runs of the programs that tell what moves the kernel has left out, of all processes, watched or not.
@@ -380,14 +379,13 @@ impl Kernel {
 
 /// How turns of event loops are noticed on this kernel; nothing, which is told, when they cannot be.
 fn loop_registers(failures: &mut Vec<Failure>) -> Option<event_loop::Registers> {
-    let error: Box<dyn std::error::Error> = match (offsets::loops_tell(), event_loop::Registers::of_this_kernel()) {
-        (Ok(()), Ok(registers)) => return Some(registers),
-        (Err(error), _) => error.into(),
-        (_, Err(error)) => error.into(),
-    };
-    log::warn!("nothing of event loops can be seen: {}", chain(&*error));
-    failures.push(Failure { kind: event_loop::KIND, reason: reason(&*error) });
-    None
+    event_loop::supported()
+        .and_then(|()| Ok(event_loop::Registers::of_this_kernel()?))
+        .inspect_err(|error| {
+            log::warn!("nothing of event loops can be seen: {}", chain(error));
+            failures.push(Failure { kind: event_loop::KIND, reason: reason(error) });
+        })
+        .ok()
 }
 
 /// What the system said, in a word that is fit for a label.
