@@ -28,7 +28,7 @@ use crate::probes::plan::Returns;
 use crate::probes::socket::Way;
 use crate::probes::tls::Scrubber;
 use crate::probes::{
-    ConnectionTable, CounterTable, Kernel, Maps, ProbeError, RunStatistics, Sizes, StreamTable, TargetTable,
+    ConnectionTable, CounterTable, Failure, Kernel, Maps, ProbeError, RunStatistics, Sizes, StreamTable, TargetTable,
 };
 use crate::protocols::routes::{RouteError, RoutePattern};
 use crate::samplers::{self, Sample, Samples, Target, Targets};
@@ -303,6 +303,11 @@ impl<S: Sink> Watch<S> {
     #[must_use]
     pub fn kernel(&self) -> &Kernel {
         &self.core.kernel
+    }
+
+    /// The probes that could not be attached since this was last asked.
+    pub fn take_failures(&mut self) -> Vec<Failure> {
+        self.core.kernel.take_failures()
     }
 
     /// The watched processes in words, such as `bot (pid 4242)`.

@@ -16,6 +16,7 @@ use crate::config::CheckConfig;
 use crate::discovery::process::{ProcFs, status_field};
 use crate::mounts::{BPFFS, TRACEFS};
 use crate::observations::Unavailable;
+use crate::probes::event_loop;
 use crate::probes::socket::Way;
 use crate::samplers;
 
@@ -206,6 +207,7 @@ pub fn checks(object: &[u8]) -> Vec<Check> {
         required("memlock limit", memlock(version, capabilities, memlock_limit())),
         optional("bpffs", mounted(BPFFS)),
         optional("uprobes", uprobes()),
+        optional("event loops", event_loops()),
         optional(
             "ptrace scope",
             ptrace_scope(fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok().as_deref()),
@@ -374,6 +376,14 @@ fn tracepoints() -> Outcome {
         return good(format!("{} looked for, all there; {way}", EVENTS.len()));
     }
     bad(format!("the kernel has no {} (CONFIG_FTRACE_SYSCALLS, CONFIG_TRACEPOINTS)", missing.join(", ")), OTHER_KERNEL)
+}
+
+/// Whether turns of event loops can be seen.
+fn event_loops() -> Outcome {
+    match event_loop::supported() {
+        Ok(()) => good("their waits can be seen"),
+        Err(error) => bad(format!("nothing of them can be seen: {error}"), OTHER_KERNEL),
+    }
 }
 
 /// Opens a tracepoint as the probe would, and closes it.

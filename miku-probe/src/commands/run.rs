@@ -10,7 +10,7 @@ use tokio::time::{Duration, MissedTickBehavior, interval};
 use super::{Signals, check, runtime};
 use crate::config::RunConfig;
 use crate::observations::{Names, Observation, Sink};
-use crate::probes::{self, statistics_on};
+use crate::probes::{self, Failure, statistics_on};
 use crate::sinks::health::{Health, Status};
 use crate::sinks::metrics::{BuildInfo, Metrics};
 use crate::sinks::web::{self, Site};
@@ -57,7 +57,8 @@ async fn export(config: RunConfig) -> anyhow::Result<()> {
     let metrics = Metrics::new(&BuildInfo::current());
     let site = Site { registry: metrics.registry(), health: health.clone(), telemetry_path: telemetry_path.clone() };
     let mut watch = Watch::start(settings, Exported { metrics, health: health.clone() })?;
-    report_probes(&mut watch, &health);
+    report_probes(&mut watch);
+    health.kernel(Status::Ok, "attached", Nanos::now());
 
     let server = Server::start(listeners, site)?;
     for address in addresses {
@@ -72,6 +73,7 @@ async fn export(config: RunConfig) -> anyhow::Result<()> {
             () = signals.end() => break,
             _ = refresh.tick() => {
                 report_health(&watch, &health);
+                report_probes(&mut watch);
                 report_places(&mut watch);
                 if statistics.is_some() {
                     report_costs(&mut watch);
@@ -108,18 +110,17 @@ impl Server {
     }
 }
 
-/// Tells what was attached and what could not be.
-fn report_probes(watch: &mut Watch<Exported>, health: &Health) {
+/// Tells what was attached and what could not be: some hooks wait until there is somebody to watch.
+fn report_probes(watch: &mut Watch<Exported>) {
     let attached = watch.kernel().attached().clone();
-    let failures: Vec<_> = watch.kernel().failures().iter().map(|failure| (failure.kind, failure.reason)).collect();
+    let failures = watch.take_failures();
     let metrics = &mut watch.sink_mut().metrics;
     for (kind, count) in attached {
         metrics.set_sites("", kind, count);
     }
-    for (kind, reason) in failures {
+    for Failure { kind, reason } in failures {
         metrics.attach_failed(kind, reason);
     }
-    health.kernel(Status::Ok, "attached", Nanos::now());
 }
 
 fn report_health(watch: &Watch<Exported>, health: &Health) {

@@ -16,7 +16,7 @@ use aya::maps::MapData;
 use aya::util::KernelVersion;
 use miku_probe_abi::{LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OFF_REASONS, OffReason, StackOffsets};
 
-use super::{Hook, Intent, Probe, TypesError, offsets};
+use super::{Hook, Intent, Probe, ProbeError, TypesError, offsets};
 use crate::observations::Turns;
 use crate::units::{Nanos, Tgid};
 
@@ -36,6 +36,14 @@ const WAITS: [&str; 7] = [
     "sys_enter_select",
     "sys_enter_pselect6",
 ];
+
+/// Whether the kernel's tracepoints tell turns of event loops.
+///
+/// # Errors
+/// When one is not there, or keeps its fields elsewhere.
+pub fn supported() -> Result<(), ProbeError> {
+    Ok(offsets::loops_tell()?)
+}
 
 /// How the registers of a thread that is taken off its processor are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +126,6 @@ impl EventLoops {
 
     /// The turns of now. A loop that sleeps in its selector is in none; one that is just about to, is in a turn of no
     /// length.
-    #[must_use]
     pub fn current(&self) -> impl Iterator<Item = Turn> {
         self.threads().into_iter().filter_map(|(tid, thread)| turn(tid, &thread, Nanos::now()))
     }
@@ -278,7 +285,11 @@ mod tests {
 
     #[test]
     fn loops_are_known_by_what_they_do() {
-        let moving = |turns| LoopThread { flags: LOOP_MOVES, ..after(turns) };
+        fn moving(turns: u64) -> LoopThread {
+            let mut thread = after(turns);
+            thread.flags = LOOP_MOVES;
+            thread
+        }
         assert!(is_loop(7, &after(8)), "the first thread");
         assert!(!is_loop(7, &after(7)), "it may only have looked for something");
         assert!(!is_loop(8, &after(1_000)), "it waits, and nothing else is known of it");
@@ -287,13 +298,11 @@ mod tests {
 
     #[test]
     fn a_turn_is_told_while_it_lasts() {
-        let thread = LoopThread { turn_since: 5_000, ..after(9) };
-        let thread = LoopThread { off_since: 8_000, ..thread };
-        let seen = |state| {
-            let mut thread = thread;
-            thread.state = state;
+        fn seen(state: u32) -> Option<Turn> {
+            let mut thread = after(9);
+            (thread.turn_since, thread.off_since, thread.state) = (5_000, 8_000, state);
             turn(7, &thread, Nanos(9_000))
-        };
+        }
         let told = |state| seen(state).map(|turn| (turn.since, turn.kind));
         assert_eq!(told(LOOP_RUNS), Some((Nanos(5_000), TurnKind::Runs)));
         assert_eq!(told(LOOP_WAITS), None);
@@ -319,7 +328,8 @@ mod tests {
         assert_eq!((second.turns, second.busy, second.on_cpu), (turns, Nanos(6_000_000), Nanos(4_500_000)));
         assert_eq!(second.starved, Some(Nanos(2_000)));
         // Its busy time was read a moment before what it slept of it.
-        let torn = LoopThread { off_ns: after(14).off_ns, ..after(13) };
+        let mut torn = after(13);
+        torn.off_ns = after(14).off_ns;
         assert_eq!(told.growth(&torn, None).on_cpu, Nanos(0));
         let after_all = told.growth(&after(14), None);
         assert_eq!((after_all.on_cpu, after_all.off_cpu[3]), (Nanos(1_500_000), Nanos(0)));

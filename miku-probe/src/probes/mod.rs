@@ -382,10 +382,9 @@ impl Kernel {
         &self.attached
     }
 
-    /// The optional probes that could not be attached.
-    #[must_use]
-    pub fn failures(&self) -> &[Failure] {
-        &self.failures
+    /// The optional probes that could not be attached since this was last asked.
+    pub fn take_failures(&mut self) -> Vec<Failure> {
+        std::mem::take(&mut self.failures)
     }
 
     /// How many runs of the programs that tell what moves the kernel has left out, of all processes, watched or not.
@@ -411,15 +410,13 @@ fn loop_registers(
     stack: Result<StackOffsets, TypesError>,
     failures: &mut Vec<Failure>,
 ) -> Option<event_loop::Registers> {
-    let registers = event_loop::Registers::of_this_kernel(stack);
-    let error: Box<dyn std::error::Error> = match (offsets::loops_tell(), registers) {
-        (Ok(()), Ok(registers)) => return Some(registers),
-        (Err(error), _) => error.into(),
-        (_, Err(error)) => error.into(),
-    };
-    log::warn!("nothing of event loops can be seen: {}", chain(&*error));
-    failures.push(Failure { kind: event_loop::KIND, reason: reason(&*error) });
-    None
+    event_loop::supported()
+        .and_then(|()| Ok(event_loop::Registers::of_this_kernel(stack)?))
+        .inspect_err(|error| {
+            log::warn!("nothing of event loops can be seen: {}", chain(error));
+            failures.push(Failure { kind: event_loop::KIND, reason: reason(error) });
+        })
+        .ok()
 }
 
 /// What the system said, in a word that is fit for a label.

@@ -5,7 +5,7 @@
 //! shows a stack that never was, seldom and harmlessly. The frames of a thread that is blocked hold still.
 //!
 //! What it reads: CPython 2.7 and 3.3 to 3.15, of the main interpreter. Not: frames of other languages, since unwinding
-//! them means stopping the thread; free-threaded builds; a process of more than 4,096 threads of Python.
+//! them means stopping the thread; a process of more than 4,096 threads of Python.
 
 mod threads;
 mod worker;
