@@ -5,8 +5,8 @@ mod event_loop;
 
 use miku_probe_abi::RecordKind;
 
-pub use self::event_loop::{EventLoop, StallThreshold, Turns, off_reason};
 pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
+pub use self::event_loop::{EventLoop, StallThreshold, Turns, off_reason};
 use crate::units::{Direction, Nanos, Scheme, ServiceId, Side, Symbol, Symbols, Transport};
 
 /// The request methods that OpenTelemetry knows by name; all others are one label value.

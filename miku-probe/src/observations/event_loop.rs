@@ -42,7 +42,7 @@ impl Turns {
     /// By how much these totals are more than those before.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
-        self.with(before, u64::saturating_sub, |now, before| now.since(before))
+        self.with(before, u64::saturating_sub, Nanos::since)
     }
 
     /// The larger of each.

@@ -124,7 +124,6 @@ impl EventLoops {
 
     /// The turns of now. A loop that sleeps in its selector is in none; one that is just about to, is in a turn of no
     /// length.
-    #[must_use]
     pub fn current(&self) -> impl Iterator<Item = Turn> {
         self.threads().into_iter().filter_map(|(tid, thread)| turn(tid, &thread))
     }

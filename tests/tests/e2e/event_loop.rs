@@ -5,9 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use miku_probe_tests::exposition::Scrape;
+use miku_probe_tests::harness::PATIENCE;
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
-use miku_probe_tests::harness::PATIENCE;
 
 use crate::stage;
 use crate::{Case, case};
@@ -87,9 +87,10 @@ fn assert_agrees(process: &mut Process) {
         let count = usize::try_from(counted(bound)).expect("a count");
         // What the program says of the turn that the probe has at this bound, and of its neighbours.
         let range = count.saturating_sub(1 + MORE as usize)..=count + 1;
-        let near = range.filter_map(|place| truth.get(place)).map(|turn| turn - at).min_by(|a, b| {
-            f64::total_cmp(&a.abs(), &b.abs())
-        });
+        let near = range
+            .filter_map(|place| truth.get(place))
+            .map(|turn| turn - at)
+            .min_by(|a, b| f64::total_cmp(&a.abs(), &b.abs()));
         let share = count as f64 / truth.len() as f64;
         let off = near.expect("there are turns around it");
         eprintln!("{share:.3} of the turns are up to {at} s: off by {:.1} µs", off * 1e6);
@@ -141,7 +142,8 @@ fn block(program: &mut Process, probe: &Probe, way: &str, place: &str) {
 fn ways_to_block() {
     let mut program = ready(program(&["blocks"]));
     let probe = watch(&program);
-    for (way, place) in [("sleep", "sleep"), ("compute", "on"), ("lock", "lock"), ("call", "call"), ("process", "call")] {
+    for (way, place) in [("sleep", "sleep"), ("compute", "on"), ("lock", "lock"), ("call", "call"), ("process", "call")]
+    {
         block(&mut program, &probe, way, place);
     }
 }
@@ -184,9 +186,8 @@ fn threads_of_a_pool() {
     pool.wait_said(PATIENCE, |line| (line == "done").then_some(()));
     other.tell("nothing");
     let count = format!("{BUSY}_count");
-    let scrape = probe.wait_for("the loop", |scrape| {
-        (scrape.sum(&count, &[("service", "loop")]) > 100.0).then(|| scrape.clone())
-    });
+    let scrape = probe
+        .wait_for("the loop", |scrape| (scrape.sum(&count, &[("service", "loop")]) > 100.0).then(|| scrape.clone()));
     let loops: Vec<_> = scrape.samples.iter().filter(|sample| sample.name.starts_with("miku_event_loop_")).collect();
     assert!(loops.iter().all(|sample| sample.label("service") == "loop"), "{loops:?}");
 }
@@ -228,13 +229,16 @@ fn every_selector() {
         let told: Vec<f64> = told.split(' ').filter_map(|word| word.parse().ok()).collect();
         let [turns, busy, idle] = told[..] else { panic!("{told:?}") };
         let service = [("service", *call)];
-        let scrape = probe.wait_for(call, |scrape| {
-            (scrape.sum(&format!("{BUSY}_count"), &service) >= turns).then(|| scrape.clone())
-        });
+        let scrape = probe
+            .wait_for(call, |scrape| (scrape.sum(&format!("{BUSY}_count"), &service) >= turns).then(|| scrape.clone()));
         assert!((scrape.sum(&format!("{BUSY}_count"), &service) - turns).abs() < 0.5, "{call}");
         let off = |name: &str, noted: f64| scrape.sum(name, &service) - noted;
         let (busy, idle) = (off(&format!("{BUSY}_sum"), busy), off("miku_event_loop_idle_seconds_total", idle));
-        eprintln!("{call}: {turns} turns, busy off by {:.1} µs each, idle by {:.1} µs", busy / turns * 1e6, idle / turns * 1e6);
+        eprintln!(
+            "{call}: {turns} turns, busy off by {:.1} µs each, idle by {:.1} µs",
+            busy / turns * 1e6,
+            idle / turns * 1e6
+        );
         assert!(busy.abs() < turns * tolerance() && idle.abs() < turns * tolerance(), "{call}: {busy} s, {idle} s");
     }
 }

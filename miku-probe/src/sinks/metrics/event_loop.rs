@@ -274,7 +274,8 @@ mod tests {
             let over = series.observe(BOT, &EventLoop::Stall { threshold: StallThreshold::Tenth, place }, &names);
             assert_eq!(over, (number >= PLACE_LIMIT).then_some("where"));
         }
-        let others = shown(&registry, "miku_event_loop_stalls_total{service=\"bot\",threshold=\"0.1\",where=\"other\"}");
+        let others =
+            shown(&registry, "miku_event_loop_stalls_total{service=\"bot\",threshold=\"0.1\",where=\"other\"}");
         assert_eq!(others, [" 3"]);
     }
 }

@@ -113,7 +113,8 @@ impl Waits {
                 Selector::EpollPwait2 => {
                     // The C library may be older than the call.
                     let events = events.as_mut_ptr();
-                    let found = libc::syscall(libc::SYS_epoll_pwait2, self.epoll, events, 4, &raw const timespec, no_mask, 0);
+                    let found =
+                        libc::syscall(libc::SYS_epoll_pwait2, self.epoll, events, 4, &raw const timespec, no_mask, 0);
                     libc::c_int::try_from(found).unwrap_or(-1)
                 }
                 Selector::Poll => libc::poll(polled.as_mut_ptr(), 2, timeout),
