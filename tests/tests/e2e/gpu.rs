@@ -236,10 +236,15 @@ fn allocations() {
     let failed = value(&scrape, "miku_gpu_last_allocation_failure_timestamp_seconds", &of_job).expect("it failed");
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is later").as_secs_f64();
     assert!((0.0..20.0).contains(&(now - failed)), "{failed} is not just before {now}");
-    // What the process asked for before its end counts, and the probe leaves one alive that it leaves.
+    // The probe leaves one alive that it leaves, and counts to the end what one asks for that ends.
+    let other = Probe::attach(&[&client.service()]);
+    other.wait_for("sites in the library", |scrape| (scrape.sum("miku_probe_sites", &sites) > 0.0).then_some(()));
+    assert!(other.stop().success());
     assert_eq!(client.tell("cuMemAlloc_v2 1 5"), 0);
-    assert!(probe.stop().success());
-    assert_eq!(client.tell("cuMemAlloc_v2 1 5"), 0);
+    drop(client);
+    probe.wait_for("what was asked for at last", |scrape| {
+        (value(scrape, BYTES, &of_job) == Some((bytes + 5) as f64)).then_some(())
+    });
 }
 
 fn check() {
