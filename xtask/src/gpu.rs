@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use miku_probe_tests::cuda::Cuda;
+use miku_probe_tests::cuda::{Cuda, TOO_MUCH};
 use miku_probe_tests::exposition::Scrape;
 use miku_probe_tests::wire::{self, Address};
 
@@ -180,7 +180,7 @@ fn cell(text: &str) -> Option<f64> {
 
 impl GpuCheck {
     pub(crate) fn run(self) -> Result<()> {
-        let gpus = Sh::new("nvidia-smi").arg("-L").output().context(
+        let gpus = nvidia_smi().arg("-L").output().context(
             "there is no NVIDIA GPU to check here, or its driver does not work; run this on a machine on which `nvidia-smi` works",
         )?;
         ensure!(!gpus.trim().is_empty(), "`nvidia-smi -L` names no GPU");
@@ -258,7 +258,13 @@ fn check(binary: &Path, folder: &Path, gpus: &str) -> Result<(String, usize)> {
         });
         memory.take(of_smi.and_then(|(_, used)| cell(used)), told, 1.0);
     }
-    Ok(report(gpus, &tallies, &memory))
+    let last = scrape(&address)?;
+    let of_job = [("service", "job")];
+    let refused = last.sum("miku_gpu_allocation_failures_total", &of_job);
+    let size = last.sum("miku_gpu_last_allocation_failure_bytes", &of_job);
+    #[allow(clippy::cast_precision_loss, reason = "it is a power of two")]
+    let refusals = Refusals { seen: refused, right: refused > 0.0 && size == TOO_MUCH as f64 };
+    Ok(report(gpus, &tallies, &memory, &refusals))
 }
 
 /// Whether this `nvidia-smi` knows a field: older ones call some otherwise or do not have them, and refuse the whole query.
@@ -266,8 +272,13 @@ fn knows(query: &str) -> bool {
     smi(&format!("--query-gpu={query}")).is_ok()
 }
 
+/// Wherever the program was built, that folder need not be here.
+fn nvidia_smi() -> Sh {
+    Sh::new("nvidia-smi").dir("/")
+}
+
 fn smi(query: &str) -> Result<String> {
-    Sh::new("nvidia-smi").args([query, "--format=csv,noheader,nounits"]).output()
+    nvidia_smi().args([query, "--format=csv,noheader,nounits"]).output()
 }
 
 fn value(scrape: &Scrape, gpu: &str, field: &Field) -> Option<f64> {
@@ -299,7 +310,14 @@ fn wait<T>(process: &mut Background, log: &Path, pick: impl Fn(&str) -> Option<T
     }
 }
 
-fn report(gpus: &str, tallies: &[(String, &Field, Tally)], memory: &Tally) -> (String, usize) {
+/// What was seen of the job's asking for more than there is, once a second.
+struct Refusals {
+    seen: f64,
+    /// Whether there were any, of the size that it asks for.
+    right: bool,
+}
+
+fn report(gpus: &str, tallies: &[(String, &Field, Tally)], memory: &Tally, refusals: &Refusals) -> (String, usize) {
     let mut text = format!(
         "# The probe beside nvidia-smi\n\nMade by `cargo xtask gpu-check`: {ROUNDS} rounds, while a job runs on the first GPU.\n\n\
          ```\n{gpus}\n```\n\n| GPU | value | agreed | disagreed | told by one alone | nvidia-smi, last | probe, last | |\n\
@@ -325,6 +343,13 @@ fn report(gpus: &str, tallies: &[(String, &Field, Tally)], memory: &Tally) -> (S
         row(gpu, field.query, tally, field.still);
     }
     row("", "the job's memory, MiB", memory, true);
+    let verdict = if refusals.right { "ok" } else { "**wrong**" };
+    wrong += usize::from(!refusals.right);
+    let _fits = writeln!(
+        text,
+        "\nThe job asks for more memory than there is once a second. Seen so far: {} refusals: {verdict}.",
+        refusals.seen
+    );
     (text, wrong)
 }
 
@@ -368,8 +393,9 @@ mod tests {
     #[test]
     fn a_report_counts_what_is_wrong() {
         let (good, bad) = (tally(&[(Some(1.0), [Some(1.0); 2])]), tally(&[(Some(1.0), [Some(9.0); 2])]));
-        let (text, wrong) = report("GPU 0: A GPU", &[("0".to_owned(), &FIELDS[0], bad)], &good);
-        assert_eq!(wrong, 1);
+        let refusals = Refusals { seen: 0.0, right: false };
+        let (text, wrong) = report("GPU 0: A GPU", &[("0".to_owned(), &FIELDS[0], bad)], &good, &refusals);
+        assert_eq!(wrong, 2);
         assert!(text.contains("| 0 | memory.total | 0 | 1 | 0 | 1 | 9 … 9 | **wrong** |"), "{text}");
         assert!(text.contains("|  | the job's memory, MiB | 1 | 0 | 0 | 1 | 1 … 1 | ok |"), "{text}");
     }
