@@ -27,6 +27,10 @@ pub const CAPTURE_LATER: usize = 32;
 /// How many bytes are copied of the end of a segment whose start was not copied whole.
 pub const TAIL: usize = 8;
 
+/// The same of a segment of a language model's call: what was used stands at the end of an answer, and often the model's name
+/// and whether to stream at that of a question. A segment that is no longer is copied whole.
+pub const CAPTURE_TAIL: usize = 1024;
+
 /// How many pieces of one gathered read or write are told apart; what follows them is one last piece.
 pub const GATHER_MAX: usize = 16;
 
@@ -41,6 +45,9 @@ pub const ADDRESS_MAX: usize = 112;
 
 /// The most bytes of a server's name that are copied: as many as the name system allows, and the zero at its end.
 pub const NAME_MAX: usize = 256;
+
+/// The most addresses of one answer that are copied, doubles included: a resolver lists each once for every kind of socket.
+pub const ANSWERS_MAX: usize = 16;
 
 /// How many bytes of the ring are overwritten at once when it is scrubbed, without the ring's own 8 bytes an entry, and
 /// how many times that at most in one run: the smallest ring holds four.
@@ -65,7 +72,7 @@ pub enum RecordKind {
     Fork = 4,
     /// Any process became another program: [`ProcessRecord`].
     Exec = 5,
-    /// A watched process ended: [`ProcessRecord`].
+    /// A watched process ended: [`ExitRecord`].
     Exit = 6,
     /// Any process began to listen on a TCP port: [`ProcessRecord`] with the port.
     Listen = 7,
@@ -87,14 +94,18 @@ pub enum RecordKind {
     Inflated = 15,
     /// A compressed stream ended: [`CloseRecord`].
     InflateEnd = 16,
+    /// Something became of a TCP connection of a watched process: [`NetRecord`].
+    Net = 25,
+    /// A watched process resolved a host's name: [`ResolvedRecord`].
+    Resolved = 26,
 }
 
 /// How many kinds of records there are.
 pub const KINDS: usize = RecordKind::ALL.len();
 
 impl RecordKind {
-    /// All kinds, in the order of their numbers, which start at 1.
-    pub const ALL: [Self; 16] = [
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [Self; 18] = [
         Self::Data,
         Self::Open,
         Self::Close,
@@ -111,12 +122,29 @@ impl RecordKind {
         Self::Bind,
         Self::Inflated,
         Self::InflateEnd,
+        Self::Net,
+        Self::Resolved,
     ];
 
     /// The kind with this number.
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
-        if number == 0 || number as usize > Self::ALL.len() { None } else { Some(Self::ALL[number as usize - 1]) }
+        let mut place = 0;
+        while place < Self::ALL.len() {
+            if Self::ALL[place] as u8 == number {
+                return Some(Self::ALL[place]);
+            }
+            place += 1;
+        }
+        None
+    }
+
+    /// Its place among [`RecordKind::ALL`], since their numbers have gaps.
+    #[inline(always)]
+    #[must_use]
+    pub const fn place(self) -> usize {
+        let number = self as usize;
+        if number >= Self::Net as usize { number - Self::Net as usize + Self::InflateEnd as usize } else { number - 1 }
     }
 }
 
@@ -178,7 +206,8 @@ impl Origin {
     }
 }
 
-/// Bytes that moved over a connection, or plaintext over a TLS stream; `captured` bytes of their start follow the record.
+/// Bytes that moved over a connection, or plaintext over a TLS stream; `captured` bytes of their start follow the record. If
+/// more than [`TAIL`] bytes of their end are told, those follow it first, [`CAPTURE_TAIL`] of them.
 ///
 /// A record with `size` 0 tells the end of what the other side sends (`errno` 0) or that the connection failed.
 #[repr(C)]
@@ -195,14 +224,17 @@ pub struct DataRecord {
     /// Bytes moved.
     pub size: u32,
     /// Bytes of the start that follow this record.
-    pub captured: u32,
+    pub captured: u16,
+    /// Bytes of the end that are told, when `captured` is smaller than `size`: up to [`TAIL`] of them, counted from the front of
+    /// `tail`, or [`CAPTURE_TAIL`] behind this record.
+    pub tail_length: u16,
     /// The error that ended the connection, or 0.
     pub errno: u16,
     /// A [`Direction`].
     pub direction: u8,
-    /// Bytes of `tail` that are set, counted from its front.
-    pub tail_length: u8,
-    /// The last bytes of the segment, when `captured` is smaller than `size`.
+    /// Zero.
+    pub padding: u8,
+    /// The last bytes of the segment, if they are few.
     pub tail: [u8; TAIL],
 }
 
@@ -334,8 +366,8 @@ pub struct BindRecord {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ProcessRecord {
-    /// Kind [`RecordKind::Fork`], [`RecordKind::Exec`], [`RecordKind::Exit`], [`RecordKind::Listen`], [`RecordKind::Dial`]
-    /// or [`RecordKind::Libraries`].
+    /// Kind [`RecordKind::Fork`], [`RecordKind::Exec`], [`RecordKind::Listen`], [`RecordKind::Dial`] or
+    /// [`RecordKind::Libraries`].
     pub header: RecordHeader,
     /// The child of a fork.
     pub child: u32,
@@ -343,6 +375,166 @@ pub struct ProcessRecord {
     pub port: u16,
     /// Zero.
     pub padding: u16,
+}
+
+/// The status of [`ExitRecord`] is known.
+pub const EXIT_STATUS_KNOWN: u32 = 1;
+
+/// The kernel chose the process to be killed for want of memory.
+pub const EXIT_OOM_VICTIM: u32 = 2;
+
+/// The end of a process: of its last thread, where the kernel tells which that is, else of its first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ExitRecord {
+    /// Kind [`RecordKind::Exit`].
+    pub header: RecordHeader,
+    /// As `wait` gives it to the parent: a signal in the low 7 bits, or else a code in the 8 above.
+    pub status: u32,
+    /// [`EXIT_STATUS_KNOWN`] and [`EXIT_OOM_VICTIM`].
+    pub flags: u32,
+}
+
+/// The value of a watched process in the table of them: the kernel chose it to be killed for want of memory.
+pub const TARGET_OOM_VICTIM: u32 = 1;
+/// What became of a TCP connection: its numbers are those on the ring.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetEvent {
+    /// The process's own `connect` came to its end well.
+    Connected = 1,
+    /// It did not.
+    Failed = 2,
+    /// A connection to a socket that the process listens on was made.
+    Accepted = 3,
+    /// Segments were sent once more.
+    Retransmitted = 4,
+    /// The other side reset the connection.
+    ResetReceived = 5,
+    /// This side did.
+    ResetSent = 6,
+}
+
+impl NetEvent {
+    /// The event with this number.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Connected),
+            2 => Some(Self::Failed),
+            3 => Some(Self::Accepted),
+            4 => Some(Self::Retransmitted),
+            5 => Some(Self::ResetReceived),
+            6 => Some(Self::ResetSent),
+            _ => None,
+        }
+    }
+}
+
+/// This machine itself refused to connect, and did not tell why where it can be seen.
+pub const ERRNO_UNTOLD: u16 = u16::MAX;
+
+/// Something became of a TCP connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct NetRecord {
+    /// Kind [`RecordKind::Net`]; its process is the one whose socket it is, whoever runs now.
+    pub header: RecordHeader,
+    /// From the start of `connect` to its end, in nanoseconds; 0 for other events.
+    pub duration_ns: u64,
+    /// Segments that were sent once more; 1 for other events.
+    pub count: u32,
+    /// The error of a `connect` that failed, 0 when the process closed the socket before it came to its end, or
+    /// [`ERRNO_UNTOLD`].
+    pub errno: u16,
+    /// The other side's port.
+    pub port: u16,
+    /// `AF_*`.
+    pub family: u16,
+    /// A [`NetEvent`].
+    pub event: u8,
+    /// Zero.
+    pub padding: [u8; 5],
+    /// The other side's address; of an IPv4 one the first 4 bytes.
+    pub address: [u8; 16],
+}
+
+/// A host's name that was resolved, or was not.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ResolvedRecord {
+    /// Kind [`RecordKind::Resolved`].
+    pub header: RecordHeader,
+    /// From the call to its return, in nanoseconds.
+    pub duration_ns: u64,
+    /// What `getaddrinfo` returned: 0, or `EAI_*`.
+    pub result: i32,
+    /// Bytes of `name` that are set.
+    pub length: u32,
+    /// Addresses that are set.
+    pub answers: u32,
+    /// Zero.
+    pub padding: u32,
+    /// The answer's addresses.
+    pub addresses: [Answer; ANSWERS_MAX],
+    /// The name that was asked for, without a zero at its end.
+    pub name: [u8; NAME_MAX],
+}
+
+/// One address of an answer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// `AF_*`.
+    pub family: u32,
+    /// The address; of an IPv4 one the first 4 bytes.
+    pub address: [u8; 16],
+}
+
+/// What the kernel side keeps of a TCP socket of a watched process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct NetSocket {
+    /// When its `connect` began, in nanoseconds of `CLOCK_MONOTONIC`; 0 once that has come to its end.
+    pub connecting: u64,
+    /// The process.
+    pub tgid: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// A TCP port that is listened on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerKey {
+    /// The network namespace, by its inode.
+    pub namespace: u32,
+    /// The port.
+    pub port: u32,
+}
+
+/// A `getaddrinfo` that has begun, by its thread.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ResolveCall {
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`; 0 when it has ended.
+    pub started: u64,
+    /// The address of the name.
+    pub node: u64,
+    /// Where the address of the answer goes.
+    pub answer: u64,
+}
+
+/// A `connect` that has begun, by its thread.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct DialCall {
+    /// The address of the socket address.
+    pub address: u64,
+    /// The file descriptor.
+    pub fd: i32,
+    /// 0 when it has ended.
+    pub pending: u32,
 }
 
 /// Key of a connection while its descriptor is open.
@@ -367,11 +559,18 @@ pub const CONNECTION_TLS: u16 = 4;
 /// It carries the frames of a websocket: what a segment begins with tells how much of it is copied. A TLS stream's flag too.
 pub const FRAMES: u32 = 8;
 
+/// It carries a call of a language model, as far as can be told by its path or by what it streams. A TLS stream's flag too.
+pub const MODEL: u32 = 16;
+
 /// How many bytes tell what a segment may be.
 pub const LOOK: usize = 8;
 
 /// How many bytes of a message's start tell what follows it.
 pub const START: usize = 16;
+
+/// One bit, and the top bit, in each byte of a word.
+const ONES: u64 = 0x0101_0101_0101_0101;
+const TOP: u64 = 0x8080_8080_8080_8080;
 
 /// Whether a segment that begins so may be the start of an HTTP/1 message: three capital letters, as methods and `HTTP/`
 /// begin with, and no control character or other byte that no line of one begins with. `length` of the bytes are there.
@@ -381,9 +580,7 @@ pub const START: usize = 16;
 #[inline(always)]
 #[must_use]
 pub fn looks_like_start(first: &[u8; LOOK], length: usize) -> bool {
-    const TOP: u64 = 0x8080_8080_8080_8080;
     const LETTERS: u64 = 0x80_8080;
-    const ONES: u64 = 0x0101_0101_0101_0101;
     let mut word = u64::from_le_bytes(*first);
     if length < LOOK {
         // What is not there may be anything; let it be letters.
@@ -429,25 +626,94 @@ pub fn looks_like_frame(first: &[u8; LOOK], length: usize) -> bool {
 /// Whether a message that begins so is a call that may post something by Discord's API.
 #[inline(always)]
 #[must_use]
-pub fn looks_like_call(start: &[u8; START], length: usize) -> bool {
-    length >= LOOK && u64::from_ne_bytes(first_of(start)) == u64::from_ne_bytes(*b"POST /ap")
+pub fn looks_like_call(first: &[u8; LOOK], length: usize) -> bool {
+    length >= LOOK && begins(u64::from_le_bytes(*first), b"POST /ap")
+}
+
+/// Whether a message that begins so may be a call of a language model, by its path; unless that stands behind more of a
+/// proxy's than is looked at. Of Discord's API none is.
+#[inline(always)]
+#[must_use]
+pub fn looks_like_model_call(first: &[u8; LOOK], then: &[u8; LOOK], length: usize) -> bool {
+    const V1: u16 = u16::from_le_bytes(*b"v1");
+    const API: u16 = u16::from_le_bytes(*b"ap");
+    const CHAT: u16 = u16::from_le_bytes(*b"ch");
+    const COMPLETION: u16 = u16::from_le_bytes(*b"co");
+    const EMBEDDING: u16 = u16::from_le_bytes(*b"em");
+    const OPENAI: u16 = u16::from_le_bytes(*b"op");
+    const UPSTREAM: u16 = u16::from_le_bytes(*b"up");
+    let (first, then) = (u64::from_le_bytes(*first), u64::from_le_bytes(*then));
+    if length < START || !begins(first, b"POST /") {
+        return false;
+    }
+    match (first >> 48) as u16 {
+        // OpenAI's `/v1/chat/completions`, `completions`, `responses` and `embeddings`, and Anthropic's `/v1/messages`.
+        V1 => begins(then, b"/c") || begins(then, b"/r") || begins(then, b"/e") || begins(then, b"/m"),
+        // Ollama's `/api/chat`, `generate`, `embed` and `embeddings`, and all of the above behind `/api`.
+        API => begins(then, b"i/ch") || begins(then, b"i/ge") || begins(then, b"i/em") || begins(then, b"i/v1/"),
+        // The same without a version, llama.cpp's `/completion` and `/embedding`, Azure's `/openai`, llama-swap's `/upstream`.
+        first => matches!(first, CHAT | COMPLETION | EMBEDDING | OPENAI | UPSTREAM),
+    }
+}
+
+/// Whether a segment that begins so may be the start of an event of an event stream, perhaps behind the size of a chunk.
+#[inline(always)]
+#[must_use]
+pub fn looks_like_event(first: &[u8; LOOK], length: usize) -> bool {
+    let line = line(first);
+    length >= LOOK && (begins(line, b"\nda") || begins(line, b"\nev"))
+}
+
+/// Whether a segment that begins so may be the start of a JSON object with a member, perhaps behind the size of a chunk.
+#[inline(always)]
+#[must_use]
+pub fn looks_like_json(first: &[u8; LOOK], length: usize) -> bool {
+    length >= LOOK && begins(line(first), b"\n{\"")
+}
+
+/// The first line of what a segment begins with, from the line feed before it on: behind the size of a chunk (RFC 9112,
+/// section 7.1), if that is there. Of a size of more than four digits nothing is told that is long enough to be compared.
+#[inline(always)]
+const fn line(first: &[u8; LOOK]) -> u64 {
+    let word = u64::from_le_bytes(*first);
+    if begins(word, b"data:") || begins(word, b"event:") || begins(word, b"{\"") {
+        return (word << 8) | b'\n' as u64;
+    }
+    if !first[0].is_ascii_hexdigit() {
+        return 0;
+    }
+    // The lowest byte that is a carriage return has its top bit set in this, and nothing else does that is lower.
+    let returns = word ^ (ONES * b'\r' as u64);
+    let returns = returns.wrapping_sub(ONES) & !returns & TOP;
+    // What is above the carriage return comes down, by a division since no instruction tells where a bit is.
+    let one_above = (returns & returns.wrapping_neg()) << 1;
+    if one_above == 0 { 0 } else { word / one_above }
+}
+
+/// Whether the bytes of a word, the lowest first, begin so.
+#[inline(always)]
+const fn begins<const LENGTH: usize>(word: u64, text: &[u8; LENGTH]) -> bool {
+    let (mut wanted, mut mask, mut at) = (0, 0, 0);
+    while at < LENGTH {
+        wanted |= (text[at] as u64) << (8 * at);
+        mask |= 0xff << (8 * at);
+        at += 1;
+    }
+    word & mask == wanted
+}
+
+/// Whether a message that begins so is a request, and no answer.
+#[inline(always)]
+#[must_use]
+pub fn looks_like_request(first: &[u8; LOOK], length: usize) -> bool {
+    length >= LOOK && !begins(u64::from_le_bytes(*first), b"HTTP/") && looks_like_start(first, LOOK)
 }
 
 /// Whether a message that begins so is the answer after which the connection carries something else.
 #[inline(always)]
 #[must_use]
-pub fn looks_like_upgrade(start: &[u8; START], length: usize) -> bool {
-    length >= START
-        && u64::from_ne_bytes(first_of(start)) == u64::from_ne_bytes(*b"HTTP/1.1")
-        && start[8] == b' '
-        && start[9] == b'1'
-        && start[10] == b'0'
-        && start[11] == b'1'
-}
-
-#[inline(always)]
-const fn first_of(start: &[u8; START]) -> [u8; LOOK] {
-    [start[0], start[1], start[2], start[3], start[4], start[5], start[6], start[7]]
+pub fn looks_like_upgrade(first: &[u8; LOOK], then: &[u8; LOOK], length: usize) -> bool {
+    length >= START && begins(u64::from_le_bytes(*first), b"HTTP/1.1") && begins(u64::from_le_bytes(*then), b" 101")
 }
 
 /// What the kernel side keeps of an open connection.
@@ -466,7 +732,7 @@ pub struct Connection {
     pub budget: u32,
     /// Which way the last segment went: a [`Direction`], or [`Connection::NO_DIRECTION`].
     pub direction: u32,
-    /// [`CONNECTION_REPORTED`], [`CONNECTION_TOLD`], [`CONNECTION_TLS`] and [`FRAMES`].
+    /// [`CONNECTION_REPORTED`], [`CONNECTION_TOLD`], [`CONNECTION_TLS`], [`FRAMES`] and [`MODEL`].
     pub flags: u16,
     /// The socket's type, or 0 when it is not known.
     pub socket_type: u16,
@@ -540,7 +806,7 @@ pub struct Stream {
     pub budget: u32,
     /// Which way the last segment went: a [`Direction`], or [`Connection::NO_DIRECTION`].
     pub direction: u32,
-    /// [`STREAM_REPORTED`], [`STREAM_ESTABLISHED`], [`STREAM_DRAINED`] and [`FRAMES`].
+    /// [`STREAM_REPORTED`], [`STREAM_ESTABLISHED`], [`STREAM_DRAINED`], [`FRAMES`] and [`MODEL`].
     pub flags: u32,
     /// The first error of TLS that the library raised in its handshake: a [`TlsError`], or 0.
     pub error: u32,
@@ -787,11 +1053,127 @@ impl TlsExit {
     }
 }
 
+/// Upper bounds of the buckets in which turns of event loops are counted, in nanoseconds; above the last there is one more.
+pub const TURN_BOUNDS: [u64; 15] = [
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+    60_000_000_000,
+];
+
+/// How many buckets there are.
+pub const TURN_BUCKETS: usize = TURN_BOUNDS.len() + 1;
+
+/// Why a thread did not run in the midst of a turn: its numbers are places in [`LoopThread::off_ns`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OffReason {
+    /// It could have run, and another did.
+    Cpu = 0,
+    /// It slept and could not be interrupted: it waited for a disk, mostly.
+    Disk = 1,
+    /// It waited for a lock, of memory or of a file.
+    Lock = 2,
+    /// It had asked to sleep.
+    Sleep = 3,
+    /// It waited in another call, such as one on a socket that blocks.
+    Call = 4,
+}
+
+/// How many reasons there are.
+pub const OFF_REASONS: usize = OffReason::ALL.len();
+
+impl OffReason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::Cpu, Self::Disk, Self::Lock, Self::Sleep, Self::Call];
+}
+
+/// [`LoopThread::state`]: the thread runs.
+pub const LOOP_RUNS: u32 = 0;
+
+/// [`LoopThread::state`]: it sleeps in its selector.
+pub const LOOP_WAITS: u32 = 1;
+
+/// [`LoopThread::state`]: it does not run, for the [`OffReason`] whose number is added to this.
+pub const LOOP_OFF: u32 = 2;
+
+/// [`LoopThread::flags`]: it was the first to use a socket that carries a stream.
+pub const LOOP_MOVES: u32 = 1;
+
+/// What the kernel side keeps of a thread that waits in a selector. Nobody writes it but the programs that run while the
+/// thread does, is taken off its processor or is put on one, so no two at once; user space reads it at any time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct LoopThread {
+    /// Its process.
+    pub tgid: u32,
+    /// [`LOOP_RUNS`], [`LOOP_WAITS`] or [`LOOP_OFF`] and more.
+    pub state: u32,
+    /// Which selector it waits in: an epoll descriptor, or which call without one.
+    pub selector: u64,
+    /// [`LOOP_MOVES`].
+    pub flags: u32,
+    /// Waits in another selector since it last waited in this one.
+    pub strange: u32,
+    /// When it was first seen, in nanoseconds of `CLOCK_MONOTONIC`, as all times are.
+    pub generation: u64,
+    /// When its last wait began.
+    pub wait_since: u64,
+    /// When the turn began: when that wait was last seen to end.
+    pub turn_since: u64,
+    /// When it was taken off its processor.
+    pub off_since: u64,
+    /// How long it did not run in this turn so far, by [`OffReason`].
+    pub turn_off: [u64; OFF_REASONS],
+    /// Turns that are over, by how long they were: see [`TURN_BOUNDS`].
+    pub turns: [u64; TURN_BUCKETS],
+    /// How long they were together.
+    pub busy_ns: u64,
+    /// How long it did not run in them, by [`OffReason`].
+    pub off_ns: [u64; OFF_REASONS],
+    /// How long it waited.
+    pub idle_ns: u64,
+}
+
+impl LoopThread {
+    /// A thread that begins to wait for the first time.
+    #[must_use]
+    pub const fn new(tgid: u32, selector: u64, now: u64) -> Self {
+        Self {
+            tgid,
+            state: LOOP_RUNS,
+            selector,
+            flags: 0,
+            strange: 0,
+            generation: now,
+            wait_since: now,
+            turn_since: now,
+            off_since: 0,
+            turn_off: [0; OFF_REASONS],
+            turns: [0; TURN_BUCKETS],
+            busy_ns: 0,
+            off_ns: [0; OFF_REASONS],
+            idle_ns: 0,
+        }
+    }
+}
+
 /// What one processor has counted; every field only rises.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
-    /// Records that did not fit the ring, by [`RecordKind`] number minus one.
+    /// Records that did not fit the ring, by [`RecordKind::place`].
     pub lost: [u64; KINDS],
     /// Of the lost data records, those that began a message to the watched process.
     pub lost_starts_in: u64,
@@ -825,6 +1207,10 @@ pub struct TracepointOffsets {
     pub set_state_skaddr: u32,
     /// `tcp:tcp_destroy_sock`, `skaddr`.
     pub destroy_skaddr: u32,
+    /// `oom:mark_victim`, `pid`.
+    pub mark_victim_pid: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
 /// What `sock:sock_recv_length` and `sock:sock_send_length` tell. They are so hot that their fields are loaded where they
@@ -846,6 +1232,51 @@ pub struct LengthEvent {
     pub flags: i32,
 }
 
+/// What `syscalls:sys_enter_*` tell of a call that waits. Its fields are loaded where they stand, as those of
+/// [`LengthEvent`] are; user space sees to it that they are there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct WaitEvent {
+    /// What all tracepoints have.
+    pub common: u64,
+    /// Which call.
+    pub call: u32,
+    /// Nothing.
+    pub padding: u32,
+    /// Its first argument.
+    pub first: u64,
+    /// Its second.
+    pub second: u64,
+}
+
+/// What `sched:sched_switch` tells: alike.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SwitchEvent {
+    /// What all tracepoints have.
+    pub common: u64,
+    /// The name of the thread that is taken off.
+    pub prev_comm: [u8; 16],
+    /// Which thread it is, in the initial PID namespace.
+    pub prev_pid: u32,
+    /// Its priority.
+    pub prev_prio: i32,
+    /// `TASK_*`, or nothing of that where it could go on running.
+    pub prev_state: u64,
+    /// The name of the thread that is put on.
+    pub next_comm: [u8; 16],
+    /// Which thread it is.
+    pub next_pid: u32,
+}
+
+/// Offsets in the kernel's `struct task_struct`; 0 where they are not needed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StackOffsets {
+    /// `stack`.
+    pub stack: u32,
+}
+
 /// Offsets in the kernel's `struct sock`, read from its type information by user space before loading; 0 where they are
 /// not needed.
 #[repr(C)]
@@ -861,6 +1292,76 @@ pub struct SocketOffsets {
     pub v6_daddr: u32,
 }
 
+/// Offsets in the kernel's structures of a task and of what its threads share, read from its type information by user space
+/// before loading.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskOffsets {
+    /// 1 when the others are known.
+    pub known: u32,
+    /// `task_struct`, `group_leader`.
+    pub group_leader: u32,
+    /// `task_struct`, `exit_code`.
+    pub exit_code: u32,
+    /// `task_struct`, `signal`.
+    pub signal: u32,
+    /// `signal_struct`, `live`.
+    pub live: u32,
+    /// `signal_struct`, `flags`.
+    pub flags: u32,
+    /// `signal_struct`, `group_exit_code`.
+    pub group_exit_code: u32,
+}
+/// Where this kernel keeps what the programs of `net.rs` read, found by user space before loading.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetOffsets {
+    /// `sock:inet_sock_set_state`, `oldstate`.
+    pub set_state_oldstate: u32,
+    /// The same, `protocol`.
+    pub set_state_protocol: u32,
+    /// `tcp:tcp_retransmit_skb`, `skaddr`.
+    pub retransmit_skaddr: u32,
+    /// The same, `skbaddr`.
+    pub retransmit_skbaddr: u32,
+    /// `tcp:tcp_send_reset`, `skaddr`.
+    pub send_reset_skaddr: u32,
+    /// `tcp:tcp_receive_reset`, `skaddr`.
+    pub receive_reset_skaddr: u32,
+    /// `struct sock`, `sk_err`.
+    pub sock_error: u32,
+    /// `struct sock_common`, `skc_family`.
+    pub family: u32,
+    /// The same, `skc_dport`.
+    pub dport: u32,
+    /// The same, `skc_daddr`.
+    pub daddr: u32,
+    /// The same, `skc_v6_daddr`.
+    pub v6_daddr: u32,
+    /// The same, `skc_net`.
+    pub net: u32,
+    /// `struct net`, the `inum` of its `ns`.
+    pub net_inum: u32,
+    /// `struct sk_buff`, the `tcp_gso_segs` of the `struct tcp_skb_cb` in its `cb`.
+    pub skb_segments: u32,
+    /// `struct sock`, `sk_type`.
+    pub socket_type: u32,
+    /// `struct task_struct`, `files`.
+    pub files: u32,
+    /// `struct files_struct`, `fdt`.
+    pub table: u32,
+    /// `struct fdtable`, `max_fds`.
+    pub table_length: u32,
+    /// The same, `fd`.
+    pub table_files: u32,
+    /// `struct file`, `private_data`.
+    pub file_data: u32,
+    /// `struct socket`, `file`.
+    pub socket_file: u32,
+    /// The same, `sk`.
+    pub socket_sock: u32,
+}
+
 const _: () = {
     assert!(size_of::<RecordHeader>() == 24);
     assert!(offset_of!(RecordHeader, length) == 4);
@@ -873,9 +1374,10 @@ const _: () = {
     assert!(offset_of!(DataRecord, lost) == 40);
     assert!(offset_of!(DataRecord, size) == 44);
     assert!(offset_of!(DataRecord, captured) == 48);
+    assert!(offset_of!(DataRecord, tail_length) == 50);
     assert!(offset_of!(DataRecord, errno) == 52);
     assert!(offset_of!(DataRecord, direction) == 54);
-    assert!(offset_of!(DataRecord, tail_length) == 55);
+    assert!(CAPTURE_CALL <= u16::MAX as usize);
     assert!(offset_of!(DataRecord, tail) == 56);
     assert!(size_of::<OpenRecord>() == 160);
     assert!(offset_of!(OpenRecord, origin) == 40);
@@ -903,6 +1405,9 @@ const _: () = {
     assert!(size_of::<ProcessRecord>() == 32);
     assert!(offset_of!(ProcessRecord, child) == 24);
     assert!(offset_of!(ProcessRecord, port) == 28);
+    assert!(size_of::<ExitRecord>() == 32);
+    assert!(offset_of!(ExitRecord, status) == 24);
+    assert!(offset_of!(ExitRecord, flags) == 28);
     assert!(size_of::<ConnectionKey>() == 8);
     assert!(size_of::<Connection>() == 48);
     assert!(size_of::<StreamKey>() == 16);
@@ -910,14 +1415,37 @@ const _: () = {
     assert!(size_of::<TlsCall>() == 64);
     assert!(size_of::<InflateStream>() == 32);
     assert!(size_of::<InflateCall>() == 32);
+    assert!(size_of::<NetRecord>() == 64);
+    assert!(offset_of!(NetRecord, count) == 32);
+    assert!(offset_of!(NetRecord, event) == 42);
+    assert!(offset_of!(NetRecord, address) == 48);
+    assert!(size_of::<Answer>() == 20);
+    assert!(offset_of!(ResolvedRecord, addresses) == 48);
+    assert!(offset_of!(ResolvedRecord, name) == 48 + ANSWERS_MAX * 20);
+    assert!(size_of::<ResolvedRecord>() == 48 + ANSWERS_MAX * 20 + NAME_MAX);
+    assert!(size_of::<NetSocket>() == 16);
+    assert!(size_of::<ListenerKey>() == 8);
+    assert!(size_of::<ResolveCall>() == 24);
+    assert!(size_of::<DialCall>() == 16);
+    assert!(size_of::<NetOffsets>() == 88);
+    assert!(size_of::<Counters>() == 184);
+    assert!(size_of::<TracepointOffsets>() == 40);
     assert!(size_of::<CudaAllocations>() == 48);
-    assert!(size_of::<Counters>() == 168);
-    assert!(size_of::<TracepointOffsets>() == 32);
+    assert!(size_of::<LoopThread>() == 280);
+    assert!(offset_of!(LoopThread, generation) == 24);
+    assert!(offset_of!(LoopThread, turn_off) == 56);
+    assert!(offset_of!(LoopThread, turns) == 96);
     assert!(offset_of!(LengthEvent, sk) == 8);
     assert!(offset_of!(LengthEvent, family) == 16);
     assert!(offset_of!(LengthEvent, ret) == 20);
     assert!(offset_of!(LengthEvent, flags) == 24);
+    assert!(offset_of!(WaitEvent, first) == 16);
+    assert!(offset_of!(SwitchEvent, prev_pid) == 24);
+    assert!(offset_of!(SwitchEvent, prev_state) == 32);
+    assert!(offset_of!(SwitchEvent, next_pid) == 56);
+    assert!(size_of::<StackOffsets>() == 4);
     assert!(size_of::<SocketOffsets>() == 16);
+    assert!(size_of::<TaskOffsets>() == 28);
 };
 
 /// A layout above: made of integers and arrays of integers alone, its padding named fields, so that any bytes are a
@@ -954,6 +1482,7 @@ plain!(
     ServerNameRecord,
     BindRecord,
     ProcessRecord,
+    ExitRecord,
     ConnectionKey,
     Connection,
     StreamKey,
@@ -962,9 +1491,20 @@ plain!(
     InflateCall,
     CudaAllocations,
     TlsCall,
+    LoopThread,
     Counters,
     TracepointOffsets,
-    SocketOffsets
+    SocketOffsets,
+    TaskOffsets,
+    NetRecord,
+    ResolvedRecord,
+    Answer,
+    NetSocket,
+    ListenerKey,
+    ResolveCall,
+    DialCall,
+    NetOffsets,
+    StackOffsets
 );
 
 #[cfg(test)]
@@ -1047,15 +1587,86 @@ mod tests {
         assert!(!looks_like_frame(&first, length));
     }
 
+    /// The first two words of a text, blanks behind it.
+    fn words(text: &str) -> ([u8; LOOK], [u8; LOOK]) {
+        let text = format!("{text:16}");
+        let (words, _) = text.as_bytes().as_chunks();
+        (words[0], words[1])
+    }
+
     #[test]
     fn calls_and_upgrades_are_known_by_their_start() {
-        let start = |text: &[u8; START]| *text;
-        assert!(looks_like_call(&start(b"POST /api/v10/ch"), START));
-        assert!(!looks_like_call(&start(b"POST /other/path"), START));
-        assert!(!looks_like_call(&start(b"POST /api/v10/ch"), 7));
-        assert!(looks_like_upgrade(&start(b"HTTP/1.1 101 Swi"), START));
-        assert!(!looks_like_upgrade(&start(b"HTTP/1.1 200 OK\r"), START));
-        assert!(!looks_like_upgrade(&start(b"HTTP/1.1 101 Swi"), 12));
+        let call = |text: &str, length| looks_like_call(&words(text).0, length);
+        let upgrade = |text: &str, length| looks_like_upgrade(&words(text).0, &words(text).1, length);
+        assert!(call("POST /api/v10/ch", START));
+        assert!(!call("POST /other/path", START));
+        assert!(!call("POST /api/v10/ch", 7));
+        assert!(upgrade("HTTP/1.1 101 Swi", START));
+        assert!(!upgrade("HTTP/1.1 200 OK\r", START));
+        assert!(!upgrade("HTTP/1.1 101 Swi", 12));
+    }
+
+    #[test]
+    fn calls_of_models_are_known_by_their_path() {
+        let call = |text: &str, length| looks_like_model_call(&words(text).0, &words(text).1, length);
+        for path in [
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/v1/responses",
+            "/v1/embeddings",
+            "/v1/messages",
+            "/api/chat",
+            "/api/generate",
+            "/api/embed",
+            "/api/v1/chat/completions",
+            "/chat/completions",
+            "/completion HTTP/1.1",
+            "/embedding HTTP/1.1",
+            "/openai/deployments/m/chat/completions",
+            "/upstream/m/completion",
+        ] {
+            assert!(call(&format!("POST {path}"), START), "{path}");
+            assert!(!call(&format!("POST {path}"), START - 1), "{path}");
+            assert!(!call(&format!("GET {path}"), START), "{path}");
+        }
+        for path in ["/api/v10/channels/1", "/v1/users", "/users", "/api/users", "/v2/chat", "/", "/api/webhooks/1"] {
+            assert!(!call(&format!("POST {path}"), START), "{path}");
+        }
+    }
+
+    #[test]
+    fn events_are_known_with_and_without_chunks() {
+        let looks = |bytes: &[u8]| {
+            let (first, length) = look(bytes);
+            (looks_like_event(&first, length), looks_like_json(&first, length))
+        };
+        for bytes in [
+            &b"data: {\"choices\""[..],
+            b"data:{\"a\"",
+            b"event: ping\n",
+            b"a\r\ndata: ",
+            b"1a3\r\ndata",
+            b"FFFF\r\neve",
+        ] {
+            assert_eq!(looks(bytes), (true, false), "{bytes:?}");
+        }
+        for bytes in [&b"{\"model\":"[..], b"f5\r\n{\"model", b"1a3f\r\n{\""] {
+            assert_eq!(looks(bytes), (false, true), "{bytes:?}");
+        }
+        for bytes in [
+            &b"{\"a\":1}"[..7],
+            b"0\r\n\r\n",
+            b"database",
+            b"{ \"a\": 1",
+            b"[{\"a\":1}]",
+            b"xyz\r\ndata: ",
+            b"12345\r\ndata: ",
+            b"GET / HTTP",
+            b"\r\ndata: {",
+            b"\x81\x7e{\"a\":1",
+        ] {
+            assert_eq!(looks(bytes), (false, false), "{bytes:?}");
+        }
     }
 
     #[test]
@@ -1098,6 +1709,14 @@ mod tests {
         assert_eq!(payload(r#"{"t":null,"s":null,"op":11}"#).budget(), INFLATED_OTHER);
         // Whose name comes later, if it has one.
         assert_eq!(payload(r#"{"op":0,"t":"X"}"#).budget(), INFLATED_MAX);
+    }
+
+    #[test]
+    fn kinds_have_their_places_and_numbers() {
+        for (place, kind) in RecordKind::ALL.into_iter().enumerate() {
+            assert_eq!((kind.place(), RecordKind::from_number(kind as u8)), (place, Some(kind)));
+        }
+        assert!([0, 17, 24, 27, 255].into_iter().all(|number| RecordKind::from_number(number).is_none()));
     }
 
     #[test]

@@ -5,9 +5,11 @@
 #![feature(asm_experimental_arch)]
 
 mod cuda;
+mod event_loop;
 mod inflate;
 mod maps;
 mod memory;
+mod net;
 mod object;
 mod process;
 mod registers;

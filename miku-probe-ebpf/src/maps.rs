@@ -10,7 +10,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TracePointContext;
 use miku_probe_abi::{
     ABI_VERSION, Connection, ConnectionKey, Counters, FILTER_SLOTS, Plain, RecordHeader, RecordKind, SocketOffsets,
-    TracepointOffsets, bytes_of,
+    StackOffsets, TaskOffsets, TracepointOffsets, bytes_of,
 };
 
 /// All records, in the order in which they happened on each processor. User space sets the size.
@@ -21,7 +21,7 @@ pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 #[map]
 pub(crate) static FILTER: Array<u64> = Array::with_max_entries(FILTER_SLOTS, 0);
 
-/// The watched processes.
+/// The watched processes, with what is known of each.
 #[map]
 pub(crate) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(8192, 0);
 
@@ -48,11 +48,22 @@ static OFFSETS: TracepointOffsets = TracepointOffsets {
     close_fd: 0,
     set_state_skaddr: 0,
     destroy_skaddr: 0,
+    mark_victim_pid: 0,
+    padding: 0,
 };
 
 /// Where this kernel's sockets keep what is read of them.
 #[unsafe(no_mangle)]
 static SOCKET_OFFSETS: SocketOffsets = SocketOffsets { socket_type: 0, dport: 0, daddr: 0, v6_daddr: 0 };
+
+/// Where this kernel's tasks keep what is read of them.
+#[unsafe(no_mangle)]
+static TASK_OFFSETS: TaskOffsets =
+    TaskOffsets { known: 0, group_leader: 0, exit_code: 0, signal: 0, live: 0, flags: 0, group_exit_code: 0 };
+
+/// Where this kernel's tasks keep their stacks.
+#[unsafe(no_mangle)]
+static STACK_OFFSETS: StackOffsets = StackOffsets { stack: 0 };
 
 /// User space is woken when this many bytes wait in the ring; below that it comes by itself.
 #[unsafe(no_mangle)]
@@ -82,6 +93,20 @@ pub(crate) fn field<T>(ctx: &TracePointContext, offset: u32) -> Result<T, Skip> 
 pub(crate) fn socket_offsets() -> SocketOffsets {
     // SAFETY: as in `offsets`.
     unsafe { read_volatile(&raw const SOCKET_OFFSETS) }
+}
+
+/// The places in a task that user space found.
+#[inline(always)]
+pub(crate) fn task_offsets() -> TaskOffsets {
+    // SAFETY: as in `offsets`.
+    unsafe { read_volatile(&raw const TASK_OFFSETS) }
+}
+
+/// Where a task keeps its stack.
+#[inline(always)]
+pub(crate) fn stack_offsets() -> StackOffsets {
+    // SAFETY: as in `offsets`.
+    unsafe { read_volatile(&raw const STACK_OFFSETS) }
 }
 
 /// Whether `tgid` may be watched: false is certain.
@@ -169,7 +194,7 @@ pub(crate) unsafe fn add(counter: *mut u64, growth: u64) {
 /// Counts a record that did not fit the ring.
 #[inline(always)]
 pub(crate) fn lost_record(kind: RecordKind) {
-    let place = kind as usize - 1;
+    let place = kind.place();
     // SAFETY: the pointer is to live counters, and every kind has a place.
     add_one(|counters| unsafe { &raw mut (*counters).lost[place] });
 }

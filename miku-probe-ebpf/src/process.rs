@@ -1,13 +1,19 @@
 //! Lives of processes: which are born to watched ones, become other programs, end, or begin to serve or to call.
 //!
 //! Hooks: `task:task_newtask` (it tells threads from processes, which `sched:sched_process_fork` does not),
-//! `sched:sched_process_exec`, `sched:sched_process_exit`, `sock:inet_sock_set_state`. All are rare.
+//! `sched:sched_process_exec`, `sched:sched_process_exit`, `oom:mark_victim`, `sock:inet_sock_set_state`. All are rare.
 
+use aya_ebpf::helpers::bpf_get_current_task;
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
-use miku_probe_abi::{FILTER_SLOTS, ProcessRecord, RecordKind};
+use miku_probe_abi::{
+    EXIT_OOM_VICTIM, EXIT_STATUS_KNOWN, ExitRecord, FILTER_SLOTS, ProcessRecord, RecordKind, TARGET_OOM_VICTIM,
+};
 
-use crate::maps::{FILTER, Skip, TARGETS, Wake, count, current, field, header, maybe_watched, offsets, put, watched};
+use crate::maps::{
+    FILTER, Skip, TARGETS, Wake, count, current, field, header, maybe_watched, offsets, put, task_offsets, watched,
+};
+use crate::memory::read_kernel;
 
 /// `CLONE_THREAD` of `linux/sched.h`.
 const CLONE_THREAD: u64 = 0x1_0000;
@@ -16,6 +22,8 @@ const TCP_SYN_SENT: i32 = 2;
 const TCP_LISTEN: i32 = 10;
 /// The one port that says something of a process before it is watched: TLS.
 const HTTPS: u16 = 443;
+/// `SIGNAL_GROUP_EXIT` of `linux/sched/signal.h`: all threads end together, with one status.
+const SIGNAL_GROUP_EXIT: u32 = 4;
 
 #[tracepoint(category = "task", name = "task_newtask")]
 pub(crate) fn task_newtask(ctx: TracePointContext) -> u32 {
@@ -53,11 +61,70 @@ pub(crate) fn sched_process_exec(_ctx: TracePointContext) -> u32 {
 
 #[tracepoint(category = "sched", name = "sched_process_exit")]
 pub(crate) fn sched_process_exit(_ctx: TracePointContext) -> u32 {
-    let (tgid, tid) = current();
-    if tgid == tid && maybe_watched(tgid) && watched(tgid) {
-        tell(RecordKind::Exit, 0, 0);
-    }
+    let _: Result<(), Skip> = try_exit();
     0
+}
+
+fn try_exit() -> Result<(), Skip> {
+    let (tgid, tid) = current();
+    if !maybe_watched(tgid) {
+        return Err(Skip);
+    }
+    let target = TARGETS.get_ptr(tgid).ok_or(Skip)?;
+    let mut flags = 0;
+    // SAFETY: the pointer is to a value of a preallocated map; only flags are ever set in it.
+    if unsafe { *target } & TARGET_OOM_VICTIM != 0 {
+        flags |= EXIT_OOM_VICTIM;
+    }
+    let mut status = 0;
+    if task_offsets().known == 0 {
+        if tgid != tid {
+            return Err(Skip);
+        }
+    } else {
+        let Some(known) = exit_status()? else { return Err(Skip) };
+        status = known;
+        flags |= EXIT_STATUS_KNOWN;
+    }
+    let header = header(RecordKind::Exit, size_of::<ExitRecord>());
+    put(RecordKind::Exit, Wake::Now, &ExitRecord { header, status, flags });
+    Ok(())
+}
+
+/// What the parent will be told, once no thread of the running process is left. Two that end at once may both be the last:
+/// user space takes the first.
+fn exit_status() -> Result<Option<u32>, Skip> {
+    let at = task_offsets();
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let signal: u64 = read_kernel(task + u64::from(at.signal))?;
+    if read_kernel::<i32>(signal + u64::from(at.live))? > 0 {
+        return Ok(None);
+    }
+    // As `wait_task_zombie` in the kernel's `kernel/exit.c` concludes it.
+    if read_kernel::<u32>(signal + u64::from(at.flags))? & SIGNAL_GROUP_EXIT != 0 {
+        return read_kernel(signal + u64::from(at.group_exit_code)).map(Some);
+    }
+    let leader: u64 = read_kernel(task + u64::from(at.group_leader))?;
+    read_kernel(leader + u64::from(at.exit_code)).map(Some)
+}
+
+#[tracepoint(category = "oom", name = "mark_victim")]
+pub(crate) fn mark_victim(ctx: TracePointContext) -> u32 {
+    let _: Result<(), Skip> = try_mark_victim(&ctx);
+    0
+}
+
+/// Notes it for the victim's end, which tells whether it came of that: it runs in whoever wanted memory.
+fn try_mark_victim(ctx: &TracePointContext) -> Result<(), Skip> {
+    let victim = field::<u32>(ctx, offsets().mark_victim_pid)?;
+    if !maybe_watched(victim) {
+        return Err(Skip);
+    }
+    let target = TARGETS.get_ptr_mut(victim).ok_or(Skip)?;
+    // SAFETY: the pointer is to a value of a preallocated map; every writer writes the same flag.
+    unsafe { *target |= TARGET_OOM_VICTIM };
+    Ok(())
 }
 
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]

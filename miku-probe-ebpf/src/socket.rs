@@ -236,6 +236,9 @@ fn open(key: ConnectionKey, record: &OpenRecord, socket: u64) -> Result<(), Skip
         return Err(Skip);
     }
     put(RecordKind::Open, Wake::Late, record);
+    if u16::from(record.socket_type) == SOCK_STREAM {
+        crate::event_loop::moves(record.header.tid);
+    }
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use miku_probe::protocols::discord::calls::{Action, BODY_MAX};
 use miku_probe::protocols::http1::{Collected, Event, Interest, Listener, Machine, Request, Segment};
-use miku_probe::protocols::llm::{Follower, Progress};
+use miku_probe::protocols::llm::{Follower, Inflaters, Progress};
 use miku_probe::units::{Direction, Nanos};
 
 const EVENTS: u64 = 1_000;
@@ -16,18 +16,19 @@ const EVENTS: u64 = 1_000;
 #[derive(Default)]
 struct Models {
     follower: Option<Follower>,
+    inflaters: Inflaters,
     told: u64,
 }
 
 impl Listener for Models {
     fn tell(&mut self, event: Event<'_>) {
         if let Some(follower) = &mut self.follower {
-            self.told += u64::from(follower.tell(&event) != Progress::Nothing);
+            self.told += u64::from(follower.tell(&event) != Progress::default());
         }
     }
 
     fn interest(&mut self, request: &Request<'_>) -> Interest {
-        self.follower = Follower::new(request);
+        self.follower = Follower::new(request, &self.inflaters);
         Interest::Whole
     }
 }

@@ -70,10 +70,11 @@ fn moved(kind: RecordKind, handle: u64, time: u64, direction: Direction, bytes: 
         handle,
         lost: 0,
         size: u32::try_from(bytes.len()).expect("a segment is short"),
-        captured: u32::try_from(captured.len()).expect("a capture is short"),
-        direction: direction as u8,
+        captured: u16::try_from(captured.len()).expect("a capture is short"),
         tail_length: 0,
         errno: 0,
+        direction: direction as u8,
+        padding: 0,
         tail: [0; TAIL],
     };
     [bytes_of(&record), captured].concat()

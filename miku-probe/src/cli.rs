@@ -41,6 +41,7 @@ Examples:
   miku-probe hist
   miku-probe hist --service 'bot=cmdline:bot\\.py' --side client
   miku-probe hist --reply --service 'bot=cmdline:bot\\.py'
+  miku-probe hist --llm --service llm=port:8080
   miku-probe hist --service bot --route '/users/*' --config /etc/miku-probe.toml
   miku-probe hist --interval 5 --count 12 --json > minute.json";
 
@@ -68,7 +69,7 @@ pub enum Command {
     /// Export metrics for Prometheus, and health
     #[command(after_help = format!("{SERVICES}\n\n{RUN_EXAMPLES}\n\n{EXIT_CODES}"))]
     Run(RunArgs),
-    /// Show a live histogram of request latency, or of how long people wait for replies
+    /// Show a live histogram of request latency, of how long people wait for replies, or of language models
     #[command(after_help = format!("{SERVICES}\n\n{HIST_EXAMPLES}\n\n{EXIT_CODES}"))]
     Hist(HistArgs),
     /// List the processes that would be watched, and why others would not
@@ -182,6 +183,9 @@ pub struct HistArgs {
     /// Show how long people wait for the bot's replies on Discord, and where that time goes, instead of requests
     #[arg(long, conflicts_with_all = ["side", "routes"])]
     pub reply: bool,
+    /// Show how fast language models answer, first token and tokens after it, instead of requests
+    #[arg(long, conflicts_with_all = ["reply", "routes"])]
+    pub llm: bool,
     /// Show only requests of this side
     #[arg(long)]
     pub side: Option<SideArg>,
@@ -214,6 +218,9 @@ pub struct PsArgs {
     #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
     #[command(flatten)]
     pub file: FileArgs,
+    /// Tell how much memory each has: resident, and its part of what it shares (PSS), which takes the kernel milliseconds
+    #[arg(long)]
+    pub pss: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -1,14 +1,25 @@
 //! What the protocols make of the records, and the sinks consume: the one arrow between the two.
 
 mod discord;
+mod event_loop;
 mod gpu;
+mod llm;
+mod net;
+mod process;
 
 use miku_probe_abi::RecordKind;
 
 pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
+pub use self::event_loop::{EventLoop, StallThreshold, Turns, off_reason};
 pub use self::gpu::{
-    Allocations, ClockDomain, Device, EccKind, EccLocation, Gpu, GpuProcess, GpuSample, Memory, PcieDirection, Reading,
-    RemapCause, Sensor, Task, ThrottleReason, Unavailable,
+    Allocations, ClockDomain, Device, EccKind, EccLocation, Gpu, GpuMemory, GpuProcess, GpuSample, PcieDirection,
+    Reading, RemapCause, Sensor, Task, ThrottleReason, Unavailable,
+};
+pub use self::llm::{CallOutcome, Finish, Llm, LlmCall, LlmLabels, Operation, Tokens};
+pub use self::net::{ConnectFailure, Net, Resolution};
+pub use self::process::{
+    Cgroup, CgroupMemory, CpuTime, DiskBytes, Faults, Growth, Memory, Pressure, ProcessEnd, ProcessNews, Resource,
+    Switches, Vitals,
 };
 use crate::units::{Direction, Nanos, Scheme, ServiceId, Side, Symbol, Symbols, Transport};
 
@@ -263,6 +274,10 @@ pub enum Unmatched {
     LlmAmbiguous,
     /// More is open at once than is followed.
     TableFull,
+    /// A body in a content coding that is not undone.
+    Coded,
+    /// Part of a stream was not read, since it was not copied or not kept.
+    Unread,
 }
 
 impl Unmatched {
@@ -286,6 +301,8 @@ impl Unmatched {
             Self::TypingAmbiguous => "typing_ambiguous",
             Self::LlmAmbiguous => "llm_ambiguous",
             Self::TableFull => "table_full",
+            Self::Coded => "coded",
+            Self::Unread => "unread",
         }
     }
 }
@@ -380,8 +397,36 @@ pub enum Observation {
         /// What.
         what: Discord,
     },
+    /// A process of a service uses something, or came or went.
+    Process {
+        /// Whose.
+        service: ServiceId,
+        /// What.
+        what: ProcessNews,
+    },
+    /// Something happened on the network beneath all protocols.
+    Net {
+        /// To whom.
+        service: ServiceId,
+        /// What.
+        what: Net,
+    },
     /// The GPUs told something, or somebody asked them for memory.
     Gpu(Gpu),
+    /// Something is told of event loops.
+    EventLoop {
+        /// Whose.
+        service: ServiceId,
+        /// What.
+        what: EventLoop,
+    },
+    /// A language model was called, or called upon.
+    Llm {
+        /// Whose.
+        service: ServiceId,
+        /// What.
+        what: Llm,
+    },
     /// Something belongs to no whole exchange.
     Unmatched {
         /// The protocol's name, such as `http1`.

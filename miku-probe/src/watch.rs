@@ -12,15 +12,18 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::discovery::libraries::Kind;
-use crate::discovery::process::ProcFs;
+use crate::discovery::lives::{Lives, Told as LivesTold};
+use crate::discovery::process::{ProcFs, StartTime};
 use crate::discovery::selectors::ServiceSpec;
 use crate::discovery::sockets::{self, Socket};
 use crate::discovery::{Change, Discovery, Event, UnknownPid};
 use crate::intake::{Process, Ring};
-use crate::observations::{Gpu, LostWhere, Names, Observation, Sink, TargetState};
+use crate::observations::{EventLoop, Gpu, LostWhere, Names, Observation, ProcessNews, Sink, TargetState, Turns};
 use crate::pipeline::{Caps, Pipeline, World};
 use crate::probes::attacher::{Attacher, Report};
 use crate::probes::cuda::AllocationTable;
+use crate::probes::event_loop::{self, EventLoops};
+use crate::probes::net::{self, ListenerTable};
 use crate::probes::plan::Returns;
 use crate::probes::socket::Way;
 use crate::probes::tls::Scrubber;
@@ -70,6 +73,8 @@ pub struct Settings {
     pub sizes: Sizes,
     /// Caps on what comes off the wire.
     pub caps: Caps,
+    /// How often it is looked at what the processes use, if at all.
+    pub process_interval: Option<Duration>,
     /// How GPUs are asked; `None` to leave them alone.
     pub gpu: Option<samplers::gpu::Settings>,
 }
@@ -91,14 +96,19 @@ struct Core<S> {
     connections: ConnectionTable,
     streams: StreamTable,
     allocations: AllocationTable,
+    /// The threads that wait in selectors, and what has been told of them.
+    loops: EventLoops,
+    loops_told: event_loop::Told,
     /// What attaches to libraries; `None` when the kernel refused the programs.
     attacher: Option<Attacher>,
     scrubber: Option<Scrubber>,
+    listeners: ListenerTable,
     /// Places in libraries that are attached.
     places: HashMap<(Tgid, Kind), u32>,
     /// Why places in libraries could not be attached, since somebody asked.
-    unattached: Vec<(Kind, &'static str)>,
+    unattached: Vec<(&'static str, &'static str)>,
     discovery: Discovery,
+    lives: Lives,
     pipeline: Pipeline<S, Outside>,
     /// What samplers are told and how they answer.
     watched: Targets,
@@ -137,7 +147,7 @@ impl<S: Sink> Watch<S> {
     /// # Errors
     /// When any of that fails; then nothing stays attached.
     pub fn start(settings: Settings, sink: S) -> Result<Self, WatchError> {
-        let Settings { services, sizes, caps, gpu } = settings;
+        let Settings { services, sizes, caps, process_interval, gpu } = settings;
         let patterns = services
             .iter()
             .map(|service| service.routes.iter().map(|text| RoutePattern::parse(text)).collect())
@@ -146,7 +156,7 @@ impl<S: Sink> Watch<S> {
         let discovery = Discovery::new(ProcFs::default(), services);
         discovery.check_pids()?;
         let (mut kernel, maps) = Kernel::load(sizes)?;
-        let Maps { records, targets, connections, streams, allocations, counters } = maps;
+        let Maps { records, targets, connections, streams, allocations, loops, counters, listeners } = maps;
         let uprobes = kernel.take_uprobes();
         let attacher = uprobes.map(|uprobes| Attacher::start(uprobes, Returns::of_this_kernel())).transpose()?;
         let scrubber = kernel.take_scrubber();
@@ -157,11 +167,15 @@ impl<S: Sink> Watch<S> {
             connections,
             streams,
             allocations,
+            loops,
+            loops_told: event_loop::Told::default(),
             attacher,
             scrubber,
+            listeners,
             places: HashMap::new(),
             unattached: Vec::new(),
             discovery,
+            lives: Lives::new(StartTime::now()),
             pipeline: Pipeline::new(sink, Outside { counters }, caps),
             watched: Targets::default(),
             answers,
@@ -188,6 +202,10 @@ impl<S: Sink> Watch<S> {
             attacher.settle(PATIENCE);
         }
         watch.core.take_reports();
+        if let Some(interval) = process_interval {
+            samplers::process::start(watch.core.watched.clone(), watch.core.answers.clone(), interval)?;
+        }
+        samplers::tcp::start(watch.core.watched.clone(), watch.core.answers.clone());
         Ok(watch)
     }
 
@@ -237,7 +255,7 @@ impl<S: Sink> Watch<S> {
                 let (time, process) = core.pipeline.record(bytes);
                 oldest = oldest.or(time);
                 if let Some((tgid, event)) = process {
-                    core.process(tgid, event);
+                    core.process(tgid, time.unwrap_or_default(), event);
                 }
             });
             if let Some(oldest) = oldest {
@@ -314,8 +332,8 @@ impl<S: Sink> Watch<S> {
         places
     }
 
-    /// Why places in libraries could not be attached, a word for each, since this was last asked.
-    pub fn take_place_failures(&mut self) -> Vec<(Kind, &'static str)> {
+    /// What could not be attached or asked for, by kind, and why, a word for each, since this was last asked.
+    pub fn take_place_failures(&mut self) -> Vec<(&'static str, &'static str)> {
         std::mem::take(&mut self.core.unattached)
     }
 }
@@ -352,9 +370,12 @@ impl<S: Sink> Core<S> {
     }
 
     /// Takes in what the kernel side tells of a process.
-    fn process(&mut self, tgid: Tgid, event: Process) {
+    fn process(&mut self, tgid: Tgid, time: Nanos, event: Process) {
         let changes = match event {
             Process::Fork { child } => {
+                if let Some(service) = self.pipeline.target(tgid) {
+                    self.lives.forked(child, service, Nanos::now());
+                }
                 let changes = self.discovery.forked(tgid, child);
                 // The kernel side watches the child already; if it is none of ours it need not.
                 if self.pipeline.target(child).is_none() && changes.is_empty() {
@@ -364,13 +385,21 @@ impl<S: Sink> Core<S> {
             }
             Process::Exec => {
                 let changes = self.discovery.examine(tgid, Event::Exec);
+                let still = self.pipeline.target(tgid).is_some() && !changes.contains(&Change::Gone { tgid });
+                let still = still && ProcFs::default().process(tgid).is_some();
+                let told = self.lives.became(tgid, still, Nanos::now());
+                self.tell(told);
                 if self.pipeline.target(tgid).is_some() {
                     self.forget_closed(tgid);
                     self.order(Attacher::renew, tgid);
                 }
                 changes
             }
-            Process::Exit => self.discovery.exited(tgid),
+            Process::Exit { end } => {
+                let told = self.lives.ended(tgid, time, end);
+                self.tell(told);
+                self.discovery.exited(tgid)
+            }
             Process::Listen { port } => {
                 let changes = self.discovery.examine(tgid, Event::Listen(port));
                 if changes.is_empty() && self.pipeline.target(tgid).is_none() {
@@ -397,10 +426,18 @@ impl<S: Sink> Core<S> {
                     let service =
                         self.discovery.services().get(usize::from(target.service.0)).map_or("", String::as_str);
                     log::info!("watching {} ({}) as {service}: {}", target.tgid, target.comm, target.why);
+                    let told = self.lives.found(target.tgid, target.service, target.start);
+                    self.tell(told);
                     self.watch(target.tgid, target.service);
                 }
                 Change::Gone { tgid } => {
                     log::info!("{tgid} is gone");
+                    if ProcFs::default().process(tgid).is_some() {
+                        let told = self.lives.became(tgid, false, Nanos::now());
+                        self.tell(told);
+                    } else {
+                        self.lives.vanished(tgid, Nanos::now());
+                    }
                     self.forget(tgid);
                 }
                 Change::Rejected { tgid, service, reason } => {
@@ -420,6 +457,7 @@ impl<S: Sink> Core<S> {
         self.pipeline.add_target(tgid, service);
         self.watched.insert(Target { service, tgid });
         self.order(Attacher::watch, tgid);
+        self.kernel.tell_turns();
         if self.kernel.way() == Way::Sockets {
             // A connection becomes known by its first bytes, with all that is to be known of it.
             let listens = |socket: &Socket| socket.listening && socket.transport == Transport::Unix;
@@ -462,7 +500,7 @@ impl<S: Sink> Core<S> {
         for report in attacher.reports() {
             match report {
                 Report::Places { tgid, kind, count } => drop(self.places.insert((tgid, kind), count)),
-                Report::Failed { kind, reason } => self.unattached.push((kind, reason)),
+                Report::Failed { kind, reason } => self.unattached.push((kind.as_str(), reason)),
             }
         }
         self.places.retain(|(tgid, _), _| self.pipeline.target(*tgid).is_some());
@@ -474,12 +512,24 @@ impl<S: Sink> Core<S> {
         Some(self.scrubber.as_mut()?.rounds(Nanos::now(), captured))
     }
 
+    /// Tells what counts of lives of processes.
+    fn tell(&mut self, told: Vec<LivesTold>) {
+        for (service, what) in told {
+            self.pipeline.observe(&Observation::Process { service, what });
+        }
+    }
+
     fn forget(&mut self, tgid: Tgid) {
-        let service = self.pipeline.target(tgid);
-        if let Some(last) = service.and_then(|service| self.allocations.forget(tgid, service)) {
-            self.pipeline.observe(&Observation::Gpu(Gpu::Allocations(last)));
+        if let Some(service) = self.pipeline.target(tgid) {
+            self.pipeline.observe(&Observation::Process { service, what: ProcessNews::Gone { tgid } });
+            if let Some(last) = self.allocations.forget(tgid, service) {
+                self.pipeline.observe(&Observation::Gpu(Gpu::Allocations(last)));
+            }
         }
         self.targets.remove(tgid);
+        for turns in self.loops_told.last_growth(&self.loops, tgid) {
+            self.observe_turns(tgid, turns);
+        }
         self.watched.remove(tgid);
         self.order(Attacher::forget, tgid);
         self.streams.forget(tgid);
@@ -511,6 +561,22 @@ impl<S: Sink> Core<S> {
     /// Takes in what a sampler found.
     fn sampled(&mut self, sample: Sample) {
         match sample {
+            // One of a process that has ended since is stale.
+            Sample::Process(look) if self.pipeline.target(look.vitals.tgid) == Some(look.service) => {
+                let what = ProcessNews::Vitals(look.vitals);
+                self.pipeline.observe(&Observation::Process { service: look.service, what });
+            }
+            Sample::Process(_) => {}
+            Sample::Tcp(round) => {
+                for listener in &round.listeners {
+                    let tgid = listener.target.tgid;
+                    if let Err(error) = self.listeners.insert(listener.namespace, listener.port, tgid) {
+                        log::debug!("connections to port {} of {tgid} are not counted: {error}", listener.port);
+                    }
+                }
+                self.pipeline.tcp_round(&round, Nanos::now());
+            }
+            Sample::TcpFailed(reason) => self.unattached.push((net::KIND, reason)),
             Sample::Gpu(sample) => self.pipeline.observe(&Observation::Gpu(Gpu::Sample(sample))),
         }
     }
@@ -524,10 +590,22 @@ impl<S: Sink> Core<S> {
         }
     }
 
+    /// Tells what event loops of a process have done.
+    fn observe_turns(&mut self, tgid: Tgid, turns: Turns) {
+        if let Some(service) = self.pipeline.target(tgid) {
+            self.pipeline.observe(&Observation::EventLoop { service, what: EventLoop::Turns(Box::new(turns)) });
+        }
+    }
+
     fn tick(&mut self) {
         self.take_reports();
         self.tell_allocations();
+        for (tgid, turns) in self.loops_told.growth(&self.loops) {
+            self.observe_turns(tgid, turns);
+        }
         self.pipeline.tick(Nanos::now());
+        let told = self.lives.tick(Nanos::now(), |tgid| self.pipeline.target(tgid).is_some());
+        self.tell(told);
         for id in self.pipeline.silent(SILENT) {
             if let Some((bytes_in, bytes_out)) = self.connections.bytes(id) {
                 self.pipeline.moved(id, bytes_in, bytes_out);

@@ -3,6 +3,7 @@ watched. It prints `ready`, and ends by SIGTERM or SIGINT.
 
 Its commands: `!reply`, `!send`, `!stream` (one message, edited as the answer grows), `!elsewhere` (the answer goes to
 another channel), `!twice` (two answers), `!typing` (it begins to type, and then has nothing to say), `!react`,
+`!speak` (it says as much in a voice channel as the number behind it says, and hears as much),
 `!webhook` (it posts through a webhook of which the first word behind it is the token). With
 `llm` behind a command's name, as in `!replyllm`, the answer is the LLM's. Everything else it ignores.
 """
@@ -21,6 +22,10 @@ import discord_clock
 
 EDIT_EVERY = 4
 """Tokens between two edits of an answer that grows."""
+
+
+SILENCE = b"\xf8\xff\xfe"
+"""A packet of Opus with nothing to hear."""
 
 
 class Llm:
@@ -130,6 +135,17 @@ class Bot(discord.Client):
 
     async def do_react(self, message, asked, with_llm):
         await message.add_reaction("\N{FIRE}")
+
+    async def do_speak(self, message, asked, with_llm):
+        count, heard, loop = int(asked.split()[0]), asyncio.Semaphore(0), asyncio.get_running_loop()
+        voice = await message.guild.voice_channels[0].connect()
+        # What hears, in whichever library, asks the connection for it: discord.py itself hears nobody.
+        voice._connection.add_socket_listener(lambda packet: loop.call_soon_threadsafe(heard.release))
+        for _ in range(count):
+            voice.send_audio_packet(SILENCE, encode=False)
+            await heard.acquire()
+        await voice.disconnect()
+        await message.reply("That was it.")
 
     async def do_webhook(self, message, asked, with_llm):
         webhook = discord.Webhook.partial(1000000000000000040, asked.split()[0], client=self)

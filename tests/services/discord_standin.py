@@ -42,6 +42,7 @@ from standin.gateway import Gateway
 from standin.objects import World
 from standin.rest import Rest
 from standin.truth import Truth, now
+from standin.voice import HOST, Voice
 
 INTERACTIONS = {"command": 2, "component": 3, "autocomplete": 4, "modal": 5}
 
@@ -217,9 +218,13 @@ async def main(options):
     world = World(options.guilds, options.channels, options.people)
     gateway = Gateway(world, truth, options)
     rest = Rest(world, gateway, truth, options)
+    gateway.voice = voice = Voice(gateway, truth, options)
+    await voice.open()
 
     async def handle(request):
         if request.headers.get("Upgrade", "").lower() == "websocket":
+            if request.headers.get("Host", "").startswith(HOST):
+                return await voice.serve(request)
             return await gateway.serve(request)
         return await rest.serve(request)
 
@@ -260,6 +265,7 @@ def parse():
     parser.add_argument("--guild-bytes", type=int, default=0, help="how large the first GUILD_CREATE is")
     parser.add_argument("--gateway-url", default="wss://gateway.discord.gg")
     parser.add_argument("--resume-url", default="wss://gateway-us-east1-b.discord.gg")
+    parser.add_argument("--voice-deflate", action="store_true", help="compress the voice server's websocket if asked to")
     return parser.parse_args()
 
 

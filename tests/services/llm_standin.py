@@ -2,7 +2,7 @@
 
 Streaming, the head of the answer goes out before the prompt is evaluated, the role and the first token come in one
 write, the chunk with the `finish_reason` carries `timings`, and `data: [DONE]` comes with the last event. The answer
-repeats the last thing that was asked.
+repeats the last thing that was asked. Other dialects are in `llm_dialects.py`, on their servers' paths.
 
 For each call it writes one JSON line: the number (`#7`) in what was asked, and in nanoseconds of CLOCK_MONOTONIC when
 the request was `received` and when head, first token and last byte were written, as far as they were. Without a stream
@@ -15,9 +15,12 @@ import itertools
 import json
 import random
 import re
+import ssl
 import time
 
 from aiohttp import web
+
+import llm_dialects
 
 
 class Model:
@@ -134,14 +137,24 @@ def main():
     parser.add_argument("--token-ms", type=float, default=5)
     parser.add_argument("--tokens", type=int, default=10)
     parser.add_argument("--spread", type=float, default=0, help="of times, as the sigma of a log-normal distribution")
+    parser.add_argument("--said-on-input", action="store_true", help="in other dialects: a line on standard input")
+    parser.add_argument("--certificate")
+    parser.add_argument("--key")
     options = parser.parse_args()
     with open(options.truth, "w", buffering=1) as log:
         model = Model(options, log)
-        app = web.Application()
+        answers = llm_dialects.Answers(options, log)
+        app = web.Application(client_max_size=1 << 26)
         app.router.add_post("/v1/chat/completions", model.chat)
+        for path in llm_dialects.ROUTES:
+            app.router.add_post(path, answers.answer)
         app.router.add_get("/v1/models", model.models)
         print("listening", flush=True)
-        web.run_app(app, host="127.0.0.1", port=options.port, access_log=None, print=None)
+        tls = None
+        if options.certificate:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(options.certificate, options.key)
+        web.run_app(app, host="127.0.0.1", port=options.port, access_log=None, print=None, ssl_context=tls)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,18 @@ tls_listening() { netstat -ltn | grep -q "$TLS_SERVER "; }
 await $tls 100 tls_listening
 required "TLS server" $?
 
-miku-probe run --service peer=port:8080 --service tls=pid:$tls --web.listen-address $METRICS >/tmp/probe.log 2>&1 &
+# Event loops that wait in different calls, and begin when they are told.
+for call in epoll_wait poll pselect6; do
+    mkfifo /tmp/go.$call
+    peer turns --by $call </tmp/go.$call >/tmp/turns.$call 2>&1 &
+    loops="$loops --service $call=pid:$!"
+done
+exec 4>/tmp/go.epoll_wait 5>/tmp/go.poll 6>/tmp/go.pselect6
+said() { [ "$(cat /tmp/turns.* | grep -c "$1")" -eq 3 ]; }
+await $$ 100 said ready
+required "event loops" $?
+
+miku-probe run $loops --service peer=port:8080 --service tls=pid:$tls --web.listen-address $METRICS >/tmp/probe.log 2>&1 &
 probe=$!
 await $probe 300 peer scrape $METRICS /readyz
 required attach $?
@@ -112,6 +123,27 @@ await $probe 50 tls_agree
 tls_agree
 verdict TLS $?
 kill -TERM $tls
+
+# What each loop noted, and what the probe says: so many turns, and no more than a tenth beside.
+for go in 4 5 6; do echo go >&$go; done
+await $probe 100 said turns
+loops_agree() {
+    peer scrape $METRICS /metrics >/tmp/metrics
+    for call in epoll_wait poll pselect6; do
+        awk -v call="service=\"$call\"" '
+            FILENAME != "/tmp/metrics" && /^turns/ { turns = $2; busy = $4; idle = $6 }
+            index($0, call) && /^miku_event_loop_busy_seconds_count/ { count = $NF }
+            index($0, call) && /^miku_event_loop_busy_seconds_sum/ { sum = $NF }
+            index($0, call) && /^miku_event_loop_idle_seconds_total/ { waited = $NF }
+            function near(a, b) { return a < b * 1.1 && b < a * 1.1 }
+            END { printf "%s: %d turns of %d, busy %.3f of %.3f s, idle %.3f of %.3f s\n", call, count, turns, sum, busy, waited, idle
+                  exit !(turns && count == turns && near(sum, busy) && near(waited, idle)) }
+        ' /tmp/turns.$call /tmp/metrics || return 1
+    done
+}
+await $probe 50 loops_agree
+loops_agree
+verdict "turns of event loops" $?
 
 kill -TERM $probe
 gone() { ! alive $probe; }

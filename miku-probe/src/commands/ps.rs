@@ -13,6 +13,7 @@ use crate::config::PsConfig;
 use crate::discovery::libraries::LibraryFinder;
 use crate::discovery::process::ProcFs;
 use crate::discovery::tcp::{Holdings, Tables};
+use crate::discovery::usage::Folder;
 use crate::discovery::{Change, Discovery};
 use crate::units::{ServiceId, Tgid};
 
@@ -32,10 +33,29 @@ struct Row {
     /// The libraries in it; absent when it would not be watched or its mappings cannot be read.
     #[serde(flatten)]
     sites: Option<Sites>,
+    /// Its memory; absent unless asked for.
+    #[serde(flatten)]
+    memory: Option<MemoryTold>,
     /// Whether it would be watched.
     attach: bool,
     /// Why, or why not.
     why: String,
+}
+
+/// What is told of a process's memory when it is asked for.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct MemoryTold {
+    /// In memory, shared pages included.
+    resident_bytes: Option<u64>,
+    /// In memory, of shared pages its part alone.
+    pss_bytes: Option<u64>,
+}
+
+impl MemoryTold {
+    fn of(tgid: Tgid) -> Self {
+        let folder = Folder::of(tgid);
+        Self { resident_bytes: folder.memory().resident, pss_bytes: folder.proportional() }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -59,7 +79,7 @@ pub fn run(config: &PsConfig, output: &mut impl Write) -> io::Result<()> {
         let text = serde_json::to_string_pretty(&report).expect("texts, numbers and truth values are JSON");
         writeln!(output, "{text}")?;
     } else {
-        output.write_all(table(&report.processes).as_bytes())?;
+        output.write_all(table(&report.processes, config.pss).as_bytes())?;
     }
     output.flush()?;
     for service in &report.without_process {
@@ -89,6 +109,7 @@ fn report(proc: &ProcFs, config: &PsConfig) -> io::Result<Report> {
         .filter_map(|change| match change {
             Change::Found(target) => {
                 let mut row = row(proc, &tables, target.tgid, name(target.service), true, target.why);
+                row.memory = config.pss.then(|| MemoryTold::of(target.tgid));
                 row.sites = proc.process(target.tgid).and_then(|process| Sites::of(&mut finder, &process));
                 Some(row)
             }
@@ -126,19 +147,31 @@ fn row(proc: &ProcFs, tables: &Tables, tgid: Tgid, service: Option<String>, atta
         listens: listens.iter().map(ToString::to_string).collect(),
         connections: connections.len(),
         sites: None,
+        memory: None,
         attach,
         why,
     }
 }
 
-fn table(rows: &[Row]) -> String {
+fn table(rows: &[Row], memory: bool) -> String {
     const UNKNOWN: &str = "-";
     let or_unknown = |text: Option<String>| text.unwrap_or_else(|| UNKNOWN.to_owned());
+    const MEMORY: [&str; 2] = ["RSS", "PSS"];
     const TITLES: [&str; 10] =
         ["PID", "SERVICE", "COMM", "UPTIME", "LISTENS", "CONNS", "TLS", "INFLATE", "ATTACH", "WHY"];
-    let mut lines = vec![TITLES.map(str::to_owned)];
+    /// Behind which column those of memory stand.
+    const UPTIME: usize = 3;
+    let with_memory = |cells: [String; 10], told: [String; 2]| {
+        let mut cells = Vec::from(cells);
+        if memory {
+            let rest = cells.split_off(UPTIME + 1);
+            cells.extend(told.into_iter().chain(rest));
+        }
+        cells
+    };
+    let mut lines = vec![with_memory(TITLES.map(str::to_owned), MEMORY.map(str::to_owned))];
     lines.extend(rows.iter().map(|row| {
-        [
+        let cells = [
             row.pid.to_string(),
             or_unknown(row.service.clone()),
             printable(&row.comm),
@@ -149,9 +182,13 @@ fn table(rows: &[Row]) -> String {
             or_unknown(row.sites.as_ref().map(|sites| sites.inflate.cell())),
             if row.attach { "yes" } else { "no" }.to_owned(),
             printable(&row.why),
-        ]
+        ];
+        let told = row.memory.map_or([None; 2], |memory| [memory.resident_bytes, memory.pss_bytes]);
+        with_memory(cells, told.map(|bytes| or_unknown(bytes.map(mebibytes))))
     }));
-    let mut widths = [0; TITLES.len()];
+    // Numbers stand at the right.
+    let numbers: &[usize] = if memory { &[0, 3, 4, 5, 7] } else { &[0, 3, 5] };
+    let mut widths = vec![0; lines[0].len()];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
             *width = (*width).max(cell.chars().count());
@@ -160,14 +197,20 @@ fn table(rows: &[Row]) -> String {
     let mut text = String::new();
     for line in &lines {
         let mut padded = String::new();
-        for (place, (cell, width)) in line.iter().zip(widths).enumerate() {
-            let right = matches!(place, 0 | 3 | 5);
+        for (place, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            let right = numbers.contains(&place);
             let _ = if right { write!(padded, "{cell:>width$}  ") } else { write!(padded, "{cell:width$}  ") };
         }
         text.push_str(padded.trim_end());
         text.push('\n');
     }
     text
+}
+
+fn mebibytes(bytes: u64) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "bytes of memory are below 2^53")]
+    let mebibytes = bytes as f64 / 1_048_576.0;
+    format!("{mebibytes:.1}MiB")
 }
 
 /// A process chooses its own name: what a terminal would obey is shown, not sent.
@@ -235,10 +278,21 @@ mod tests {
             Row { pid: 12345, comm: "python3".to_owned(), why: "idle".to_owned(), ..Row::default() },
         ];
         assert_eq!(
-            table(&rows),
+            table(&rows, false),
             "  PID  SERVICE  COMM      UPTIME  LISTENS         CONNS  TLS      INFLATE  ATTACH  WHY\n    \
                7  bot      evil?[2J     59s  127.0.0.1:8000     12  1 (6) !  0        yes     pid 7\n\
              12345  -        python3        -  -                   0  -        -        no      idle\n"
+        );
+    }
+
+    #[test]
+    fn memory_stands_in_columns_of_its_own_when_asked_for() {
+        let told = MemoryTold { resident_bytes: Some(80 << 20), pss_bytes: None };
+        let row = Row { pid: 7, comm: "bot".to_owned(), memory: Some(told), why: "pid 7".to_owned(), ..Row::default() };
+        assert_eq!(
+            table(&[row], true),
+            "PID  SERVICE  COMM  UPTIME      RSS  PSS  LISTENS  CONNS  TLS  INFLATE  ATTACH  WHY\n  \
+               7  -        bot        -  80.0MiB    -  -            0  -    -        no      pid 7\n"
         );
     }
 
@@ -257,13 +311,14 @@ mod tests {
         let python = Sketch { exe: "/usr/bin/python3.11", sockets: &[501], tcp: LISTENS, ..Sketch::new(10) };
         fixture.add(&Sketch { arguments: &["python", "bot.py"], ..python });
         fixture.add(&Sketch { exe: "/usr/bin/python3.11", arguments: &["python", "idle.py"], ..Sketch::new(11) });
-        let config = PsConfig { services: vec![], json: false };
+        let config = PsConfig { services: vec![], pss: false, json: false };
         let found = report(&fixture.proc, &config).expect("the fixture can be read");
         let told: Vec<_> = found.processes.iter().map(|row| (row.pid, row.service.as_deref(), row.attach)).collect();
         assert_eq!(told, [(10, Some("bot"), true), (11, None, false)]);
         assert_eq!(found.processes[0].listens, ["127.0.0.1:8000"]);
 
-        let config = PsConfig { services: vec![spec("bot=cmdline:bot\\.py"), spec("llm=port:9")], json: false };
+        let config =
+            PsConfig { services: vec![spec("bot=cmdline:bot\\.py"), spec("llm=port:9")], pss: false, json: false };
         let found = report(&fixture.proc, &config).expect("the fixture can be read");
         assert_eq!(found.without_process, ["llm (port:9)"]);
         assert_eq!(found.processes.len(), 1);

@@ -42,7 +42,7 @@ impl Sink for Exported {
 }
 
 async fn export(config: RunConfig) -> anyhow::Result<()> {
-    let RunConfig { settings, listen_addresses, telemetry_path, bpf_stats } = config;
+    let RunConfig { settings, listen_addresses, telemetry_path, thresholds, bpf_stats } = config;
     check::preflight(probes::object())?;
     let mut signals = Signals::new()?;
     // Ports first: a port in use is found before anything is attached.
@@ -50,7 +50,7 @@ async fn export(config: RunConfig) -> anyhow::Result<()> {
     let addresses: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
 
     let statistics = bpf_stats.then(statistics_on).transpose().context("cannot turn on the kernel's BPF statistics")?;
-    let health = Health::new(Nanos::now());
+    let health = Health::new(thresholds, Nanos::now());
     for service in settings.services.iter().filter(|service| service.required) {
         health.require(&service.name, Nanos::now());
     }
@@ -129,6 +129,7 @@ fn report_health(watch: &Watch<Exported>, health: &Health) {
     for (service, attached, failed) in watch.target_counts() {
         health.targets(names.service(service), attached, failed, "the log tells why", now);
     }
+    health.judge(now);
 }
 
 fn report_places(watch: &mut Watch<Exported>) {
@@ -141,7 +142,7 @@ fn report_places(watch: &mut Watch<Exported>) {
         metrics.set_sites(&service, kind.as_str(), count);
     }
     for (kind, reason) in failures {
-        metrics.attach_failed(kind.as_str(), reason);
+        metrics.attach_failed(kind, reason);
     }
 }
 

@@ -11,6 +11,17 @@
 //! connections = 32768                      # connections followed at once
 //! ring_bytes = 4194304                     # the ring buffer; a power of two
 //!
+//! [process]
+//! interval_seconds = 5                     # how often it is looked at what the processes use
+//!
+//! [health]                                 # from when on /healthz is 503
+//! loop_stall_seconds = 5                   # one turn of the event loop has taken more
+//! llm_failures = 3                         # so many calls of a language model failed one after another
+//! memory_ratio = 0.9                       # more of the control group's memory, or the machine's, is used
+//! memory_growth_mib_per_hour = 100         # memory grows faster
+//! descriptors_ratio = 0.9                  # more of the descriptors that there may be are open
+//! gpu_memory_ratio = 0.98                  # more of a GPU's memory is used
+//!
 //! [gpu]                                    # NVIDIA GPUs
 //! interval = "1s"                          # how often they are asked; "off" leaves them alone
 //! library = "/opt/nvidia/libnvidia-ml.so.1"  # the driver's library, where the loader does not find it
@@ -46,6 +57,10 @@ pub struct File {
     pub telemetry_path: Option<String>,
     /// `[limits]`.
     pub limits: LimitKeys,
+    /// `[process]`.
+    pub process: ProcessKeys,
+    /// `[health]`.
+    pub health: HealthKeys,
     /// `[gpu]`.
     pub gpu: GpuKeys,
     /// `[[service]]`.
@@ -57,6 +72,8 @@ pub struct File {
 struct Document {
     web: WebKeys,
     limits: LimitKeys,
+    process: ProcessKeys,
+    health: HealthKeys,
     gpu: GpuKeys,
     service: Vec<ServiceKeys>,
 }
@@ -80,6 +97,32 @@ pub struct LimitKeys {
     pub connections: Option<u64>,
     /// Bytes of the ring buffer.
     pub ring_bytes: Option<u64>,
+}
+
+/// The keys of `[process]`, not checked yet.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessKeys {
+    /// Seconds from one look at the processes to the next.
+    pub interval_seconds: Option<u64>,
+}
+
+/// The keys of `[health]`, not checked yet.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HealthKeys {
+    /// Seconds that a turn of the event loop may take.
+    pub loop_stall_seconds: Option<f64>,
+    /// Calls of a language model that fail one after another.
+    pub llm_failures: Option<u64>,
+    /// Share of the memory that there is.
+    pub memory_ratio: Option<f64>,
+    /// MiB that memory may grow in an hour.
+    pub memory_growth_mib_per_hour: Option<f64>,
+    /// Share of the descriptors that there may be.
+    pub descriptors_ratio: Option<f64>,
+    /// Share of a GPU's memory.
+    pub gpu_memory_ratio: Option<f64>,
 }
 
 /// The keys of `[gpu]`, not checked yet.
@@ -170,6 +213,8 @@ impl File {
             listen_addresses: document.web.listen_addresses,
             telemetry_path: document.web.telemetry_path,
             limits: document.limits,
+            process: document.process,
+            health: document.health,
             gpu: document.gpu,
             services,
         })

@@ -3,6 +3,7 @@
 //! Flags win over the file. A service that both name has the flags' selectors, and keeps the file's routes.
 
 pub mod file;
+mod health;
 pub mod services;
 
 use std::collections::BTreeSet;
@@ -18,6 +19,7 @@ use crate::discovery::selectors::{SelectorError, ServiceSpec};
 use crate::pipeline::Caps;
 use crate::probes::Sizes;
 use crate::samplers::gpu;
+use crate::sinks::health::Thresholds;
 use crate::sinks::hist::{ColorChoice, Filter, Format, Glyphs, Interval, IntervalError, Options, Pattern, Subject};
 use crate::sinks::web::{DEFAULT_LISTEN_ADDRESS, DEFAULT_TELEMETRY_PATH, ListenAddress, TelemetryPath, WebError};
 use crate::units::Side;
@@ -108,6 +110,8 @@ pub struct RunConfig {
     pub listen_addresses: Vec<ListenAddress>,
     /// The path of the metrics.
     pub telemetry_path: TelemetryPath,
+    /// From when on something is ill.
+    pub thresholds: Thresholds,
     /// Whether the kernel shall time the BPF programs.
     pub bpf_stats: bool,
 }
@@ -126,6 +130,8 @@ pub struct HistConfig {
 pub struct PsConfig {
     /// The services; none means to choose.
     pub services: Vec<ServiceSpec>,
+    /// Whether to tell of memory.
+    pub pss: bool,
     /// Whether to print JSON.
     pub json: bool,
 }
@@ -162,7 +168,7 @@ impl Config {
             cli::Command::Ps(arguments) => {
                 let file = read(arguments.file.config.as_deref())?;
                 let services = services::merge(selections(&arguments.services)?, file.services)?;
-                Command::Ps(PsConfig { services, json: arguments.json })
+                Command::Ps(PsConfig { services, pss: arguments.pss, json: arguments.json })
             }
             cli::Command::Check(arguments) => {
                 Command::Check(CheckConfig { gpu_library: arguments.gpu_library, json: arguments.json, color })
@@ -205,8 +211,16 @@ fn run(arguments: cli::RunArgs) -> Result<RunConfig, ConfigError> {
     };
     let (sizes, caps) = limits(&arguments.limits, &file.limits)?;
     let services = services::merge(selections(&arguments.services)?, file.services)?;
+    let interval = health::interval(&file.process)?;
     Ok(RunConfig {
-        settings: Settings { services, sizes, caps, gpu: gpu_settings(&arguments.gpu, file.gpu)? },
+        settings: Settings {
+            services,
+            sizes,
+            caps,
+            process_interval: Some(interval),
+            gpu: gpu_settings(&arguments.gpu, file.gpu)?,
+        },
+        thresholds: health::thresholds(&file.health, interval)?,
         listen_addresses: listen_addresses(place, &addresses)?,
         telemetry_path: path.parse().map_err(|error: WebError| ConfigError::value(path_place, error.to_string()))?,
         bpf_stats: arguments.bpf_stats,
@@ -259,14 +273,18 @@ fn hist(arguments: &cli::HistArgs, color: bool) -> Result<HistConfig, ConfigErro
     };
     let (sizes, caps) = limits(&arguments.limits, &file.limits)?;
     Ok(HistConfig {
-        settings: Settings { services, sizes, caps, gpu: None },
+        settings: Settings { services, sizes, caps, process_interval: None, gpu: None },
         options: Options {
             interval,
             count,
             format: if arguments.json { Format::Json } else { Format::Text },
             color: if color { ColorChoice::Auto } else { ColorChoice::Never },
             glyphs: if arguments.ascii { Glyphs::Ascii } else { Glyphs::Unicode },
-            subject: if arguments.reply { Subject::Replies } else { Subject::Exchanges },
+            subject: match (arguments.reply, arguments.llm) {
+                (true, _) => Subject::Replies,
+                (_, true) => Subject::Calls,
+                _ => Subject::Exchanges,
+            },
             filter,
         },
     })

@@ -54,6 +54,29 @@ fn nothing_given_is_the_defaults() {
 }
 
 #[test]
+fn thresholds_of_health_are_the_file_s_where_it_names_them() {
+    let usual = ran(&[]);
+    assert_eq!(
+        (usual.thresholds, usual.settings.process_interval),
+        (Thresholds::default(), Some(Duration::from_secs(5)))
+    );
+    let (_folder, path) = file(
+        "[process]\ninterval_seconds = 60\n[health]\nloop_stall_seconds = 0.5\nllm_failures = 1\nmemory_ratio = 0.75\n\
+         memory_growth_mib_per_hour = 10.0\n",
+    );
+    let run = ran(&["--config", &path]);
+    let expected = Thresholds {
+        loop_stall: Duration::from_millis(500),
+        llm_failures: 1,
+        memory_ratio: 0.75,
+        memory_growth: 10_485_760.0,
+        stale: Duration::from_secs(195),
+        ..Thresholds::default()
+    };
+    assert_eq!((run.thresholds, run.settings.process_interval), (expected, Some(Duration::from_secs(60))));
+}
+
+#[test]
 fn services_are_named_or_get_a_name() {
     let run = ran(&[
         "--service=bot=cmdline:bot\\.py",
@@ -234,9 +257,19 @@ fn files_that_make_no_sense_are_told_in_one_line() {
             "[web]\nlisten_adresses = []",
             ":2: unknown key `listen_adresses`, did you mean `listen_addresses`?; keys here are listen_addresses, telemetry_path",
         ),
-        ("\n[weeb]", ":2: unknown key `weeb`, did you mean `web`?; keys here are web, limits, gpu, service"),
+        (
+            "\n[weeb]",
+            ":2: unknown key `weeb`, did you mean `web`?; keys here are web, limits, process, health, gpu, service",
+        ),
         ("[web]\nlisten_addresses = []", "web.listen_addresses: the list is empty; leave the key out for the default"),
         ("[limits]\nroutes = 0", "limits.routes: 0 is out of range; write 1 to 10000"),
+        ("[process]\ninterval_seconds = 0", "process.interval_seconds: 0 is out of range; write 1 to 3600"),
+        ("[health]\nmemory_ratio = 90.0", "health.memory_ratio: 90 is out of range; write 0.01 to 1"),
+        ("[health]\nllm_failures = 0", "health.llm_failures: 0 is out of range; write 1 to 1000"),
+        (
+            "[health]\nloop_stall = 3",
+            ":2: unknown key `loop_stall`, did you mean `loop_stall_seconds`?; keys here are loop_stall_seconds, llm_failures, memory_ratio, memory_growth_mib_per_hour, descriptors_ratio, gpu_memory_ratio",
+        ),
         ("[limits]\nring_bytes = 100000", "limits.ring_bytes: 100000 is not a power of two; the next is 131072"),
         (
             "[[service]]\nname = \"b\"",

@@ -1,5 +1,5 @@
-//! Which libraries a process has mapped that TLS, zlib, zstd or the CUDA driver is in, and at which of their instructions uprobes shall
-//! stand.
+//! Which libraries a process has mapped that TLS, zlib, zstd, the resolver or the CUDA driver is in, and at which of their
+//! instructions uprobes shall stand.
 //!
 //! OpenSSL and its relatives hide anywhere: in `libssl.so.3`, in a `libssl-<hash>.so` that a wheel brings, linked into
 //! an extension module, `libpython` or the interpreter; and so do zlib and zstd. So every file with executable mappings is
@@ -87,6 +87,10 @@ pub enum Function {
     ZstdFree,
     /// The rest of `ZSTD_freeDCtx`, when the compiler has put its beginning into its callers; with the same argument
     ZstdFreePart,
+    /// `int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **res)`
+    GetAddrInfo,
+    /// `int connect(int sockfd, const struct sockaddr *addr, socklen_t addrlen)`
+    Dial,
     /// `CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)`
     CudaAlloc,
     /// `CUresult cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)`
@@ -123,6 +127,12 @@ impl Function {
     /// Those of zstd.
     pub const OF_ZSTD: [Self; 4] = [Self::ZstdDecompress, Self::ZstdReset, Self::ZstdFree, Self::ZstdFreePart];
 
+    /// That of libc by which names are resolved.
+    pub const OF_RESOLVER: [Self; 1] = [Self::GetAddrInfo];
+
+    /// That of libc by which sockets are connected.
+    pub const OF_DIALS: [Self; 1] = [Self::Dial];
+
     /// Those by which the CUDA driver is asked for memory.
     pub const OF_CUDA: [Self; 4] = [Self::CudaAlloc, Self::CudaAllocAsync, Self::CudaCreate, Self::CudaAllocManaged];
 
@@ -150,6 +160,8 @@ impl Function {
             Self::ZstdReset => "ZSTD_DCtx_reset",
             Self::ZstdFree => "ZSTD_freeDCtx",
             Self::ZstdFreePart => "ZSTD_freeDCtx.part.0",
+            Self::GetAddrInfo => "getaddrinfo",
+            Self::Dial => "connect",
             Self::CudaAlloc => "cuMemAlloc_v2",
             Self::CudaAllocAsync => "cuMemAllocAsync",
             Self::CudaCreate => "cuMemCreate",
@@ -189,6 +201,10 @@ pub enum Form {
     Stream,
     /// The stream in `rdi`, the description of its output in `rsi` and that of its input in `rdx`.
     Buffers,
+    /// The name in `rdi`, where the answer's address goes in `rcx`.
+    Lookup,
+    /// The descriptor in `edi`, the socket address in `rsi`.
+    Dial,
     /// A number of bytes in `rsi`. The result is 0 on success.
     Size,
 }
@@ -263,13 +279,15 @@ pub enum Kind {
     Tls,
     /// What is decompressed.
     Inflate,
+    /// Names that are resolved, and connections that fail at once.
+    Libc,
     /// What the CUDA driver is asked for.
     Cuda,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Tls, Self::Inflate, Self::Cuda];
+    pub const ALL: [Self; 4] = [Self::Tls, Self::Inflate, Self::Libc, Self::Cuda];
 
     /// The label value.
     #[must_use]
@@ -277,6 +295,7 @@ impl Kind {
         match self {
             Self::Tls => "tls",
             Self::Inflate => "inflate",
+            Self::Libc => "libc",
             Self::Cuda => "cuda",
         }
     }
@@ -293,6 +312,8 @@ pub enum Flavour {
     Zlib,
     /// zstd.
     Zstd,
+    /// A C library.
+    Libc,
     /// The CUDA driver.
     Cuda,
 }
@@ -306,6 +327,7 @@ impl Flavour {
             Self::BoringSsl => "boringssl",
             Self::Zlib => "zlib",
             Self::Zstd => "zstd",
+            Self::Libc => "libc",
             Self::Cuda => "cuda",
         }
     }
@@ -316,6 +338,7 @@ impl Flavour {
         match self {
             Self::OpenSsl | Self::BoringSsl => Kind::Tls,
             Self::Zlib | Self::Zstd => Kind::Inflate,
+            Self::Libc => Kind::Libc,
             Self::Cuda => Kind::Cuda,
         }
     }

@@ -21,16 +21,19 @@
 
 pub mod addresses;
 pub mod candidates;
+pub mod cgroups;
 pub mod containers;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod libraries;
+pub mod lives;
 pub mod process;
 pub mod selectors;
 pub mod sockets;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
+pub mod usage;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

@@ -94,25 +94,50 @@ impl StartTime {
     /// From the machine's start to the process's.
     #[must_use]
     pub fn since_boot(self) -> Duration {
-        // SAFETY: sysconf reads no memory of ours.
-        let ticks = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100).max(1);
-        Duration::from_millis(self.0.saturating_mul(1000) / ticks)
+        Duration::from_millis(self.0.saturating_mul(1000) / ticks_per_second())
     }
+
+    /// The present.
+    #[must_use]
+    pub fn now() -> Self {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the pointer is to a live, writable timespec; CLOCK_BOOTTIME is on every kernel since 2.6.39.
+        unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+        let part = |number: i64| u64::try_from(number).unwrap_or(0);
+        let ticks = ticks_per_second();
+        Self(part(time.tv_sec) * ticks + part(time.tv_nsec) * ticks / 1_000_000_000)
+    }
+}
+
+/// How many clock ticks `/proc` counts in a second.
+pub(crate) fn ticks_per_second() -> u64 {
+    // SAFETY: sysconf reads no memory of ours.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100).max(1)
 }
 
 /// The fields of `/proc/PID/stat` that are used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Stat {
+pub(crate) struct Stat {
     comm: String,
     state: u8,
     parent: Tgid,
     flags: u64,
-    start: StartTime,
+    pub(crate) minor_faults: u64,
+    pub(crate) major_faults: u64,
+    /// In clock ticks, as is the next.
+    pub(crate) user_time: u64,
+    pub(crate) system_time: u64,
+    pub(crate) threads: u64,
+    pub(crate) start: StartTime,
+    /// In bytes.
+    pub(crate) virtual_size: u64,
+    /// In pages.
+    pub(crate) resident: u64,
 }
 
 impl Stat {
     /// The kernel writes the whole line in answer to one read, which is all that most processes are ever asked for.
-    fn read(path: &Path) -> Option<Self> {
+    pub(crate) fn read(path: &Path) -> Option<Self> {
         let mut buffer = [0; 1024];
         let length = File::open(path).ok()?.read(&mut buffer).ok()?;
         Self::parse(&buffer[..length])
@@ -125,12 +150,21 @@ impl Stat {
         let (before, after) = text.rsplit_once(')')?;
         let comm = before.split_once('(')?.1.to_owned();
         let fields: Vec<&str> = after.split_whitespace().collect();
+        // As the manual page numbers them; the first of these is its third.
+        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
         Some(Self {
             comm,
             state: fields.first()?.bytes().next()?,
             parent: Tgid(fields.get(1)?.parse().ok()?),
-            flags: fields.get(6)?.parse().ok()?,
-            start: StartTime(fields.get(19)?.parse().ok()?),
+            flags: number(9)?,
+            minor_faults: number(10)?,
+            major_faults: number(12)?,
+            user_time: number(14)?,
+            system_time: number(15)?,
+            threads: number(20)?,
+            start: StartTime(number(22)?),
+            virtual_size: number(23)?,
+            resident: number(24)?,
         })
     }
 }
@@ -312,7 +346,7 @@ pub(crate) fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(4096);
     File::open(path)?.take(READ_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -327,10 +361,12 @@ mod tests {
 
     #[test]
     fn a_name_may_hold_parentheses_blanks_and_line_breaks() {
-        let stat = Stat::parse(b"42 (a) (b\nc) S 7 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 98765 1 2 3")
+        let stat = Stat::parse(b"42 (a) (b\nc) S 7 42 42 0 -1 4194560 11 0 12 0 1 2 0 0 20 0 7 0 98765 4096 2 3")
             .expect("it is whole");
         assert_eq!(stat.comm, "a) (b\nc");
         assert_eq!((stat.state, stat.parent, stat.start), (b'S', Tgid(7), StartTime(98765)));
+        assert_eq!((stat.minor_faults, stat.major_faults, stat.user_time, stat.system_time), (11, 12, 1, 2));
+        assert_eq!((stat.threads, stat.virtual_size, stat.resident), (7, 4096, 2));
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! From the bytes of a record to its meaning.
 
 use miku_probe_abi::{
-    ABI_VERSION, BindRecord, CloseRecord, DataRecord, HandshakeRecord, INFLATED_ENDS, INFLATED_STARTS, InflatedRecord,
-    OpenRecord, Origin, Plain, ProcessRecord, RecordHeader, RecordKind, ServerNameRecord, TlsError,
+    ABI_VERSION, Answer, BindRecord, CloseRecord, DataRecord, EXIT_OOM_VICTIM, EXIT_STATUS_KNOWN, ExitRecord,
+    HandshakeRecord, INFLATED_ENDS, INFLATED_STARTS, InflatedRecord, NetEvent, NetRecord, OpenRecord, Origin, Plain,
+    ProcessRecord, RecordHeader, RecordKind, ResolvedRecord, ServerNameRecord, TAIL, TlsError,
 };
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use super::tls_errors::failure;
-use crate::observations::HandshakeFailure;
+use crate::observations::{HandshakeFailure, ProcessEnd};
 use crate::units::{ConnId, Direction, Handle, Nanos, Tgid};
 
 /// Why a record is not believed.
@@ -26,6 +29,9 @@ pub enum DecodeError {
     /// No such kind, direction or origin.
     #[error("a record with an unknown number {0}")]
     Number(u8),
+    /// No family of internet addresses.
+    #[error("a record with an address of the unknown family {0}")]
+    Family(u16),
     /// Flags of which some are not known.
     #[error("a record with unknown flags {0:#x}")]
     Flags(u32),
@@ -142,6 +148,49 @@ pub struct Bind {
     pub bound: bool,
 }
 
+/// Something became of a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// Whose it is.
+    pub tgid: Tgid,
+    /// When.
+    pub time: Nanos,
+    /// The other side.
+    pub peer: SocketAddr,
+    /// What.
+    pub event: NetEvent,
+    /// From the start of `connect` to its end.
+    pub duration: Nanos,
+    /// Segments that were sent once more.
+    pub count: u32,
+    /// The error of a `connect` that failed, or 0 when the process gave it up.
+    pub errno: i32,
+}
+
+/// A name was resolved, or was not.
+#[derive(Clone, Copy, Debug)]
+pub struct Resolved<'a> {
+    /// By whom.
+    pub tgid: Tgid,
+    /// When.
+    pub time: Nanos,
+    /// How long it took.
+    pub duration: Nanos,
+    /// 0, or `EAI_*`.
+    pub result: i32,
+    /// The name as the process gave it.
+    pub name: &'a [u8],
+    answers: &'a [u8],
+}
+
+impl Resolved<'_> {
+    /// The addresses of the answer, in its order; one may come several times.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let answers = self.answers.chunks_exact(size_of::<Answer>());
+        answers.filter_map(|bytes| read::<Answer>(bytes).ok()).filter_map(|answer| ip(answer.family, answer.address))
+    }
+}
+
 /// Something in the life of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {
@@ -153,7 +202,10 @@ pub enum Process {
     /// It became another program.
     Exec,
     /// It ended.
-    Exit,
+    Exit {
+        /// How.
+        end: ProcessEnd,
+    },
     /// It began to listen.
     Listen {
         /// On this TCP port.
@@ -185,6 +237,10 @@ pub enum Record<'a> {
     ServerName(ServerName<'a>),
     /// A TLS stream was bound to its socket, or is so no more.
     Bind(Bind),
+    /// Something became of a TCP connection.
+    Net(Net),
+    /// A name was resolved, or was not.
+    Resolved(Resolved<'a>),
     /// Something in the life of a process.
     Process {
         /// Which process.
@@ -208,6 +264,8 @@ impl Record<'_> {
             | Record::Handshake(Handshake { time, .. })
             | Record::ServerName(ServerName { time, .. })
             | Record::Bind(Bind { time, .. })
+            | Record::Net(Net { time, .. })
+            | Record::Resolved(Resolved { time, .. })
             | Record::Process { time, .. } => *time,
         }
     }
@@ -228,10 +286,12 @@ impl Record<'_> {
             Record::Handshake(_) => RecordKind::Handshake,
             Record::ServerName(_) => RecordKind::ServerName,
             Record::Bind(_) => RecordKind::Bind,
+            Record::Net(_) => RecordKind::Net,
+            Record::Resolved(_) => RecordKind::Resolved,
             Record::Process { event, .. } => match event {
                 Process::Fork { .. } => RecordKind::Fork,
                 Process::Exec => RecordKind::Exec,
-                Process::Exit => RecordKind::Exit,
+                Process::Exit { .. } => RecordKind::Exit,
                 Process::Listen { .. } => RecordKind::Listen,
                 Process::Dial { .. } => RecordKind::Dial,
                 Process::Libraries => RecordKind::Libraries,
@@ -276,9 +336,11 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
             let socket = ConnId { tgid, handle: Handle::Socket(fd), generation: Nanos(socket_generation) };
             Record::Bind(Bind { id, time, socket, bound: bound != 0 })
         }
+        RecordKind::Net => Record::Net(net(bytes, tgid, time)?),
+        RecordKind::Resolved => Record::Resolved(resolved(bytes, tgid, time)?),
         RecordKind::Fork => process(Process::Fork { child: Tgid(read::<ProcessRecord>(bytes)?.child) }),
         RecordKind::Exec => process(Process::Exec),
-        RecordKind::Exit => process(Process::Exit),
+        RecordKind::Exit => process(Process::Exit { end: end(&read(bytes)?)? }),
         RecordKind::Listen => process(Process::Listen { port: read::<ProcessRecord>(bytes)?.port }),
         RecordKind::Dial => process(Process::Dial { port: read::<ProcessRecord>(bytes)?.port }),
         RecordKind::Libraries => process(Process::Libraries),
@@ -302,6 +364,19 @@ fn close(bytes: &[u8], tgid: Tgid, time: Nanos, handle: fn(u64) -> Handle) -> Re
     Ok(Close { id, time, lost, bytes_in, bytes_out })
 }
 
+fn end(record: &ExitRecord) -> Result<ProcessEnd, DecodeError> {
+    let ExitRecord { status, flags, .. } = *record;
+    if flags & !(EXIT_STATUS_KNOWN | EXIT_OOM_VICTIM) != 0 {
+        return Err(DecodeError::Flags(flags));
+    }
+    let end = if flags & EXIT_STATUS_KNOWN == 0 { ProcessEnd::Unknown } else { ProcessEnd::from_status(status) };
+    // One that was chosen while it ended by itself was not killed for that.
+    Ok(match end {
+        ProcessEnd::Signal(9) | ProcessEnd::Unknown if flags & EXIT_OOM_VICTIM != 0 => ProcessEnd::OomKill,
+        end => end,
+    })
+}
+
 fn server_name(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<ServerName<'_>, DecodeError> {
     const NAME_AT: usize = std::mem::offset_of!(ServerNameRecord, name);
     let record: ServerNameRecord = read(bytes)?;
@@ -313,11 +388,19 @@ fn server_name(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<ServerName<'_>, 
 fn data(bytes: &[u8], tgid: Tgid, time: Nanos, handle: fn(u64) -> Handle) -> Result<Data<'_>, DecodeError> {
     const TAIL_AT: usize = std::mem::offset_of!(DataRecord, tail);
     let record: DataRecord = read(bytes)?;
-    let end = size_of::<DataRecord>() + record.captured as usize;
-    let prefix = bytes.get(size_of::<DataRecord>()..end).ok_or(short(bytes, end))?;
-    let tail_end = TAIL_AT + usize::from(record.tail_length);
-    if record.captured > record.size || tail_end > size_of::<DataRecord>() {
-        return Err(short(bytes, end.max(tail_end)));
+    let tail_length = usize::from(record.tail_length);
+    // A long tail comes between the record and the start.
+    let (tail_at, prefix_at) = if tail_length > TAIL {
+        (size_of::<DataRecord>(), size_of::<DataRecord>() + tail_length)
+    } else {
+        (TAIL_AT, size_of::<DataRecord>())
+    };
+    let end = prefix_at + usize::from(record.captured);
+    let (Some(tail), Some(prefix)) = (bytes.get(tail_at..tail_at + tail_length), bytes.get(prefix_at..end)) else {
+        return Err(short(bytes, end));
+    };
+    if u32::from(record.captured.max(record.tail_length)) > record.size {
+        return Err(short(bytes, end));
     }
     let direction = match record.direction {
         0 => Direction::In,
@@ -333,7 +416,7 @@ fn data(bytes: &[u8], tgid: Tgid, time: Nanos, handle: fn(u64) -> Handle) -> Res
         size: record.size,
         errno: i32::from(record.errno),
         prefix,
-        tail: &bytes[TAIL_AT..tail_end],
+        tail,
     })
 }
 
@@ -373,6 +456,49 @@ fn open(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Open<'_>, DecodeError> 
     })
 }
 
+fn net(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Net, DecodeError> {
+    let record: NetRecord = read(bytes)?;
+    let unknown = DecodeError::Family(record.family);
+    Ok(Net {
+        tgid,
+        time,
+        peer: SocketAddr::new(ip(u32::from(record.family), record.address).ok_or(unknown)?, record.port),
+        event: NetEvent::from_number(record.event).ok_or(DecodeError::Number(record.event))?,
+        duration: Nanos(record.duration_ns),
+        count: record.count,
+        errno: i32::from(record.errno),
+    })
+}
+
+fn resolved(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Resolved<'_>, DecodeError> {
+    const ANSWERS_AT: usize = std::mem::offset_of!(ResolvedRecord, addresses);
+    const NAME_AT: usize = std::mem::offset_of!(ResolvedRecord, name);
+    let record: ResolvedRecord = read(bytes)?;
+    let name_end = NAME_AT + record.length as usize;
+    let answers_end = ANSWERS_AT + record.answers as usize * size_of::<Answer>();
+    if answers_end > NAME_AT || name_end > size_of::<ResolvedRecord>() {
+        return Err(short(bytes, answers_end.max(name_end)));
+    }
+    Ok(Resolved {
+        tgid,
+        time,
+        duration: Nanos(record.duration_ns),
+        result: record.result,
+        name: bytes.get(NAME_AT..name_end).ok_or(short(bytes, name_end))?,
+        answers: bytes.get(ANSWERS_AT..answers_end).ok_or(short(bytes, answers_end))?,
+    })
+}
+
+/// The address of a family (`AF_*`), an IPv4 address in IPv6 form as an IPv4 one; `None` of other families.
+fn ip(family: u32, address: [u8; 16]) -> Option<IpAddr> {
+    let [a, b, c, d, ..] = address;
+    match i32::try_from(family).ok()? {
+        libc::AF_INET => Some(Ipv4Addr::new(a, b, c, d).into()),
+        libc::AF_INET6 => Some(IpAddr::V6(Ipv6Addr::from(address)).to_canonical()),
+        _ => None,
+    }
+}
+
 const fn short(bytes: &[u8], needed: usize) -> DecodeError {
     DecodeError::Short { got: bytes.len(), needed }
 }
@@ -389,7 +515,7 @@ fn read<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
 mod tests {
     use std::mem::offset_of;
 
-    use miku_probe_abi::bytes_of;
+    use miku_probe_abi::{CAPTURE_TAIL, bytes_of};
 
     use super::*;
 
@@ -405,10 +531,11 @@ mod tests {
             handle: 9,
             lost: 3,
             size,
-            captured: u32::try_from(captured.len()).expect("a capture is short"),
-            direction: 1,
+            captured: u16::try_from(captured.len()).expect("a capture is short"),
             tail_length: 2,
             errno: 0,
+            direction: 1,
+            padding: 0,
             tail: *b"yz......",
         };
         let mut bytes = bytes_of(&record).to_vec();
@@ -423,6 +550,18 @@ mod tests {
         assert_eq!(data.id, ConnId { tgid: Tgid(42), handle: Handle::Socket(9), generation: Nanos(5) });
         assert_eq!((data.time, data.lost, data.size, data.direction), (Nanos(7), 3, 1000, Direction::Out));
         assert_eq!((data.prefix, data.tail), (&b"HTTP/1.1 200 OK"[..], &b"yz"[..]));
+    }
+
+    #[test]
+    fn decodes_a_long_tail() {
+        let mut bytes = data_record(&[&[b't'; CAPTURE_TAIL][..], b"start"].concat(), 5000);
+        let tail_length = u16::try_from(CAPTURE_TAIL).expect("a tail is short");
+        bytes[offset_of!(DataRecord, captured)..][..2].copy_from_slice(&5u16.to_ne_bytes());
+        bytes[offset_of!(DataRecord, tail_length)..][..2].copy_from_slice(&tail_length.to_ne_bytes());
+        let Ok(Record::Data(data)) = decode(&bytes) else { panic!("not data: {:?}", decode(&bytes)) };
+        assert_eq!((data.prefix, data.tail), (&b"start"[..], &[b't'; CAPTURE_TAIL][..]));
+        bytes[offset_of!(DataRecord, size)..][..4].copy_from_slice(&1000u32.to_ne_bytes());
+        assert!(matches!(decode(&bytes), Err(DecodeError::Short { .. })), "no segment is shorter than its end");
     }
 
     #[test]
@@ -513,6 +652,71 @@ mod tests {
         assert_eq!(decode(&inflated_record(b"", 9, 4)).unwrap_err(), DecodeError::Flags(4));
     }
 
+    fn net_record() -> NetRecord {
+        let mut address = [0; 16];
+        address[..4].copy_from_slice(&[10, 0, 0, 7]);
+        NetRecord {
+            header: header(RecordKind::Net, size_of::<NetRecord>()),
+            duration_ns: 77,
+            count: 3,
+            errno: 111,
+            port: 443,
+            family: libc::AF_INET as u16,
+            event: NetEvent::Failed as u8,
+            padding: [0; 5],
+            address,
+        }
+    }
+
+    #[test]
+    fn decodes_what_became_of_a_connection() {
+        let record = net_record();
+        let Ok(Record::Net(net)) = decode(bytes_of(&record)) else { panic!("not of the network") };
+        let peer = "10.0.0.7:443".parse().expect("an address");
+        let (tgid, time, duration) = (Tgid(42), Nanos(7), Nanos(77));
+        assert_eq!(net, Net { tgid, time, peer, event: NetEvent::Failed, duration, count: 3, errno: 111 });
+        let mut mapped = record;
+        mapped.family = libc::AF_INET6 as u16;
+        mapped.address = Ipv4Addr::new(10, 0, 0, 7).to_ipv6_mapped().octets();
+        assert!(matches!(decode(bytes_of(&mapped)), Ok(Record::Net(net)) if net.peer == peer));
+        assert_eq!(
+            decode(bytes_of(&NetRecord { family: 1, ..record })).unwrap_err(),
+            DecodeError::Family(1),
+            "a Unix socket has no such address"
+        );
+        assert_eq!(decode(bytes_of(&NetRecord { event: 0, ..record })).unwrap_err(), DecodeError::Number(0));
+    }
+
+    #[test]
+    fn decodes_what_was_resolved_and_refuses_what_cannot_have_been() {
+        let mut name = [0xff; miku_probe_abi::NAME_MAX];
+        name[..4].copy_from_slice(b"host");
+        let none = Answer { family: 0, address: [0xff; 16] };
+        let mut addresses = [none; miku_probe_abi::ANSWERS_MAX];
+        addresses[0] = Answer { family: libc::AF_INET6 as u32, address: Ipv6Addr::LOCALHOST.octets() };
+        let record = ResolvedRecord {
+            header: header(RecordKind::Resolved, size_of::<ResolvedRecord>()),
+            duration_ns: 77,
+            result: -2,
+            length: 4,
+            answers: 2,
+            padding: 0,
+            addresses,
+            name,
+        };
+        let bytes = bytes_of(&record);
+        let Ok(Record::Resolved(resolved)) = decode(bytes) else { panic!("not resolved") };
+        assert_eq!((resolved.name, resolved.result, resolved.duration), (&b"host"[..], -2, Nanos(77)));
+        // What is no address is none.
+        assert_eq!(resolved.addresses().collect::<Vec<_>>(), [IpAddr::from(Ipv6Addr::LOCALHOST)]);
+        for lying in [ResolvedRecord { length: 257, ..record }, ResolvedRecord { answers: 17, ..record }] {
+            assert!(matches!(decode(bytes_of(&lying)), Err(DecodeError::Short { .. })));
+        }
+        for length in 0..bytes.len() {
+            assert!(decode(&bytes[..length]).is_err(), "took {length} of {} bytes", bytes.len());
+        }
+    }
+
     #[test]
     fn padding_of_the_ring_is_not_part_of_the_record() {
         let mut bytes = data_record(b"GET", 3);
@@ -554,7 +758,6 @@ mod tests {
         for (kind, expected) in [
             (RecordKind::Fork, Process::Fork { child: Tgid(77) }),
             (RecordKind::Exec, Process::Exec),
-            (RecordKind::Exit, Process::Exit),
             (RecordKind::Listen, Process::Listen { port: 8080 }),
             (RecordKind::Dial, Process::Dial { port: 8080 }),
         ] {
@@ -563,6 +766,27 @@ mod tests {
             let bytes = bytes_of(&record);
             let Ok(Record::Process { tgid: Tgid(42), event, .. }) = decode(bytes) else { panic!("{kind:?}") };
             assert_eq!(event, expected);
+        }
+    }
+
+    #[test]
+    fn decodes_how_a_process_ended() {
+        let killed = libc::SIGKILL.cast_unsigned();
+        for (status, flags, expected) in [
+            (0, EXIT_STATUS_KNOWN, ProcessEnd::Code(0)),
+            (3 << 8, EXIT_STATUS_KNOWN, ProcessEnd::Code(3)),
+            (killed, EXIT_STATUS_KNOWN, ProcessEnd::Signal(9)),
+            (libc::SIGABRT.cast_unsigned() | 0x80, EXIT_STATUS_KNOWN, ProcessEnd::Signal(6)),
+            (killed, EXIT_STATUS_KNOWN | EXIT_OOM_VICTIM, ProcessEnd::OomKill),
+            (0, EXIT_OOM_VICTIM, ProcessEnd::OomKill),
+            (1 << 8, EXIT_STATUS_KNOWN | EXIT_OOM_VICTIM, ProcessEnd::Code(1)),
+            (killed, 0, ProcessEnd::Unknown),
+        ] {
+            let record = ExitRecord { header: header(RecordKind::Exit, size_of::<ExitRecord>()), status, flags };
+            let Ok(Record::Process { event, .. }) = decode(bytes_of(&record)) else { panic!("{status:#x} {flags}") };
+            assert_eq!(event, Process::Exit { end: expected });
+            let lying = ExitRecord { flags: flags | 4, ..record };
+            assert_eq!(decode(bytes_of(&lying)).unwrap_err(), DecodeError::Flags(flags | 4));
         }
     }
 }

@@ -4,5 +4,7 @@ mod decode;
 mod ring;
 mod tls_errors;
 
-pub use decode::{Bind, Close, Data, DecodeError, Handshake, Inflated, Open, Process, Record, ServerName, decode};
+pub use decode::{
+    Bind, Close, Data, DecodeError, Handshake, Inflated, Net, Open, Process, Record, Resolved, ServerName, decode,
+};
 pub use ring::Ring;

@@ -188,7 +188,7 @@ labels! {
 
 /// A GPU's memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
+pub struct GpuMemory {
     /// All of it.
     pub total: u64,
     /// What is in use. Older drivers count what is reserved in.
@@ -222,7 +222,7 @@ pub struct Reading {
     /// The product's name.
     pub name: Option<String>,
     /// Its memory.
-    pub memory: Option<Memory>,
+    pub memory: Option<GpuMemory>,
     /// From 0 to 1.
     pub utilization: Vec<(Task, f64)>,
     /// Degrees Celsius.
@@ -342,7 +342,7 @@ mod tests {
         let device = |(number, energy): (usize, &Option<f64>)| Device {
             gpu: number.to_string(),
             told: Ok(Reading {
-                memory: Some(Memory { total: 10 << 30, used: (10 << 30) - free, free, reserved: None }),
+                memory: Some(GpuMemory { total: 10 << 30, used: (10 << 30) - free, free, reserved: None }),
                 processes: vec![process.clone()],
                 energy_joules: *energy,
                 exhausted_in,

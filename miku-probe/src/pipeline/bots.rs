@@ -6,14 +6,15 @@
 //! [`Replies`], each once. Bytes of a gateway's websocket are not: they are told as what comes out of the stream that
 //! inflates them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 
+use super::models::Heard;
 use super::services::Service;
 use crate::intake::Inflated;
-use crate::observations::{Discord, GatewayChange, Names, Observation, Shard as ShardLabel, Sink, Unmatched};
+use crate::observations::{Discord, GatewayChange, Llm, Names, Observation, Shard as ShardLabel, Sink, Unmatched};
 use crate::protocols::discord::calls::{self, Action};
 use crate::protocols::discord::gateway::{self, Gateways, Told};
 use crate::protocols::discord::payload::{Payload, Shard};
@@ -22,8 +23,7 @@ use crate::protocols::discord::reply::{
 };
 use crate::protocols::discord::usage::Guilds;
 use crate::protocols::discord::voice;
-use crate::protocols::http1::{Collected, End, Event, ExchangeId, Finished, Interest, Media, Request};
-use crate::protocols::llm::{Follower, Progress};
+use crate::protocols::http1::{Collected, End, Event, ExchangeId, Finished, Interest, Request};
 use crate::protocols::websocket::{self, Message};
 use crate::units::{ConnId, Direction, Nanos, ServiceId, Side, Tgid};
 
@@ -35,6 +35,9 @@ const STREAMS_MAX: usize = gateway::CONNECTIONS_MAX;
 
 /// Calls of one process whose bodies are followed at once: those that are more may be told as half seen.
 const BODIES_MAX: usize = 1024;
+
+/// Voice servers of one process that are kept in mind: a bot speaks in one channel of a guild at once.
+const SPOKEN_TO_MAX: usize = 256;
 
 /// Events that come in crowds and that bots only take note of.
 const IDLE_EVENTS: [&str; 4] = ["TYPING_START", "PRESENCE_UPDATE", "GUILD_CREATE", "CHANNEL_UPDATE"];
@@ -62,6 +65,10 @@ pub(super) struct Out<'a, S> {
 impl<S: Sink> Out<'_, S> {
     pub(super) fn observe(&mut self, observation: &Observation) {
         self.sink.observe(observation, self.names);
+    }
+
+    pub(super) fn llm(&mut self, what: Llm) {
+        self.observe(&Observation::Llm { service: self.service, what });
     }
 
     fn discord(&mut self, what: Discord) {
@@ -130,14 +137,6 @@ struct Calling {
     body: Option<Collected>,
 }
 
-/// A call of a language model under way.
-struct Asking {
-    id: LlmId,
-    follower: Follower,
-    /// It is certain that it is one, and that was told.
-    begun: bool,
-}
-
 /// One process.
 pub(super) struct Bot {
     pub(super) service: ServiceId,
@@ -146,11 +145,12 @@ pub(super) struct Bot {
     hasher: RandomState,
     account: Account,
     calling: HashMap<(ConnId, ExchangeId), Calling>,
-    asking: HashMap<(ConnId, ExchangeId), Asking>,
     /// The number of the next call.
     next: u64,
-    /// Websockets to voice servers, and where the voice goes, once they have said so.
-    voices: HashMap<ConnId, Option<SocketAddr>>,
+    /// Websockets to voice servers, and the streams that inflate what comes over them.
+    voices: HashSet<ConnId>,
+    /// Where voice goes, the latest last. What went there may be told after the websocket's end.
+    spoken_to: VecDeque<SocketAddr>,
     /// Lost records of inflated streams so far.
     lost: HashMap<ConnId, u32>,
     /// Whether the segment at hand was told to the replies.
@@ -160,12 +160,10 @@ pub(super) struct Bot {
 impl fmt::Debug for Bot {
     /// Shows no ids of who talks where, which it holds as long as a conversation is open.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (calling, asking) = (self.calling.len(), self.asking.len());
         formatter
             .debug_struct("Bot")
             .field("service", &self.service)
-            .field("calling", &calling)
-            .field("asking", &asking)
+            .field("calling", &self.calling.len())
             .finish_non_exhaustive()
     }
 }
@@ -190,9 +188,9 @@ impl Bot {
             hasher,
             account: Account::default(),
             calling: HashMap::new(),
-            asking: HashMap::new(),
             next: 0,
-            voices: HashMap::new(),
+            voices: HashSet::new(),
+            spoken_to: VecDeque::new(),
             lost: HashMap::new(),
             told: false,
         }
@@ -234,50 +232,52 @@ impl Bot {
         if wants_body { Interest::Request } else { Interest::Nothing }
     }
 
-    /// A request began that is none to Discord's API.
+    /// A request began that is none to Discord's API; `heard`: it is a call of a language model.
     pub(super) fn request<S: Sink>(
         &mut self,
         id: ConnId,
         tid: u32,
         request: &Request<'_>,
+        heard: Option<Heard>,
         out: &mut Out<'_, S>,
-    ) -> Interest {
+    ) {
         let at = self.at(id, tid, request.start);
         if request.side == Side::Server {
             self.feed(at, Input::ServingBegan, out);
             self.feed(at, Input::Received, out);
-            return Interest::Nothing;
         }
-        if !self.has_room(out) {
-            return Interest::Nothing;
+        self.heard(at, heard, out);
+    }
+
+    /// Takes in what was heard of a call of a language model.
+    fn heard<S: Sink>(&mut self, at: At, heard: Option<Heard>, out: &mut Out<'_, S>) {
+        let Some(Heard { llm, began, first_token }) = heard else { return };
+        if began {
+            self.feed(at, Input::LlmBegan { llm }, out);
         }
-        let Some(follower) = Follower::new(request) else { return Interest::Nothing };
-        let asking = Asking { id: LlmId(self.number()), follower, begun: false };
-        self.asking.insert((id, request.id), asking);
-        self.ask_if_certain(id, request.id, at, out);
-        Interest::Whole
+        if let Some(first_token) = first_token {
+            self.feed(at, Input::LlmReceived { llm, first_token }, out);
+        }
     }
 
     /// Whether the body of one more call can be followed.
     fn has_room<S: Sink>(&self, out: &mut Out<'_, S>) -> bool {
-        let room = self.calling.len() + self.asking.len() < BODIES_MAX;
+        let room = self.calling.len() < BODIES_MAX;
         if !room {
             out.unmatched(Unmatched::TableFull);
         }
         room
     }
 
-    /// Tells that a language model is asked, once that is certain.
-    fn ask_if_certain<S: Sink>(&mut self, id: ConnId, exchange: ExchangeId, at: At, out: &mut Out<'_, S>) {
-        let Some(asking) = self.asking.get_mut(&(id, exchange)) else { return };
-        if asking.follower.is_call() && !std::mem::replace(&mut asking.begun, true) {
-            let llm = asking.id;
-            self.feed(at, Input::LlmBegan { llm }, out);
-        }
-    }
-
-    /// Takes in what was found of an exchange that is of interest.
-    pub(super) fn exchange<S: Sink>(&mut self, id: ConnId, tid: u32, event: &Event<'_>, out: &mut Out<'_, S>) {
+    /// Takes in what was found of an exchange that is of interest, and what was heard thereby of a language model.
+    pub(super) fn exchange<S: Sink>(
+        &mut self,
+        id: ConnId,
+        tid: u32,
+        event: &Event<'_>,
+        heard: Option<Heard>,
+        out: &mut Out<'_, S>,
+    ) {
         let (exchange, time) = match event {
             Event::Body(piece) => (piece.id, piece.time),
             Event::Asked { id, time } => (*id, *time),
@@ -291,28 +291,24 @@ impl Bot {
                 _ => {}
             }
         }
-        let Some(asking) = self.asking.get_mut(&(id, exchange)) else { return };
-        let llm = asking.id;
-        let progress = asking.follower.tell(event);
-        let at = self.at(id, tid, time);
-        self.ask_if_certain(id, exchange, at, out);
-        let answered_whole = matches!(event, Event::Answered(answer) if answer.media == Media::Json);
-        let first_token = progress == Progress::FirstToken || answered_whole;
-        if first_token || progress == Progress::Tokens {
-            self.feed(at, Input::LlmReceived { llm, first_token }, out);
-        }
+        self.heard(self.at(id, tid, time), heard, out);
     }
 
-    /// An exchange ended.
-    pub(super) fn finished<S: Sink>(&mut self, id: ConnId, tid: u32, finished: &Finished<'_>, out: &mut Out<'_, S>) {
+    /// An exchange ended, and with it the call of a language model that it was.
+    pub(super) fn finished<S: Sink>(
+        &mut self,
+        id: ConnId,
+        tid: u32,
+        finished: &Finished<'_>,
+        llm: Option<LlmId>,
+        out: &mut Out<'_, S>,
+    ) {
         let at = self.at(id, tid, finished.end);
         if let Some(Calling { id: call, mut action, body }) = self.calling.remove(&(id, finished.id)) {
             read(&mut action, body, &self.hasher);
             self.feed(at, Input::CallEnded { call, status: finished.status, body: body_of(&action) }, out);
-        } else if let Some(asking) = self.asking.remove(&(id, finished.id)) {
-            if asking.begun {
-                self.feed(at, Input::LlmEnded { llm: asking.id }, out);
-            }
+        } else if let Some(llm) = llm {
+            self.feed(at, Input::LlmEnded { llm }, out);
         } else if finished.side == Side::Server {
             self.replies.feed(at, Input::ServingEnded, &mut |event| out.replied(event));
         }
@@ -338,7 +334,7 @@ impl Bot {
     /// A connection to `host` became a websocket.
     pub(super) fn opened(&mut self, id: ConnId, host: &str) {
         if voice::is_host(host) {
-            self.voices.insert(id, None);
+            self.voices.insert(id);
         } else {
             self.gateways.opened(id, host);
         }
@@ -346,7 +342,19 @@ impl Bot {
 
     /// Whether what goes over UDP to this address is voice.
     pub(super) fn speaks_to(&self, address: SocketAddr) -> bool {
-        self.voices.values().any(|destination| *destination == Some(address))
+        self.spoken_to.contains(&address)
+    }
+
+    /// A voice server says something, of which `bytes` are the first or all.
+    fn voice(&mut self, bytes: &[u8]) {
+        let Some(destination) = voice::destination(bytes) else { return };
+        if self.spoken_to.contains(&destination) {
+            return;
+        }
+        if self.spoken_to.len() == SPOKEN_TO_MAX {
+            self.spoken_to.pop_front();
+        }
+        self.spoken_to.push_back(destination);
     }
 
     /// Takes in what a websocket brought.
@@ -357,11 +365,11 @@ impl Bot {
         event: &websocket::Event<'_>,
         out: &mut Out<'_, S>,
     ) {
-        if let Some(destination) = self.voices.get_mut(&id) {
+        if self.voices.contains(&id) {
             if let websocket::Event::Message(message) = event
                 && message.direction == Direction::In
             {
-                *destination = voice::destination(message.bytes).or(*destination);
+                self.voice(message.bytes);
             }
             return;
         }
@@ -372,6 +380,14 @@ impl Bot {
     /// Takes in what was inflated.
     pub(super) fn inflated<S: Sink>(&mut self, inflated: &Inflated<'_>, out: &mut Out<'_, S>) {
         let Inflated { id, tid, time, starts, ends, size, bytes, lost } = *inflated;
+        if starts && !self.voices.contains(&id) && voice::is_payload(bytes) {
+            self.stream_ended(id, time, out);
+            self.voices.insert(id);
+        }
+        if self.voices.contains(&id) {
+            self.voice(bytes);
+            return;
+        }
         let has_room = self.lost.len() < STREAMS_MAX;
         let lost_before = match self.lost.get_mut(&id) {
             Some(before) => std::mem::replace(before, lost),
@@ -396,6 +412,7 @@ impl Bot {
     /// An inflated stream ended.
     pub(super) fn stream_ended<S: Sink>(&mut self, id: ConnId, time: Nanos, out: &mut Out<'_, S>) {
         self.lost.remove(&id);
+        self.voices.remove(&id);
         let (gateways, mut hearing) = self.hear(self.source(id), 0, out);
         gateways.stream_ended(id, time, &mut |told| hearing.told(&told));
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use crate::discovery::addresses::Address;
+use crate::discovery::addresses::{Address, class};
 use crate::discovery::sockets::Socket;
 use crate::protocols::http1::Machine;
 use crate::protocols::websocket;
@@ -41,6 +41,8 @@ pub(super) struct Connection {
     pub(super) generation: Nanos,
     pub(super) service: ServiceId,
     pub(super) peer: Option<Peer>,
+    /// The name of the host at its other end, where it was known when the connection became so.
+    pub(super) host: Option<Symbol>,
     /// Whether a data record of it has come.
     pub(super) heard: bool,
     /// Data records of it that were lost so far.
@@ -68,6 +70,7 @@ impl Connection {
             generation,
             service,
             peer,
+            host: None,
             heard: false,
             lost: 0,
             bytes_in: 0,
@@ -185,6 +188,11 @@ impl Connections {
             (Address::Unix(_), _) => (None, Transport::Unix),
         };
         Peer { class, ip, port: address.port().unwrap_or(0), transport, resolved: transport != Transport::Other }
+    }
+
+    /// The class of an address.
+    pub(super) fn class_of(&self, ip: IpAddr) -> Symbol {
+        self.classes.known.get(class(ip)).copied().unwrap_or(self.classes.unknown)
     }
 
     pub(super) fn peer_of_socket(&self, socket: &Socket) -> Peer {

@@ -3,6 +3,7 @@
 
 use super::bots::{Bots, Out};
 use super::connections::Connection;
+use super::models::Models;
 use super::services::Link;
 use super::{Pipeline, Step, World};
 use crate::observations::{LostWhere, Observation, Outcome, Sink, Unmatched};
@@ -17,7 +18,7 @@ const HTTP1: &str = "http1";
 impl<S: Sink, W: World> Pipeline<S, W> {
     /// Runs the connection's state machines on something and observes what they tell.
     pub(super) fn feed(&mut self, id: ConnId, step: Step<'_>) {
-        let Self { connections, services, names, sink, bots, .. } = self;
+        let Self { connections, services, names, sink, bots, models, .. } = self;
         let Some(connection) = connections.get_mut(id) else { return };
         let Connection {
             service, peer, ref server_name, ref mut machine, ref mut websocket, ref mut is_others, ..
@@ -27,7 +28,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         let Some(kept) = services.get_mut(usize::from(service.0)) else { return };
         let tid = if let Step::Segment(_, tid) = step { tid } else { 0 };
         let out = Out { service, kept, names, sink };
-        let mut listening = Listening { id, tid, link, bots, out, became: None };
+        let mut listening = Listening { id, tid, link, bots, models, out, became: None };
         match step {
             Step::Segment(segment, _) => {
                 if websocket.is_none() && !machine.has_begun() && websocket::Machine::looks_like_frames(&segment) {
@@ -76,6 +77,7 @@ struct Listening<'a, 'b, S> {
     tid: u32,
     link: Link<'a>,
     bots: &'a mut Bots,
+    models: &'a mut Models,
     out: Out<'b, S>,
     became: Option<Became>,
 }
@@ -129,7 +131,7 @@ impl<S: Sink> Listening<'_, '_, S> {
 
 impl<S: Sink> Listener for Listening<'_, '_, S> {
     fn tell(&mut self, event: Event<'_>) {
-        let Self { id, tid, link, bots, out, .. } = self;
+        let Self { id, tid, link, bots, models, out, .. } = self;
         let service = link.service;
         match event {
             Event::Began { side } => out.observe(&Observation::InFlight { service, side, change: 1 }),
@@ -138,15 +140,18 @@ impl<S: Sink> Listener for Listening<'_, '_, S> {
                 if finished.outcome == Outcome::Unknown {
                     self.unmatched(Unmatched::HalfSeen);
                 }
-                let Self { out, bots, .. } = self;
+                let Self { out, bots, models, .. } = self;
                 out.kept.finished(self.link, &finished, out.names, out.sink);
+                let llm = models.finished(self.id, &finished, out);
                 if let Some(bot) = bots.get_mut(self.id.tgid) {
-                    bot.finished(self.id, self.tid, &finished, out);
+                    bot.finished(self.id, self.tid, &finished, llm, out);
                 }
             }
             Event::Body(_) | Event::Asked { .. } | Event::Answered(_) => {
-                if let Some(bot) = bots.get_mut(id.tgid) {
-                    bot.exchange(*id, *tid, &event, out);
+                let bot = bots.get_mut(id.tgid);
+                let heard = models.tell(*id, &event, bot.is_some(), out);
+                if let Some(bot) = bot {
+                    bot.exchange(*id, *tid, &event, heard, out);
                 }
             }
             Event::Upgraded(upgraded) => self.upgraded(&upgraded),
@@ -160,14 +165,16 @@ impl<S: Sink> Listener for Listening<'_, '_, S> {
     }
 
     fn interest(&mut self, request: &Request<'_>) -> Interest {
-        let Self { id, tid, link, bots, out, .. } = self;
+        let Self { id, tid, link, bots, models, out, .. } = self;
         if out.kept.is_discords(*link, request.side, request.path, request.host) {
             let bot = bots.enter(id.tgid, out.service, request.start);
             return bot.call(*id, *tid, request, out);
         }
-        match bots.get_mut(id.tgid) {
-            Some(bot) => bot.request(*id, *tid, request, out),
-            None => Interest::Nothing,
+        let bot = bots.get_mut(id.tgid);
+        let (follows, heard) = models.request(*id, *link, request, bot.is_some(), out);
+        if let Some(bot) = bot {
+            bot.request(*id, *tid, request, heard, out);
         }
+        if follows { Interest::Whole } else { Interest::Nothing }
     }
 }

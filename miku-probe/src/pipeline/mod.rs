@@ -5,7 +5,10 @@
 
 mod bots;
 mod connections;
+mod hosts;
 mod listening;
+mod models;
+mod net;
 mod servers;
 mod services;
 mod streams;
@@ -20,6 +23,7 @@ use miku_probe_abi::RecordKind;
 use self::bots::{Bot, Bots, Out};
 pub use self::connections::Peer;
 use self::connections::{Carried, Connection, Connections};
+use self::models::Models;
 use self::services::Service;
 use crate::discovery::addresses::decode_address;
 use crate::discovery::sockets::Socket;
@@ -55,6 +59,10 @@ pub struct Pipeline<S, W> {
     targets: HashMap<Tgid, ServiceId>,
     connections: Connections,
     bots: Bots,
+    sampled: net::Sampled,
+    /// The time of the last tick, for what need not be exact.
+    clock: Nanos,
+    models: Models,
     records: [u64; RecordKind::ALL.len()],
     captured: u64,
     sink: S,
@@ -73,6 +81,9 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             targets: HashMap::new(),
             connections,
             bots: Bots::default(),
+            sampled: net::Sampled::default(),
+            clock: Nanos(0),
+            models: Models::default(),
             records: [0; RecordKind::ALL.len()],
             captured: 0,
             sink,
@@ -193,7 +204,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             }
         };
         let time = Some(record.time());
-        self.records[record.kind() as usize - 1] += 1;
+        self.records[record.kind().place()] += 1;
         self.captured += u64::from(matches!(record, Record::Data(_) | Record::Inflated(_) | Record::ServerName(_)));
         match record {
             // What is decompressed is of no connection yet.
@@ -207,6 +218,8 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             Record::Handshake(handshake) => self.handshake(&handshake),
             Record::ServerName(said) => self.server_name(&said),
             Record::Bind(bind) => self.bind(&bind),
+            Record::Net(net) => self.net(&net),
+            Record::Resolved(resolved) => self.resolved(&resolved),
             Record::Process { tgid, time: at, event } => {
                 if event == Process::Exec && self.target(tgid).is_some() {
                     self.forget_streams(tgid, at);
@@ -258,7 +271,9 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         self.replace_older(open.id, open.time);
         let peer =
             decode_address(open.address).map(|address| self.connections.peer_of_address(&address, open.socket_type));
-        if !self.connections.insert(open.id, Connection::new(open.id.generation, service, peer)) {
+        let host = peer.and_then(|peer| self.host_at(service, peer.ip?, open.time));
+        if !self.connections.insert(open.id, Connection { host, ..Connection::new(open.id.generation, service, peer) })
+        {
             self.observe(&Observation::Lost { at: LostWhere::Table, count: 1 });
         }
     }
@@ -358,6 +373,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             Some(Carried::Stream(_, name)) => name,
             _ => None,
         };
+        let name = name.or(self.connections.get_mut(id).and_then(|connection| connection.host));
         let Peer { class, transport, ip, port, .. } = peer;
         if transport == Transport::Udp
             && let Some(ip) = ip
@@ -384,7 +400,10 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             Some(socket) => self.connections.peer_of_socket(&socket),
             None => Peer { resolved: true, ..known.unwrap_or(self.connections.nobody()) },
         };
-        self.connections.get_mut(id)?.peer = Some(peer);
+        let host = peer.ip.and_then(|ip| self.host_at(service, ip, self.clock));
+        let connection = self.connections.get_mut(id)?;
+        connection.peer = Some(peer);
+        connection.host = connection.host.or(host);
         Some((service, peer))
     }
 
@@ -419,6 +438,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
 
     /// Lets time pass: to be called about once a second.
     pub fn tick(&mut self, now: Nanos) {
+        self.clock = now;
         let Self { bots, services, names, sink, .. } = self;
         let active = bots.active_is_due(now);
         for bot in bots.iter_mut() {

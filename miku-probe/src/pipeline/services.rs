@@ -1,5 +1,7 @@
 //! What is kept of a service: the names of what it serves and calls, and the calls that Discord made wait.
 
+use super::hosts::Hosts;
+use super::models::Answering;
 use super::servers::Servers;
 use super::{Caps, Peer};
 use crate::observations::{Exchange, Names, Observation, RateLimitScope, Sink};
@@ -26,12 +28,14 @@ pub(super) struct Link<'a> {
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) servers: Servers,
+    pub(super) hosts: Hosts,
     routes: RouteTable,
     /// Calls of Discord's API that were refused.
     waits: Waits,
     /// The template of Discord's API at hand.
     template: String,
     pub(super) community: Community,
+    pub(super) answering: Answering,
 }
 
 /// What is kept of those who use a bot on Discord.
@@ -62,7 +66,9 @@ impl Service {
     pub(super) fn new(patterns: Vec<RoutePattern>, caps: Caps) -> Result<Self, RouteError> {
         let routes = RouteTable::new(patterns, caps.routes)?;
         let (waits, template, community) = (Waits::default(), String::new(), Community::new());
-        Ok(Self { routes, servers: Servers::new(caps.servers), waits, template, community })
+        let (servers, hosts) = (Servers::new(caps.servers), Hosts::default());
+        let answering = Answering::new();
+        Ok(Self { routes, servers, hosts, waits, template, community, answering })
     }
 
     /// Names what the state machine found, and observes it.

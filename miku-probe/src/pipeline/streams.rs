@@ -9,7 +9,7 @@
 
 use super::connections::Carried;
 use super::servers::host_name;
-use super::{End, Pipeline, World};
+use super::{End, Peer, Pipeline, World};
 use crate::intake::{Bind, Handshake, ServerName};
 use crate::observations::{Observation, Sink};
 use crate::units::{ConnId, Handle, Nanos, Symbol, Tgid};
@@ -78,6 +78,12 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         }
         if let Some(stream) = self.connections.get_mut(bind.id) {
             stream.socket = matches!(after, Carried::Stream(..)).then_some(bind.socket);
+        }
+        if let Carried::Stream(_, Some(name)) = after
+            && let Handle::Socket(fd) = bind.socket.handle
+            && let Some((service, Peer { ip: Some(ip), .. })) = self.service_and_peer(bind.socket, fd)
+        {
+            self.learn(service, ip, name, bind.time);
         }
         if let Some(class) = self.socket_class(bind.id) {
             self.release_handshake(bind.id, Some(class));

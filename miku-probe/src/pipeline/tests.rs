@@ -3,6 +3,7 @@
 mod binding;
 mod bots;
 mod discord;
+mod models;
 mod secrets;
 mod tls;
 
@@ -105,10 +106,11 @@ fn data(time: u64, generation: u64, lost: u32, direction: Direction, bytes: &[u8
         handle: u64::from(FD.unsigned_abs()),
         lost,
         size: u32::try_from(bytes.len()).expect("a capture is short"),
-        captured: u32::try_from(bytes.len()).expect("a capture is short"),
-        direction: direction as u8,
+        captured: u16::try_from(bytes.len()).expect("a capture is short"),
         tail_length: 0,
         errno: 0,
+        direction: direction as u8,
+        padding: 0,
         tail: [0; TAIL],
     };
     [bytes_of(&record), bytes].concat()

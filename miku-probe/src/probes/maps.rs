@@ -9,6 +9,8 @@ use miku_probe_abi::{
 
 use super::ProbeError;
 use super::cuda::AllocationTable;
+use super::event_loop::EventLoops;
+use super::net::ListenerTable;
 use crate::units::{ConnId, Handle, Nanos, Tgid};
 
 /// All maps, taken out of the loaded object.
@@ -23,8 +25,12 @@ pub struct Maps {
     pub streams: StreamTable,
     /// What their processes asked the CUDA driver for.
     pub allocations: AllocationTable,
+    /// The threads that wait in selectors.
+    pub loops: EventLoops,
     /// What the kernel side has counted.
     pub counters: CounterTable,
+    /// Who listens on which port.
+    pub listeners: ListenerTable,
 }
 
 impl Maps {
@@ -45,7 +51,9 @@ impl Maps {
                 inflating: HashMap::try_from(take("INFLATE_CALLS")?)?,
             },
             allocations: AllocationTable::new(HashMap::try_from(take("CUDA_ALLOCATIONS")?)?),
+            loops: EventLoops::new(HashMap::try_from(take("LOOPS")?)?),
             counters: CounterTable(PerCpuArray::try_from(take("COUNTERS")?)?),
+            listeners: ListenerTable::new(take("NET_LISTENERS")?)?,
         })
     }
 }

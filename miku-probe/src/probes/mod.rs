@@ -6,8 +6,10 @@
 pub mod attacher;
 mod attachments;
 pub mod cuda;
+pub mod event_loop;
 pub mod inflate;
 mod maps;
+pub mod net;
 mod offsets;
 pub mod plan;
 pub mod process;
@@ -22,7 +24,7 @@ use std::fs::File;
 
 use aya::programs::ProgramError;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
-use miku_probe_abi::SocketOffsets;
+use miku_probe_abi::{NetOffsets, SocketOffsets, StackOffsets, TaskOffsets};
 
 use self::socket::Way;
 use self::statistics::statistics_of;
@@ -30,6 +32,7 @@ use self::tls::Scrubber;
 use self::uprobe::Uprobes;
 use crate::discovery::libraries::Kind;
 
+use self::types::KernelOffsets;
 pub use attachments::Attachments;
 pub use maps::{ConnectionTable, CounterTable, Maps, StreamTable, TargetTable};
 pub use offsets::OffsetError;
@@ -168,6 +171,12 @@ pub struct Kernel {
     way: Way,
     /// Whether closings of descriptors are told.
     closes: bool,
+    /// Whether TCP's tracepoints can be understood.
+    net: bool,
+    /// How turns of event loops are noticed, unless they cannot be.
+    registers: Option<event_loop::Registers>,
+    /// Whether turns of event loops are told.
+    turns: bool,
     /// The kernel's types, until everything is attached: they take more memory than all the rest.
     btf: Option<Btf>,
 }
@@ -185,10 +194,20 @@ impl Kernel {
         let offsets = offsets::read()?;
         let way = Way::of_this_kernel();
         // Each reading of the kernel's types takes some MiB: this one is over before the next.
+        let KernelOffsets { sockets, tasks, net, stack } = types::kernel_offsets()?;
         let socket_offsets = match way {
-            Way::Sockets => types::socket_offsets()?,
+            Way::Sockets => sockets?,
             Way::Calls => SocketOffsets::default(),
         };
+        let mut failures = Vec::new();
+        let task_offsets = tasks.unwrap_or_else(|error| {
+            log::warn!("how a process ended cannot be told: {}", chain(&error));
+            failures.push(Failure { kind: process::KIND, reason: reason(&error) });
+            TaskOffsets::default()
+        });
+        let net_offsets = net::read_offsets(net);
+        let registers = loop_registers(stack, &mut failures);
+        let stack_offsets = registers.map(event_loop::Registers::offsets).unwrap_or_default();
         let btf = Btf::from_sys_fs().map_err(ProbeError::Types)?;
         let wake = u64::from(sizes.ring_bytes) / 4;
         let mut ebpf = EbpfLoader::new()
@@ -196,32 +215,43 @@ impl Kernel {
             .override_global("OFFSETS", &offsets, true)
             .override_global("WAKE_BYTES", &wake, true)
             .override_global("SOCKET_OFFSETS", &socket_offsets, true)
+            .override_global("TASK_OFFSETS", &task_offsets, true)
+            .override_global("STACK_OFFSETS", &stack_offsets, true)
+            .override_global("NET_OFFSETS", net_offsets.as_ref().unwrap_or(&NetOffsets::default()), true)
             .map_max_entries("RECORDS", sizes.ring_bytes)
             .map_max_entries("CONNECTIONS", sizes.connections)
             .map_max_entries("SOCKETS", sizes.connections)
             .map_max_entries("STREAMS", sizes.connections)
+            .map_max_entries("NET_SOCKETS", sizes.connections)
             .load(object())
             .map_err(ProbeError::Load)?;
-        let mut failures = Vec::new();
-        let mut failed = |kind: Kind, error: &(dyn std::error::Error + 'static), what| {
+        let mut failed = |kind: &'static str, error: &(dyn std::error::Error + 'static), what| {
             log::warn!("{what}: {}", chain(error));
-            failures.push(Failure { kind: kind.as_str(), reason: reason(error) });
+            failures.push(Failure { kind, reason: reason(error) });
         };
+        if let Err(error) = &net_offsets {
+            failed(net::KIND, error, "nothing of how connections come about and fail can be seen");
+        }
         let programs = [tls::PROGRAMS, attacher::PROGRAMS].concat();
         let mut uprobes = Uprobes::load(&mut ebpf, object(), &programs, tls::WITH_COOKIES)
-            .inspect_err(|error| failed(Kind::Tls, error, "nothing of TLS and of what is compressed can be seen"))
+            .inspect_err(|error| {
+                failed(Kind::Tls.as_str(), error, "nothing of TLS and of what is compressed can be seen");
+            })
             .ok();
         if let Some(uprobes) = &mut uprobes {
-            if let Err(error) = uprobes.add(&mut ebpf, object(), inflate::PROGRAMS) {
-                failed(Kind::Inflate, &error, "nothing of what is compressed can be seen");
-            }
-            if let Err(error) = uprobes.add(&mut ebpf, object(), cuda::PROGRAMS) {
-                failed(Kind::Cuda, &error, "nobody is seen to run out of GPU memory");
+            for (kind, programs, what) in [
+                (Kind::Inflate, inflate::PROGRAMS, "nothing of what is compressed can be seen"),
+                (Kind::Libc, net::PROGRAMS, "nothing of names that are resolved can be seen"),
+                (Kind::Cuda, cuda::PROGRAMS, "nobody is seen to run out of GPU memory"),
+            ] {
+                if let Err(error) = uprobes.add(&mut ebpf, object(), programs) {
+                    failed(kind.as_str(), &error, what);
+                }
             }
         }
         let scrubber = Scrubber::load(&mut ebpf, sizes.ring_bytes)
             .inspect_err(|error| {
-                failed(Kind::Tls, error, "what was captured stays in memory until the ring has come around");
+                failed(Kind::Tls.as_str(), error, "what was captured stays in memory until the ring has come around");
             })
             .ok();
         let uprobe_descriptors = uprobes.as_ref().map(Uprobes::descriptors).unwrap_or_default();
@@ -236,6 +266,9 @@ impl Kernel {
             failures,
             way,
             closes: way == Way::Calls,
+            net: net_offsets.is_ok(),
+            registers,
+            turns: false,
             btf: Some(btf),
         };
         Ok((this, maps))
@@ -257,9 +290,13 @@ impl Kernel {
     /// When a required probe cannot be attached. What was attached before it is detached when `self` is dropped.
     pub fn attach(&mut self) -> Result<(), ProbeError> {
         let btf = self.btf.take();
-        for probe in self.way.probes().iter().chain(process::PROBES) {
+        let net = if self.net { net::PROBES } else { &[] };
+        for probe in self.way.probes().iter().chain(process::PROBES).chain(net) {
             let outcome = self.attach_one(probe, btf.as_ref());
             self.account(probe, outcome)?;
+        }
+        if self.turns {
+            self.attach_turns();
         }
         Ok(())
     }
@@ -292,6 +329,29 @@ impl Kernel {
         let probe = Probe { intent: Intent::Optional, ..socket::CLOSE };
         if let Err(error) = self.account(&probe, outcome) {
             log::warn!("{error}");
+        }
+    }
+
+    /// Sees to it that turns of event loops are told. It puts every system call of the machine on the kernel's slower entry
+    /// path, so it waits until somebody is watched.
+    pub fn tell_turns(&mut self) {
+        if !std::mem::replace(&mut self.turns, true) {
+            self.attach_turns();
+        }
+    }
+
+    fn attach_turns(&mut self) {
+        let Some(registers) = self.registers else { return };
+        for (place, probe) in registers.probes().iter().enumerate() {
+            let outcome = self.attach_one(probe, None);
+            let useless = place == 0 && outcome.is_err();
+            if let Err(error) = self.account(probe, outcome) {
+                log::warn!("{error}");
+            }
+            if useless {
+                log::warn!("nothing of event loops can be seen");
+                return;
+            }
         }
     }
 
@@ -344,6 +404,22 @@ impl Kernel {
             .extend(self.uprobe_descriptors.iter().filter_map(|(name, descriptor)| statistics_of(name, descriptor)));
         statistics
     }
+}
+
+/// How turns of event loops are noticed on this kernel; nothing, which is told, when they cannot be.
+fn loop_registers(
+    stack: Result<StackOffsets, TypesError>,
+    failures: &mut Vec<Failure>,
+) -> Option<event_loop::Registers> {
+    let registers = event_loop::Registers::of_this_kernel(stack);
+    let error: Box<dyn std::error::Error> = match (offsets::loops_tell(), registers) {
+        (Ok(()), Ok(registers)) => return Some(registers),
+        (Err(error), _) => error.into(),
+        (_, Err(error)) => error.into(),
+    };
+    log::warn!("nothing of event loops can be seen: {}", chain(&*error));
+    failures.push(Failure { kind: event_loop::KIND, reason: reason(&*error) });
+    None
 }
 
 /// What the system said, in a word that is fit for a label.

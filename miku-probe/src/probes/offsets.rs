@@ -4,7 +4,7 @@ use std::fs;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 
-use miku_probe_abi::{LengthEvent, TracepointOffsets};
+use miku_probe_abi::{LengthEvent, NetOffsets, SwitchEvent, TracepointOffsets, WaitEvent};
 
 use crate::mounts::TRACEFS;
 
@@ -30,6 +30,14 @@ pub enum OffsetError {
         /// The field.
         field: &'static str,
     },
+    /// The tracepoint has the field where the programs do not look.
+    #[error("the tracepoint {event} of this kernel has its field `{field}` in another place")]
+    Elsewhere {
+        /// Category and name.
+        event: &'static str,
+        /// The field.
+        field: &'static str,
+    },
 }
 
 /// All offsets that the programs need.
@@ -44,6 +52,23 @@ pub(super) fn read() -> Result<TracepointOffsets, OffsetError> {
         close_fd: offset(&events, "syscalls/sys_enter_close", "fd")?,
         set_state_skaddr: offset(&events, "sock/inet_sock_set_state", "skaddr")?,
         destroy_skaddr: offset(&events, "tcp/tcp_destroy_sock", "skaddr").unwrap_or_default(),
+        // Without it the program reads what is no process's number, and finds nobody.
+        mark_victim_pid: offset(&events, "oom/mark_victim", "pid").unwrap_or_default(),
+        padding: 0,
+    })
+}
+
+/// What the programs of TCP's tracepoints need beyond that, put into what is known of the kernel's types.
+pub(super) fn net(types: NetOffsets) -> Result<NetOffsets, OffsetError> {
+    let events = Path::new(TRACEFS.path).join("events");
+    Ok(NetOffsets {
+        set_state_oldstate: offset(&events, "sock/inet_sock_set_state", "oldstate")?,
+        set_state_protocol: offset(&events, "sock/inet_sock_set_state", "protocol")?,
+        retransmit_skaddr: offset(&events, "tcp/tcp_retransmit_skb", "skaddr")?,
+        retransmit_skbaddr: offset(&events, "tcp/tcp_retransmit_skb", "skbaddr")?,
+        send_reset_skaddr: offset(&events, "tcp/tcp_send_reset", "skaddr")?,
+        receive_reset_skaddr: offset(&events, "tcp/tcp_receive_reset", "skaddr")?,
+        ..types
     })
 }
 
@@ -60,6 +85,32 @@ pub(super) fn sockets_tell() -> bool {
                 && is_at(event, "ret", offset_of!(LengthEvent, ret))
                 && is_at(event, "flags", offset_of!(LengthEvent, flags))
         })
+}
+
+/// Whether this kernel has a tracepoint.
+pub(super) fn exists(category: &str, name: &str) -> bool {
+    Path::new(TRACEFS.path).join("events").join(category).join(name).is_dir()
+}
+
+/// Sees to it that the tracepoints of event loops keep their fields where the programs load them.
+pub(super) fn loops_tell() -> Result<(), OffsetError> {
+    let events = Path::new(TRACEFS.path).join("events");
+    let switch = "sched/sched_switch";
+    // Of the calls that wait, all are laid out alike.
+    let wait = "syscalls/sys_enter_epoll_wait";
+    for (event, field, place) in [
+        (switch, "prev_pid", offset_of!(SwitchEvent, prev_pid)),
+        (switch, "prev_state", offset_of!(SwitchEvent, prev_state)),
+        (switch, "next_pid", offset_of!(SwitchEvent, next_pid)),
+        (wait, "__syscall_nr", offset_of!(WaitEvent, call)),
+        (wait, "epfd", offset_of!(WaitEvent, first)),
+        (wait, "events", offset_of!(WaitEvent, second)),
+    ] {
+        if offset(&events, event, field)? as usize != place {
+            return Err(OffsetError::Elsewhere { event, field });
+        }
+    }
+    Ok(())
 }
 
 fn offset(events: &Path, event: &'static str, field: &'static str) -> Result<u32, OffsetError> {

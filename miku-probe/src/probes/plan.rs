@@ -10,7 +10,7 @@ use super::tls::{
     RETURN_EX, SERVER_NAME, WRITE, WRITE_R8,
 };
 use super::uprobe::{Place, When};
-use super::{cuda, inflate};
+use super::{cuda, inflate, net};
 use crate::discovery::libraries::{Build, CountRegister, Exit, Exits, Form, Function, ResultRegister, Site};
 
 /// How the ends of calls are seen.
@@ -95,6 +95,8 @@ impl Plan {
             // Their exits are not known, so no program is for these.
             Function::Inflate => (inflate::INFLATE, inflate::INFLATE_RETURN, EXIT),
             Function::ZstdDecompress => (inflate::ZSTD, inflate::ZSTD_RETURN, EXIT),
+            Function::GetAddrInfo => (net::RESOLVE, net::RESOLVE_RETURN, EXIT),
+            Function::Dial => (net::DIAL, net::DIAL_RETURN, EXIT),
             Function::CudaAlloc | Function::CudaAllocAsync | Function::CudaCreate | Function::CudaAllocManaged => {
                 (cuda::ALLOCATE, cuda::ALLOCATE_RETURN, EXIT)
             }

@@ -1,7 +1,9 @@
 //! Lives of processes: the twin of `process.rs` on the kernel side.
 //!
-//! Hooks: `task:task_newtask`, `sched:sched_process_exec`, `sched:sched_process_exit`, `sock:inet_sock_set_state`.
-//! Metrics: `miku_probe_targets`. Without one of them the slow scan of `/proc` still finds what it would have told.
+//! Hooks: `task:task_newtask`, `sched:sched_process_exec`, `sched:sched_process_exit`, `oom:mark_victim`,
+//! `sock:inet_sock_set_state`. Metrics: `miku_probe_targets`, `miku_process_starts_total`, `miku_process_exits_total`,
+//! `miku_process_oom_kills_total`. Without one of them the slow scan of `/proc` still finds what it would have told, but why
+//! a process ended.
 
 use super::{Hook, Intent, Probe};
 
@@ -13,6 +15,7 @@ pub const PROBES: &[Probe] = &[
     optional("task_newtask", "task"),
     optional("sched_process_exec", "sched"),
     optional("sched_process_exit", "sched"),
+    optional("mark_victim", "oom"),
     optional("inet_sock_set_state", "sock"),
 ];
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 
-use miku_probe_abi::SocketOffsets;
+use miku_probe_abi::{NetOffsets, SocketOffsets, StackOffsets, TaskOffsets};
 
 /// The kernel's own type information.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -29,17 +29,72 @@ pub enum TypesError {
     },
 }
 
-/// What is read of sockets.
-pub(super) fn socket_offsets() -> Result<SocketOffsets, TypesError> {
+/// What is read of the kernel's structures, each by whoever needs it.
+pub(super) struct KernelOffsets {
+    /// Of sockets.
+    pub(super) sockets: Result<SocketOffsets, TypesError>,
+    /// Of tasks.
+    pub(super) tasks: Result<TaskOffsets, TypesError>,
+    /// Of TCP's sockets and packets; the tracepoints' fields are not among it.
+    pub(super) net: Result<NetOffsets, TypesError>,
+    /// Of a task's stack.
+    pub(super) stack: Result<StackOffsets, TypesError>,
+}
+
+/// Finds all of them at once: reading the kernel's types takes some MiB for a while.
+pub(super) fn kernel_offsets() -> Result<KernelOffsets, TypesError> {
     let bytes = fs::read(VMLINUX).map_err(TypesError::Unreadable)?;
     let types = Types::parse(&bytes).ok_or(TypesError::Malformed)?;
-    let offset = |structure, field| types.offset(structure, field).ok_or(TypesError::NoField { structure, field });
+    Ok(KernelOffsets {
+        sockets: socket_offsets(&types),
+        tasks: task_offsets(&types),
+        net: net_offsets(&types),
+        stack: types.find("task_struct", "stack").map(|stack| StackOffsets { stack }),
+    })
+}
+
+fn socket_offsets(types: &Types<'_>) -> Result<SocketOffsets, TypesError> {
     // `struct sock` begins with its `struct sock_common`.
     Ok(SocketOffsets {
-        socket_type: offset("sock", "sk_type")?,
+        socket_type: types.find("sock", "sk_type")?,
+        dport: types.find("sock_common", "skc_dport")?,
+        daddr: types.find("sock_common", "skc_daddr")?,
+        v6_daddr: types.find("sock_common", "skc_v6_daddr")?,
+    })
+}
+
+fn task_offsets(types: &Types<'_>) -> Result<TaskOffsets, TypesError> {
+    Ok(TaskOffsets {
+        known: 1,
+        group_leader: types.find("task_struct", "group_leader")?,
+        exit_code: types.find("task_struct", "exit_code")?,
+        signal: types.find("task_struct", "signal")?,
+        live: types.find("signal_struct", "live")?,
+        flags: types.find("signal_struct", "flags")?,
+        group_exit_code: types.find("signal_struct", "group_exit_code")?,
+    })
+}
+
+fn net_offsets(types: &Types<'_>) -> Result<NetOffsets, TypesError> {
+    let offset = |structure, field| types.find(structure, field);
+    Ok(NetOffsets {
+        sock_error: offset("sock", "sk_err")?,
+        family: offset("sock_common", "skc_family")?,
         dport: offset("sock_common", "skc_dport")?,
         daddr: offset("sock_common", "skc_daddr")?,
         v6_daddr: offset("sock_common", "skc_v6_daddr")?,
+        net: offset("sock_common", "skc_net")?,
+        net_inum: offset("net", "ns")? + offset("ns_common", "inum")?,
+        skb_segments: offset("sk_buff", "cb")? + offset("tcp_skb_cb", "tcp_gso_segs")?,
+        socket_type: offset("sock", "sk_type")?,
+        files: offset("task_struct", "files")?,
+        table: offset("files_struct", "fdt")?,
+        table_length: offset("fdtable", "max_fds")?,
+        table_files: offset("fdtable", "fd")?,
+        file_data: offset("file", "private_data")?,
+        socket_file: offset("socket", "file")?,
+        socket_sock: offset("socket", "sk")?,
+        ..NetOffsets::default()
     })
 }
 
@@ -112,6 +167,10 @@ impl<'a> Types<'a> {
             types = rest.get(size..)?;
         }
         Some(this)
+    }
+
+    fn find(&self, structure: &'static str, field: &'static str) -> Result<u32, TypesError> {
+        self.offset(structure, field).ok_or(TypesError::NoField { structure, field })
     }
 
     /// Bytes from the start of a structure to a field of it, or of a structure or union without a name within it.
@@ -189,13 +248,22 @@ mod tests {
     }
 
     #[test]
-    fn this_kernels_sockets_are_laid_out_as_ever() {
-        let Ok(at) = socket_offsets() else {
+    fn this_kernels_sockets_and_tasks_are_laid_out_as_ever() {
+        let Ok(KernelOffsets { sockets, tasks, net, .. }) = kernel_offsets() else {
             eprintln!("SKIP: this kernel does not tell its types");
             return;
         };
-        // `skc_daddr` has been the first field since Linux 3.8, and the port is behind the pair of addresses and the hash.
+        let at = sockets.expect("they have been there since Linux 3.8");
+        // `skc_daddr` has been the first field since then, and the port is behind the pair of addresses and the hash.
         assert_eq!((at.daddr, at.dport), (0, 12));
         assert!(at.v6_daddr > 16 && at.socket_type > at.v6_daddr, "{at:?}");
+        let net = net.expect("a kernel that tells of sockets tells of packets");
+        assert_eq!((net.daddr, net.dport, net.v6_daddr, net.family), (at.daddr, at.dport, at.v6_daddr, 16));
+        // Of the control block's 48 bytes it is the ninth, behind two sequence numbers.
+        assert_eq!(net.skb_segments % 8, 0, "{net:?}");
+        let at = tasks.expect("they have been there since Linux 2.6");
+        // `sigcnt` and `live` have begun it ever since.
+        assert_eq!(at.live, 4);
+        assert!(at.group_exit_code > 4 && at.exit_code > 0 && at.signal > at.exit_code, "{at:?}");
     }
 }

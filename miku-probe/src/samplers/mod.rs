@@ -5,6 +5,8 @@
 //! nobody does, samples are dropped, and the next one is as good.
 
 pub mod gpu;
+pub mod process;
+pub mod tcp;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -57,6 +59,12 @@ impl Targets {
 /// What a sampler found.
 #[derive(Clone, Debug)]
 pub enum Sample {
+    /// What a process uses.
+    Process(process::Look),
+    /// A round over TCP's sockets.
+    Tcp(tcp::Round),
+    /// Why such a round is not whole, in a word: the label `reason`. It is told once.
+    TcpFailed(&'static str),
     /// Of the GPUs.
     Gpu(GpuSample),
 }

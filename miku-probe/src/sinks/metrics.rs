@@ -6,9 +6,13 @@
 
 mod catalog;
 mod discord;
+mod event_loop;
 mod gpu;
 mod keys;
 mod limits;
+mod llm;
+mod net;
+mod process;
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,7 +20,7 @@ use std::fs;
 use miku_probe_abi::RecordKind;
 use prometheus::{Counter, Histogram, IntCounter, IntGauge, Registry};
 
-pub use self::catalog::{FAST_BUCKETS, HTTP_BUCKETS};
+pub use self::catalog::{FAST_BUCKETS, HTTP_BUCKETS, TOKEN_BUCKETS, TOKEN_RATE_BUCKETS};
 use self::catalog::{Families, register};
 use self::keys::{ExchangeKey, Failure, Text, TransferKey};
 use self::limits::RateLimits;
@@ -75,7 +79,11 @@ pub struct Metrics {
     handshakes: FastMap<(ServiceId, Text), HandshakeSeries>,
     rate_limits: RateLimits,
     discord: discord::Series,
+    processes: process::Series,
+    net: net::Series,
     gpu: gpu::Series,
+    event_loop: event_loop::Series,
+    llm: llm::Series,
     in_flight: FastMap<(ServiceId, Side), IntGauge>,
     unmatched: FastMap<(&'static str, Unmatched), IntCounter>,
     overflows: FastMap<&'static str, IntCounter>,
@@ -109,7 +117,11 @@ impl Metrics {
             handshakes: FastMap::default(),
             rate_limits: RateLimits::default(),
             discord: discord::Series::new(&registry),
+            processes: process::Series::new(&registry),
+            net: net::Series::new(&registry),
             gpu: gpu::Series::new(&registry),
+            event_loop: event_loop::Series::new(&registry),
+            llm: llm::Series::new(&registry),
             in_flight: FastMap::default(),
             unmatched: FastMap::default(),
             overflows: FastMap::default(),
@@ -283,8 +295,28 @@ impl Sink for Metrics {
                     self.overflow(label);
                 }
             }
+            Observation::Process { service, ref what } => {
+                if let Some(label) = self.processes.observe(service, what, names) {
+                    self.overflow(label);
+                }
+            }
+            Observation::Net { service, ref what } => {
+                if let Some(label) = self.net.observe(service, what, names) {
+                    self.overflow(label);
+                }
+            }
             Observation::Gpu(ref what) => {
                 if let Some(label) = self.gpu.observe(what, names) {
+                    self.overflow(label);
+                }
+            }
+            Observation::EventLoop { service, ref what } => {
+                if let Some(label) = self.event_loop.observe(service, what, names) {
+                    self.overflow(label);
+                }
+            }
+            Observation::Llm { service, ref what } => {
+                if let Some(label) = self.llm.observe(service, what, names) {
                     self.overflow(label);
                 }
             }
@@ -298,7 +330,7 @@ impl Sink for Metrics {
             Observation::LostMessages { direction, count } => {
                 self.families.lost_messages.get([io_direction(direction)]).inc_by(count);
             }
-            Observation::Records { kind, count } => self.records[kind as usize - 1].inc_by(count),
+            Observation::Records { kind, count } => self.records[kind.place()].inc_by(count),
             Observation::Delivery(time) => self.delivery.observe(time.seconds()),
             Observation::Targets { service, state, count } => {
                 self.families.targets.get([names.service(service), state.as_str()]).set(i64::from(count));
@@ -420,6 +452,8 @@ const fn record_kind(kind: RecordKind) -> &'static str {
         RecordKind::Bind => "bind",
         RecordKind::Inflated => "inflated",
         RecordKind::InflateEnd => "inflate_end",
+        RecordKind::Net => "net",
+        RecordKind::Resolved => "resolved",
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`metrics`] keeps the numbers that Prometheus scrapes, [`health`] the state that the health endpoints tell, and
 //! [`web`] serves both over HTTP. [`hist`] is the live histogram of the terminal.
 
+mod counted;
 mod families;
 pub mod health;
 pub mod hist;

@@ -4,10 +4,11 @@
 //! values come from `/proc/self`, as proc(5) describes it. What cannot be read is left out.
 
 use std::collections::HashMap;
-use std::fs;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
+
+use crate::discovery::usage::{Folder, boot_time};
 
 /// Name, help and type of each metric, in the order in which [`OwnProcess::collect`] fills them.
 const FAMILIES: [(&str, &str, MetricType); 7] = [
@@ -23,7 +24,7 @@ const FAMILIES: [(&str, &str, MetricType); 7] = [
 /// Collects the metrics of the process that it runs in.
 pub(super) struct OwnProcess {
     descriptions: Vec<Desc>,
-    ticks_per_second: f64,
+    folder: Folder,
     page_bytes: f64,
     boot_time: Option<f64>,
 }
@@ -37,12 +38,7 @@ impl OwnProcess {
                     .unwrap_or_else(|error| panic!("{name} is not a valid family: {error}"))
             })
             .collect();
-        Self {
-            descriptions,
-            ticks_per_second: system_value(libc::_SC_CLK_TCK),
-            page_bytes: system_value(libc::_SC_PAGESIZE),
-            boot_time: fs::read_to_string("/proc/stat").ok().as_deref().and_then(boot_time),
-        }
+        Self { descriptions, folder: Folder::own(), page_bytes: page_bytes(), boot_time: boot_time() }
     }
 }
 
@@ -52,16 +48,16 @@ impl Collector for OwnProcess {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let stat = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(Stat::parse);
-        let stat = stat.as_ref();
+        let times = self.folder.stat();
+        let times = times.as_ref();
         let values = [
-            stat.map(|stat| stat.cpu_ticks / self.ticks_per_second),
-            stat.map(|stat| stat.resident_pages * self.page_bytes),
-            stat.map(|stat| stat.virtual_bytes),
-            stat.zip(self.boot_time).map(|(stat, boot)| boot + stat.start_ticks / self.ticks_per_second),
-            stat.map(|stat| stat.threads),
-            open_descriptors(),
-            fs::read_to_string("/proc/self/limits").ok().as_deref().and_then(descriptor_limit),
+            times.map(|times| (times.cpu.user + times.cpu.system).seconds()),
+            times.map(|times| number(times.resident_pages) * self.page_bytes),
+            times.map(|times| number(times.virtual_size)),
+            times.zip(self.boot_time).map(|(times, boot)| boot + times.start.since_boot().as_secs_f64()),
+            times.map(|times| number(times.threads)),
+            self.folder.open_fds().map(number),
+            self.folder.max_fds().map(number),
         ];
         FAMILIES
             .iter()
@@ -88,86 +84,23 @@ impl Collector for OwnProcess {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "clock ticks and page sizes are small")]
-fn system_value(name: libc::c_int) -> f64 {
+#[allow(clippy::cast_precision_loss, reason = "bytes of memory and numbers of threads are below 2^53")]
+const fn number(number: u64) -> f64 {
+    number as f64
+}
+
+#[allow(clippy::cast_precision_loss, reason = "page sizes are small")]
+fn page_bytes() -> f64 {
     // SAFETY: sysconf takes a number, touches no memory of ours, and answers any number.
-    let value = unsafe { libc::sysconf(name) };
+    let value = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     value as f64
-}
-
-/// What is wanted of `/proc/self/stat`, in its own units.
-#[derive(Debug, PartialEq)]
-struct Stat {
-    cpu_ticks: f64,
-    threads: f64,
-    start_ticks: f64,
-    virtual_bytes: f64,
-    resident_pages: f64,
-}
-
-impl Stat {
-    /// Reads a line of the form of proc_pid_stat(5), whose second field, a name in parentheses, may hold anything.
-    fn parse(text: &str) -> Option<Self> {
-        let (_, fields) = text.rsplit_once(") ")?;
-        // The first of these is field 3 of the manual page.
-        let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
-        Some(Self {
-            cpu_ticks: field(14)? + field(15)?,
-            threads: field(20)?,
-            start_ticks: field(22)?,
-            virtual_bytes: field(23)?,
-            resident_pages: field(24)?,
-        })
-    }
-}
-
-/// The time of boot in seconds since the epoch, from the text of `/proc/stat`.
-fn boot_time(text: &str) -> Option<f64> {
-    text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
-}
-
-/// The soft limit of open files, from the text of `/proc/self/limits`; none when it is unlimited.
-fn descriptor_limit(text: &str) -> Option<f64> {
-    let limits = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    limits.split_ascii_whitespace().next()?.parse::<u32>().ok().map(f64::from)
-}
-
-#[allow(clippy::cast_precision_loss, reason = "descriptors are few")]
-fn open_descriptors() -> Option<f64> {
-    // One of them is the listing's own, open only while it is read.
-    fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count().saturating_sub(1) as f64)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
-
-    #[test]
-    fn reads_a_stat_line_whose_name_holds_parentheses() {
-        let line = "42 (a) R (b) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 7 0 1234 8192000 300 184467 1 1 0";
-        assert_eq!(
-            Stat::parse(line),
-            Some(Stat {
-                cpu_ticks: 300.0,
-                threads: 7.0,
-                start_ticks: 1234.0,
-                virtual_bytes: 8_192_000.0,
-                resident_pages: 300.0
-            })
-        );
-        assert_eq!(Stat::parse("42 (short) S 1 2 3"), None);
-    }
-
-    #[test]
-    fn reads_boot_time_and_limit() {
-        assert_eq!(boot_time("cpu 1 2 3\nbtime 1700000000\nprocesses 5\n"), Some(1_700_000_000.0));
-        assert_eq!(boot_time("cpu 1 2 3\n"), None);
-        let limits =
-            |soft: &str| format!("Limit  Soft Limit  Hard Limit  Units\nMax open files   {soft}   4096  files\n");
-        assert_eq!(descriptor_limit(&limits("1024")), Some(1024.0));
-        assert_eq!(descriptor_limit(&limits("unlimited")), None);
-    }
 
     #[test]
     fn agrees_with_what_the_kernel_says_elsewhere() {

@@ -11,7 +11,7 @@ from aiohttp import WSMsgType, web
 from . import objects
 from .truth import now
 
-DISPATCH, HEARTBEAT, IDENTIFY, RESUME, RECONNECT, MEMBERS, INVALID, HELLO, ACK = 0, 1, 2, 6, 7, 8, 9, 10, 11
+DISPATCH, HEARTBEAT, IDENTIFY, VOICE, RESUME, RECONNECT, MEMBERS, INVALID, HELLO, ACK = 0, 1, 2, 4, 6, 7, 8, 9, 10, 11
 REMEMBERED = 20_000
 """Events of a session that can be sent again."""
 
@@ -104,6 +104,8 @@ class Gateway:
         """Whether new connections get an answer."""
         self.released.set()
         self.tasks = set()
+        self.voice = None
+        """Who is told that a bot joins a voice channel, or leaves."""
 
     def shard_of(self, guild):
         shards = max((session.shards for session in self.current.values()), default=1)
@@ -171,6 +173,8 @@ class Gateway:
                 await self.identify(connection, *(d.get("shard") or (0, 1)))
             elif op == RESUME:
                 await self.resume(connection, d["session_id"], d["seq"])
+            elif op == VOICE:
+                await self.voice.state(connection.session, d)
             elif op == MEMBERS:
                 await self.members(connection.session, d)
 

@@ -91,6 +91,7 @@ class World:
         self.people = [user(snowflake(number, 4), f"person{number}") for number in range(people)]
         self.guilds = [snowflake(number, 2) for number in range(guilds)]
         self.channels = {snowflake(number, 3): self.guilds[number % guilds] for number in range(channels)}
+        self.voices = {snowflake(number, 7): guild for number, guild in enumerate(self.guilds)}
         self.direct = {snowflake(number, 5): person for number, person in enumerate(self.people)}
 
     def rename(self, name):
@@ -163,7 +164,10 @@ class World:
             "description": None,
             "max_members": 500000,
             "unavailable": False,
-            "channels": [self.channel(channel) for channel, owner in self.channels.items() if owner == number],
+            "channels": [
+                *(self.channel(channel) for channel, owner in self.channels.items() if owner == number),
+                *(self.voice_channel(channel) for channel, owner in self.voices.items() if owner == number),
+            ],
             "application_command_counts": {},
             "max_presences": None,
             "preferred_locale": "en-US",
@@ -197,6 +201,10 @@ class World:
             "id": number,
             "flags": 0,
         }
+
+    def voice_channel(self, number):
+        more = {"type": 2, "bitrate": 64000, "user_limit": 0, "rtc_region": None}
+        return {**self.channel(number), **more}
 
     def message(self, channel, author, content, **more):
         """A message as an event carries it."""

@@ -21,7 +21,13 @@ use super::tls::Authority;
 use super::{PATIENCE, eventually};
 
 /// Names under which the stand-in is found.
-const NAMES: [&str; 4] = ["discord.com", "gateway.discord.gg", "gateway-us-east1-b.discord.gg", "cdn.discord.com"];
+const NAMES: [&str; 5] = [
+    "discord.com",
+    "gateway.discord.gg",
+    "gateway-us-east1-b.discord.gg",
+    "cdn.discord.com",
+    "rotterdam1.discord.media",
+];
 
 /// Where the LLM server listens.
 pub const LLM: &str = "127.0.0.1:8300";
@@ -372,6 +378,8 @@ pub struct Log {
     pub requests: Vec<Request>,
     /// The gateway connections that there have been.
     pub connected: Vec<Connected>,
+    /// Bytes of voice, by direction as metrics label it.
+    pub voice: BTreeMap<String, u64>,
     waits: BTreeMap<String, Wait>,
     replies: Vec<Reply>,
 }
@@ -442,6 +450,7 @@ impl Log {
                 }
                 self.requests.push(request);
             }
+            Some("voice") => *self.voice.entry(word("direction")).or_default() += number("size"),
             _ => panic!("the stand-in writes nothing like {line}"),
         }
     }

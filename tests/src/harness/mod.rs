@@ -4,6 +4,7 @@ pub mod client;
 pub mod discord;
 pub mod hermetic;
 pub mod kernel;
+pub mod llm;
 pub mod memory;
 pub mod probe;
 pub mod process;

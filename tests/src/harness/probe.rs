@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::process::Process;
 use super::{PATIENCE, eventually, target_folder};
 use crate::exposition::Scrape;
@@ -122,6 +124,35 @@ impl Probe {
         self.get(target, "Connection: close\r\n")?.head.status().ok()
     }
 
+    /// Its health, as machines read it.
+    ///
+    /// # Panics
+    /// When it does not answer, or not in JSON.
+    #[must_use]
+    pub fn health(&self) -> Value {
+        let message = self.get("/healthz", "Accept: application/json\r\nConnection: close\r\n");
+        let message = message.unwrap_or_else(|| panic!("/healthz does not answer: {}", self.process.story()));
+        let kind = message.head.header("content-type").unwrap_or_default();
+        assert!(kind.starts_with("application/json"), "{kind:?}");
+        serde_json::from_slice(&message.body).unwrap_or_else(|error| panic!("/healthz is no JSON: {error}"))
+    }
+
+    /// Waits until a check of `service` has `status`, and tells all of it.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    #[must_use]
+    pub fn wait_check(&self, name: &str, service: &str, status: &str) -> Value {
+        let mut health = Value::Null;
+        let found = eventually(PATIENCE, || {
+            health = self.health();
+            let checks = health["checks"].as_array()?;
+            let check = checks.iter().find(|check| check["name"] == name && check["service"] == service)?;
+            (check["status"] == status).then(|| check.clone())
+        });
+        found.unwrap_or_else(|| panic!("`{name}` of {service} is not {status}: {health:#}\n{}", self.told()))
+    }
+
     /// Its metrics.
     ///
     /// # Panics
@@ -161,7 +192,15 @@ impl Probe {
     #[must_use]
     pub fn told(&self) -> String {
         let scrape = self.scrape();
-        let telling = ["http_", "miku_http_", "miku_probe_unmatched", "miku_probe_lost", "miku_probe_targets"];
+        let telling = [
+            "http_",
+            "miku_http_",
+            "miku_llm_",
+            "miku_process_",
+            "miku_probe_unmatched",
+            "miku_probe_lost",
+            "miku_probe_targets",
+        ];
         let shown = scrape.samples.iter().filter(|sample| {
             !sample.name.ends_with("_bucket") && telling.iter().any(|start| sample.name.starts_with(start))
         });

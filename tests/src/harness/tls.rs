@@ -13,13 +13,14 @@ use tempfile::TempDir;
 pub const DOMAIN: &str = "miku.test";
 
 /// The names that the certificate is for.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "*.miku.test",
     "miku.test",
     "discord.com",
     "*.discord.com",
     "discord.gg",
     "*.discord.gg",
+    "*.discord.media",
     "localhost",
     "127.0.0.1",
 ];

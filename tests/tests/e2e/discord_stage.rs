@@ -41,6 +41,13 @@ pub(crate) fn with_zlib() -> Result<Python, String> {
     PYTHON.get_or_init(|| Python::with("discord", &files).map_err(|error| format!("{error:#}"))).clone()
 }
 
+/// The environment of bots on discord.py that speak.
+pub(crate) fn with_voice() -> Result<Python, String> {
+    static PYTHON: OnceLock<Result<Python, String>> = OnceLock::new();
+    let files = ["aiohttp.txt", "discord.txt", "voice.txt"];
+    PYTHON.get_or_init(|| Python::with("discord-voice", &files).map_err(|error| format!("{error:#}"))).clone()
+}
+
 /// What a bot is built on, beyond the current discord.py.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Library {

@@ -214,6 +214,39 @@ impl ControlGroup {
         writable.map_err(|error| format!("{} cannot be written to: {error}", procs.display()))?;
         Ok(group)
     }
+
+    /// One that may have no more than so many bytes of memory, with or without version 2 of control groups.
+    pub(crate) fn with_memory(name: &str, bytes: u64) -> Result<Self, String> {
+        let set = |path: &Path, value: &str| {
+            fs::write(path, value).map_err(|error| format!("{} cannot be set: {error}", path.display()))
+        };
+        let old = Path::new("/sys/fs/cgroup/memory");
+        let limits: [(&str, String); 2];
+        let path = if old.join("cgroup.procs").exists() {
+            limits = [("memory.limit_in_bytes", bytes.to_string()), ("memory.swappiness", "0".to_owned())];
+            old.join(name)
+        } else {
+            let root = Path::new("/sys/fs/cgroup");
+            set(&root.join("cgroup.subtree_control"), "+memory")?;
+            limits = [("memory.max", bytes.to_string()), ("memory.swap.max", "0".to_owned())];
+            root.join(name)
+        };
+        fs::create_dir_all(&path).map_err(|error| format!("no control group can be made: {error}"))?;
+        let group = Self { path };
+        for (file, value) in &limits {
+            let file = group.path.join(file);
+            // Where there is no swap, nothing can be said of it.
+            if file.exists() {
+                set(&file, value)?;
+            }
+        }
+        Ok(group)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 impl Drop for ControlGroup {

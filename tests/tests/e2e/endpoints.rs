@@ -6,6 +6,7 @@ use miku_probe_tests::truth::{Side, Truth, counted, route};
 use miku_probe_tests::wire::Message;
 use serde_json::Value;
 
+use crate::process::Subject;
 use crate::stage::{Config, Server, python, watched};
 use crate::{Case, case};
 
@@ -14,6 +15,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(metrics_by_other_parsers, Python),
         case!(the_contract),
         case!(health),
+        case!(health_by_thresholds),
         case!(pages),
         case!(options),
         case!(configured_routes),
@@ -132,9 +134,42 @@ fn health() {
     gone("/readyz");
     gone("/-/ready");
     assert!(json(&probe).is_object());
-    assert!(!text(&probe.get("/healthz", "").expect("the probe answers")).trim().is_empty(), "it says why");
+    let why = text(&probe.get("/healthz", "").expect("the probe answers"));
+    assert!(why.contains(": no process matches; the last one was killed by SIGKILL\n"), "it says why: {why}");
     assert_eq!(probe.status("/livez"), Some(200), "the probe itself lives");
     assert_eq!(probe.status("/-/healthy"), Some(200), "the probe itself lives");
+}
+
+/// What the thresholds say is what the page says, while it is so, and since when.
+fn health_by_thresholds() {
+    let mut subject = Subject::start();
+    subject.tell("limit 100");
+    let pid = subject.pid();
+    let keys = "[process]\ninterval_seconds = 1\n[health]\ndescriptors_ratio = 0.5\n";
+    let config = Config::new(&format!("{keys}[[service]]\nname = \"bot\"\npid = {pid}\n"));
+    let probe = Probe::launch(&[], &["--config", config.path()]);
+    probe.wait_ready();
+    let check = probe.wait_check("descriptors left", "bot", "ok");
+    assert!(check["reason"].as_str().is_some_and(|reason| reason.ends_with(&format!(" of 100 open (pid {pid})"))));
+    assert_eq!(probe.wait_check("memory headroom", "bot", "ok")["service"], "bot");
+    assert_eq!(probe.status("/healthz"), Some(200));
+
+    let before = std::time::Instant::now();
+    subject.tell("open 60");
+    let check = probe.wait_check("descriptors left", "bot", "failing");
+    assert_eq!(probe.status("/healthz"), Some(503));
+    let seconds = check["seconds"].as_f64().expect("since when");
+    assert!(seconds <= before.elapsed().as_secs_f64(), "it began after it was told to: {check}");
+    let since = check["since"].as_str().expect("since when");
+    assert!(since.ends_with('Z') && since.contains('T'), "{since}");
+    let plain = text(&probe.get("/healthz", "").expect("the probe answers"));
+    let line = plain.lines().find(|line| line.starts_with("failing descriptors left of bot since "));
+    assert!(line.is_some_and(|line| line.contains(&format!(" of 100 open (pid {pid})"))), "{plain}");
+    assert_eq!(probe.status("/livez"), Some(200), "the probe itself is well");
+
+    subject.tell("close");
+    assert_eq!(probe.wait_check("descriptors left", "bot", "ok")["status"], "ok");
+    assert_eq!(probe.status("/healthz"), Some(200));
 }
 
 fn pages() {

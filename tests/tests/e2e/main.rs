@@ -12,14 +12,21 @@ mod discord_hostile;
 mod discord_metrics;
 mod discord_secrets;
 mod discord_stage;
+mod discord_voice;
 mod discovery;
 mod endpoints;
+mod event_loop;
 mod exchanges;
 mod gpu;
 mod hist;
 mod hostile;
 mod inflate;
 mod lifecycle;
+mod llm;
+mod llm_dialects;
+mod llm_secrets;
+mod net;
+mod process;
 mod secrets;
 mod servers;
 mod stage;
@@ -61,22 +68,34 @@ enum Need {
     PyCord,
     Disnake,
     Hikari,
+    /// The environment of a bot that speaks.
+    Voice,
     /// A network and names of one's own.
     Hermetic,
+    /// A network that can be made to lose packets.
+    TrafficControl,
     /// An interpreter that speaks TLS, without any packages.
     PlainPython,
     /// That interpreter with OpenSSL in a file of its own.
     SharedLibrary,
     /// The environment with zstandard.
     Zstd,
+    /// The environment with llama.cpp.
+    Llm,
     /// Node.
     Node,
     /// That the kernel dumps the memory of what is aborted.
     CoreDumps,
     /// A folder of the control group tree in which groups can be made.
     ControlGroup,
+    /// A control group whose memory can be limited.
+    MemoryGroup,
+    /// That control groups tell of pressure.
+    Pressure,
     /// PID and mount namespaces.
     Namespaces,
+    /// File systems in files.
+    Disk,
 }
 
 impl Need {
@@ -100,14 +119,20 @@ impl Need {
             Self::PyCord => Library::PyCord.python().map(drop),
             Self::Disnake => Library::Disnake.python().map(drop),
             Self::Hikari => Library::Hikari.python().map(drop),
+            Self::Voice => discord_stage::with_voice().map(drop),
             Self::Hermetic => discord_stage::hermetic(),
+            Self::TrafficControl => net::traffic_control(),
             Self::PlainPython => tls_stage::plain().map(drop),
             Self::SharedLibrary => tls_stage::shared_library().map(drop),
             Self::Zstd => inflate::zstd().map(drop),
+            Self::Llm => llm::python().map(drop),
             Self::Node => tls_stage::node(),
             Self::CoreDumps => secrets::core_dumps(),
             Self::ControlGroup => discovery::ControlGroup::new("miku-probe-check").map(drop),
+            Self::MemoryGroup => process::memory_group("miku-probe-check").map(drop),
+            Self::Pressure => process::pressure_group("miku-probe-check-pressure").map(drop),
             Self::Namespaces => discovery::namespaces(),
+            Self::Disk => event_loop::disk(),
         }
     }
 }
@@ -137,7 +162,9 @@ fn main() -> ExitCode {
         ("exchanges", exchanges::cases()),
         ("discovery", discovery::cases()),
         ("lifecycle", lifecycle::cases()),
+        ("process", process::cases()),
         ("endpoints", endpoints::cases()),
+        ("event_loop", event_loop::cases()),
         ("hist", hist::cases()),
         ("commands", commands::cases()),
         ("bad_input", bad_input::cases()),
@@ -153,7 +180,12 @@ fn main() -> ExitCode {
         ("discord_metrics", discord_metrics::cases()),
         ("discord_attach", discord_attach::cases()),
         ("discord_hostile", discord_hostile::cases()),
+        ("discord_voice", discord_voice::cases()),
         ("discord_secrets", discord_secrets::cases()),
+        ("net", net::cases()),
+        ("llm", llm::cases()),
+        ("llm_dialects", llm_dialects::cases()),
+        ("llm_secrets", llm_secrets::cases()),
         ("secrets", secrets::cases()),
     ];
     let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");

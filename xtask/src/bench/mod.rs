@@ -7,6 +7,7 @@
 mod exact;
 mod hooks;
 mod light;
+mod llm;
 mod records;
 mod report;
 mod scale;
@@ -47,6 +48,8 @@ enum Section {
     Scale,
     /// Exchanges inside TLS: exact, true, and what watching them costs
     Tls,
+    /// Language models: a thousand streams of tokens, and what watching costs a server
+    Llm,
     /// What each way of hooking system calls costs
     Hooks,
     /// User-space processing on a replayed stream
@@ -56,7 +59,8 @@ enum Section {
 }
 
 impl Section {
-    const EACH: [Self; 7] = [Self::Exact, Self::True, Self::Light, Self::Scale, Self::Tls, Self::Hooks, Self::Records];
+    const EACH: [Self; 8] =
+        [Self::Exact, Self::True, Self::Light, Self::Scale, Self::Tls, Self::Llm, Self::Hooks, Self::Records];
 
     fn name(self) -> &'static str {
         match self {
@@ -65,6 +69,7 @@ impl Section {
             Self::Light => "light",
             Self::Scale => "scale",
             Self::Tls => "tls",
+            Self::Llm => "llm",
             Self::Hooks => "hooks",
             Self::Records => "records",
             Self::All => "all",
@@ -78,6 +83,7 @@ impl Section {
             Self::Light => light::measure(stage),
             Self::Scale => scale::measure(stage),
             Self::Tls => tls::measure(stage),
+            Self::Llm => llm::measure(stage),
             Self::Hooks => hooks::measure(stage),
             Self::Records => records::measure(stage),
             Self::All => bail!("all sections are no section"),

@@ -81,6 +81,7 @@ pub(super) fn examine(file: &File, debug_files: &DebugFiles) -> Result<Vec<Build
         let flavour = match topic {
             Topic::Zlib => Flavour::Zlib,
             Topic::Zstd => Flavour::Zstd,
+            Topic::Resolver | Topic::Dials => Flavour::Libc,
             _ if functions.contains_key(&Name::Probed(Function::SetHostName)) => Flavour::BoringSsl,
             _ => Flavour::OpenSsl,
         };
@@ -128,7 +129,8 @@ pub(super) fn place(text: &dyn Text, functions: &Functions) -> Vec<Site> {
         sites.extend(placement.outer(vec![function], function));
     }
     sites.extend(placement.through(F::VSetError, [F::SetError]));
-    for function in [F::PutError].into_iter().chain(F::OF_ZLIB).chain(F::OF_ZSTD).chain(F::OF_CUDA) {
+    let others = [&[F::PutError][..], &F::OF_ZLIB, &F::OF_ZSTD, &F::OF_RESOLVER, &F::OF_DIALS, &F::OF_CUDA];
+    for function in others.concat() {
         sites.extend(placement.outer(vec![function], function));
     }
     sites
@@ -216,10 +218,11 @@ impl Placement<'_> {
         let form = form(function);
         let (entry, ret) = self.entry(self.function(function)?, form)?;
         let entry_alone = matches!(function, Function::Shutdown | Function::Free);
-        // Those that inflate jump to computed addresses in every build, and those of the CUDA driver go on wherever it has
-        // them go: nothing would come of looking for their exits.
+        // Most of these jump to computed addresses, or are too long, in every build, and those of the CUDA driver go on
+        // wherever it has them go: nothing would come of looking for their exits.
         let unfollowed =
-            matches!(function, Function::Inflate | Function::ZstdDecompress) || Function::OF_CUDA.contains(&function);
+            matches!(function, Function::Inflate | Function::ZstdDecompress | Function::GetAddrInfo | Function::Dial)
+                || Function::OF_CUDA.contains(&function);
         let followed = matches!(form, Form::Plain | Form::Ex { .. } | Form::Connection) && !entry_alone;
         let exits = if followed { self.exits(&[function]) } else { Exits::NotNeeded };
         let returns = followed || unfollowed;
@@ -410,6 +413,8 @@ fn form(function: Function) -> Form {
         Function::VSetError | Function::SetError => Form::Error,
         Function::PutError => Form::PutError,
         Function::ZstdDecompress => Form::Buffers,
+        Function::GetAddrInfo => Form::Lookup,
+        Function::Dial => Form::Dial,
         Function::Inflate
         | Function::InflateEnd
         | Function::ZstdReset
@@ -429,6 +434,8 @@ fn has_arguments(registers: &Registers, form: Form) -> bool {
         Form::Connection | Form::Stream => registers.hold(0),
         Form::Buffers => (0..3).all(|number| registers.hold(number)),
         Form::Control => registers.hold(0) && registers.hold_int(1) && registers.hold(3),
+        Form::Lookup => registers.hold(0) && registers.hold(3),
+        Form::Dial => registers.hold_int(0) && registers.hold(1),
         Form::HostName => registers.hold(0) && registers.hold(1),
         Form::Error => registers.hold_int(0) && registers.hold_int(1),
         Form::PutError => registers.hold_int(0) && registers.hold_int(2),

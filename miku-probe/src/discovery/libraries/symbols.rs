@@ -110,13 +110,17 @@ pub(super) enum Topic {
     Zlib,
     /// zstd's.
     Zstd,
+    /// libc's by which names are resolved.
+    Resolver,
+    /// libc's by which sockets are connected.
+    Dials,
     /// The CUDA driver's, by which it is asked for memory.
     Cuda,
 }
 
 impl Topic {
     /// Those that every file is searched for.
-    const SOUGHT: [Self; 3] = [Self::Tls, Self::Zlib, Self::Zstd];
+    const SOUGHT: [Self; 6] = [Self::Tls, Self::Zlib, Self::Zstd, Self::Resolver, Self::Dials, Self::Cuda];
 
     /// What all of its names begin with.
     const fn prefix(self) -> &'static [u8] {
@@ -125,6 +129,8 @@ impl Topic {
             Self::Errors => b"ERR_",
             Self::Zlib => b"inflate",
             Self::Zstd => b"ZSTD_",
+            Self::Resolver => b"getaddrinfo",
+            Self::Dials => b"connect",
             Self::Cuda => b"cuMem",
         }
     }
@@ -135,6 +141,8 @@ impl Topic {
             Self::Errors => (&Function::OF_ERRORS, &[]),
             Self::Zlib => (&Function::OF_ZLIB, &[]),
             Self::Zstd => (&Function::OF_ZSTD, &[]),
+            Self::Resolver => (&Function::OF_RESOLVER, &[]),
+            Self::Dials => (&Function::OF_DIALS, &[]),
             Self::Cuda => (&Function::OF_CUDA, &[]),
         };
         let functions = functions.iter().map(|function| (Name::Probed(*function), function.symbol()));
@@ -155,6 +163,8 @@ impl Topic {
             // Other things can be inflated too.
             Self::Zlib => Function::OF_ZLIB.iter().all(has),
             Self::Zstd => has(&Function::ZstdDecompress),
+            Self::Resolver => has(&Function::GetAddrInfo),
+            Self::Dials => has(&Function::Dial),
             Self::Cuda => Function::OF_CUDA.iter().any(has),
         }
     }
@@ -374,7 +384,11 @@ impl<'f> Library<'f> {
         found: &mut Vec<Found>,
         numbers: &mut HashMap<u32, Name>,
     ) -> io::Result<()> {
-        let missing = |topic: &Topic| found.iter().all(|found| found.topic != *topic);
+        let missing = |topic: &Topic| {
+            // What is not exported may bear these plain names and be anything.
+            let exported = matches!(topic, Topic::Resolver | Topic::Dials);
+            found.iter().all(|found| found.topic != *topic) && (!exported || symbols == SymbolSource::Dynsym)
+        };
         let topics: Vec<Topic> = Topic::SOUGHT.into_iter().filter(missing).collect();
         for (topic, (mut functions, of_topic)) in self.defined(table, &topics)? {
             if !topic.is_in(&functions) {

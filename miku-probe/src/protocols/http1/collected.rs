@@ -49,7 +49,11 @@ impl Collected {
                 }
             }
             Bytes::Known(bytes) => self.push_tail(bytes),
-            Bytes::Unknown(_) => {
+            Bytes::Raw(bytes) => {
+                self.whole = false;
+                self.push_tail(bytes);
+            }
+            Bytes::Gzip(_) | Bytes::Unknown(_) => {
                 self.whole = false;
                 self.tail.as_mut_slice().zeroize();
                 self.tail.clear();

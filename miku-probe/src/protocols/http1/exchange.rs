@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use zeroize::{Zeroize, Zeroizing};
 
-use super::head::{Media, Protocol, RequestHead};
+use super::head::{Coding, Media, Protocol, RequestHead};
 use super::{Answer, ExchangeId, Finished, Interest, RateLimit, Request, Upgraded};
 use crate::observations::{Method, Outcome};
 use crate::units::{Nanos, Side};
@@ -82,8 +82,8 @@ impl Exchange {
     }
 
     /// What is told of it when its answer began at `time`.
-    pub(super) fn answer(&self, time: Nanos, media: Media) -> Answer {
-        Answer { id: self.id, status: self.status, time, media }
+    pub(super) fn answer(&self, time: Nanos, media: Media, coding: Coding) -> Answer {
+        Answer { id: self.id, status: self.status, time, media, coding }
     }
 
     /// What is told of it when it gave the connection another protocol.

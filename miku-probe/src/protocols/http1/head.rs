@@ -95,6 +95,40 @@ impl Media {
     }
 }
 
+/// How a body is coded, framing apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Coding {
+    /// It is not, as far as was declared.
+    #[default]
+    Plain,
+    /// `Content-Encoding: gzip`.
+    Gzip,
+    /// Otherwise, or several times.
+    Other,
+}
+
+impl Coding {
+    /// What a `Content-Encoding` value declares.
+    fn of(value: &[u8]) -> Self {
+        let is = |name: &str| value.eq_ignore_ascii_case(name.as_bytes());
+        if value.is_empty() || is("identity") {
+            Self::Plain
+        } else if is("gzip") || is("x-gzip") {
+            Self::Gzip
+        } else {
+            Self::Other
+        }
+    }
+
+    /// This, and then another.
+    const fn and(self, then: Self) -> Self {
+        match (self, then) {
+            (Self::Plain, other) | (other, Self::Plain) => other,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// What a connection carries after an answer that gives it another protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
@@ -216,8 +250,7 @@ pub(super) struct RequestHead<'a> {
     pub(super) target: &'a [u8],
     pub(super) host: &'a [u8],
     pub(super) declared: Declared,
-    /// The body is compressed, or coded otherwise.
-    pub(super) coded: bool,
+    pub(super) coding: Coding,
 }
 
 /// What matters of a response's head.
@@ -226,8 +259,7 @@ pub(super) struct ResponseHead<'a> {
     /// Absent when too little of the head was seen.
     pub(super) status: Option<u16>,
     pub(super) declared: Declared,
-    /// The body is compressed, or coded otherwise.
-    pub(super) coded: bool,
+    pub(super) coding: Coding,
     /// `Content-Type`, for [`Media::of`].
     pub(super) content_type: &'a [u8],
     pub(super) upgrade: Protocol,
@@ -267,10 +299,10 @@ fn parse_request_within<const HEADERS: usize>(bytes: &[u8]) -> Parsed<RequestHea
     );
     match result {
         Ok(Status::Complete(length)) => {
-            let Fields { host, declared, coded, .. } = fields(request.headers);
+            let Fields { host, declared, coding, .. } = fields(request.headers);
             let method = Method::from_token(request.method.unwrap_or("").as_bytes());
             let target = request.path.unwrap_or("").as_bytes();
-            Parsed::Whole(RequestHead { method, target, host, declared, coded }, length)
+            Parsed::Whole(RequestHead { method, target, host, declared, coding }, length)
         }
         Ok(Status::Partial) => Parsed::Partial,
         Err(Error::TooManyHeaders) => Parsed::TooMany,
@@ -295,10 +327,10 @@ fn parse_response_within<const HEADERS: usize>(bytes: &[u8], limits: bool) -> Pa
         .parse_response_with_uninit_headers(&mut response, bytes, &mut headers);
     match result {
         Ok(Status::Complete(length)) => {
-            let Fields { declared, coded, content_type, upgrade, .. } = fields(response.headers);
+            let Fields { declared, coding, content_type, upgrade, .. } = fields(response.headers);
             let limits = if limits { RateLimit::of(response.headers) } else { RateLimit::default() };
             Parsed::Whole(
-                ResponseHead { status: response.code, declared, coded, content_type, upgrade, limits },
+                ResponseHead { status: response.code, declared, coding, content_type, upgrade, limits },
                 length,
             )
         }
@@ -312,7 +344,7 @@ fn parse_response_within<const HEADERS: usize>(bytes: &[u8], limits: bool) -> Pa
 struct Fields<'a> {
     host: &'a [u8],
     declared: Declared,
-    coded: bool,
+    coding: Coding,
     content_type: &'a [u8],
     upgrade: Protocol,
 }
@@ -320,8 +352,8 @@ struct Fields<'a> {
 fn fields<'a>(headers: &[Header<'a>]) -> Fields<'a> {
     let mut host: &[u8] = b"";
     let mut length = Declared::Nothing;
-    let mut coding = None;
-    let mut coded = false;
+    let mut framing = None;
+    let mut coding = Coding::Plain;
     let mut content_type: &[u8] = b"";
     let mut upgrade = Protocol::Other;
     for header in headers {
@@ -335,20 +367,21 @@ fn fields<'a>(headers: &[Header<'a>]) -> Fields<'a> {
                 length = if length == Declared::Nothing || length == next { next } else { Declared::Invalid };
             }
             16 if name.eq_ignore_ascii_case("content-encoding") => {
-                let value = header.value.trim_ascii();
-                coded |= !value.is_empty() && !value.eq_ignore_ascii_case(b"identity");
+                coding = coding.and(Coding::of(header.value.trim_ascii()));
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                 let mut codings = header.value.rsplit(|byte| *byte == b',');
                 let chunked = codings.next().unwrap_or(b"").trim_ascii().eq_ignore_ascii_case(b"chunked");
                 // What stands before the last one is in the body, as the last one is if it is no framing.
-                coded |= !chunked || codings.next().is_some();
-                coding = Some(if chunked { Declared::Chunked } else { Declared::OtherCoding });
+                if !chunked || codings.next().is_some() {
+                    coding = Coding::Other;
+                }
+                framing = Some(if chunked { Declared::Chunked } else { Declared::OtherCoding });
             }
             _ => {}
         }
     }
-    Fields { host, declared: coding.unwrap_or(length), coded, content_type, upgrade }
+    Fields { host, declared: framing.unwrap_or(length), coding, content_type, upgrade }
 }
 
 /// The length that a `Content-Length` value declares; the same number several times over is one (RFC 9110, section 8.6).
@@ -390,7 +423,7 @@ pub(super) fn with_truncated_request<T>(head: &[u8], use_it: impl FnOnce(Request
         None if target.len() > super::exchange::PATH_MAX + super::exchange::HOST_MAX => target,
         None => b"",
     };
-    use_it(RequestHead { method, target, host: b"", declared: Declared::Nothing, coded: false })
+    use_it(RequestHead { method, target, host: b"", declared: Declared::Nothing, coding: Coding::Plain })
 }
 
 /// The status that the start of a response's head tells, if it goes that far.

@@ -4,7 +4,9 @@ mod messages;
 
 use super::body::{Chunks, Ending, Progress};
 use super::exchange::Queue;
-use super::head::{Parsed, PartialHead, Role, Start, expected_start, parse_request, parse_response, plausible_start};
+use super::head::{
+    Coding, Parsed, PartialHead, Role, Start, expected_start, parse_request, parse_response, plausible_start,
+};
 use super::{Bytes, End, Event, ExchangeId, Listener, Piece, Segment};
 use crate::observations::{AbortReason, Outcome, Unmatched};
 use crate::units::{Direction, Nanos, Side};
@@ -85,20 +87,23 @@ struct Telling {
     id: ExchangeId,
     role: Role,
     offset: u64,
-    /// Its bytes are not told.
-    coded: bool,
+    coding: Coding,
     /// Nothing of it was told of the segment at hand.
     first: bool,
 }
 
 impl Telling {
-    const fn new(id: ExchangeId, role: Role, coded: bool) -> Self {
-        Self { id, role, offset: 0, coded, first: true }
+    const fn new(id: ExchangeId, role: Role, coding: Coding) -> Self {
+        Self { id, role, offset: 0, coding, first: true }
     }
 
     fn tell(&mut self, time: Nanos, bytes: Bytes<'_>, listener: &mut impl Listener) {
         let size = bytes.size();
-        let bytes = if self.coded { Bytes::Unknown(size) } else { bytes };
+        let bytes = match (self.coding, bytes) {
+            (Coding::Plain, bytes) => bytes,
+            (Coding::Gzip, Bytes::Known(bytes)) => Bytes::Gzip(bytes),
+            _ => Bytes::Unknown(size),
+        };
         let first = std::mem::take(&mut self.first);
         listener.tell(Event::Body(Piece { id: self.id, role: self.role, time, first, offset: self.offset, bytes }));
         self.offset = self.offset.saturating_add(size);
@@ -340,7 +345,7 @@ impl Machine {
                 },
                 Phase::Unframed(ending) => {
                     ending.known(bytes);
-                    self.tell_body(at, Bytes::Unknown(all as u64), listener);
+                    self.tell_body(at, Bytes::Raw(bytes), listener);
                     self.count(at, all as u64);
                     all
                 }

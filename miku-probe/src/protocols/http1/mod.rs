@@ -1,6 +1,6 @@
 //! HTTP/1.1 from either end of a connection: segments in, exchanges out.
 //!
-//! A segment is what one system call moved. Its first bytes are known, and its last eight; what lies between may not
+//! A segment is what one system call moved. Its first bytes are known, and its last ones; what lies between may not
 //! be. So a [`Machine`] follows each direction by the framing that the heads declare (RFC 9112, section 6), counts what
 //! it cannot see, and says so where that is not enough:
 //!
@@ -32,7 +32,7 @@ mod testing;
 mod tests;
 
 pub use collected::Collected;
-pub use head::{Media, Protocol, Role};
+pub use head::{Coding, Media, Protocol, Role};
 pub use limits::RateLimit;
 pub use machine::Machine;
 
@@ -52,7 +52,7 @@ pub struct Segment<'a> {
     pub size: u64,
     /// The first bytes, `size` of them or fewer.
     pub prefix: &'a [u8],
-    /// The last bytes (at most 8), when `prefix` is shorter than `size`; they may overlap with it. Else empty.
+    /// The last bytes, at least 8 as a rule, when `prefix` is shorter than `size`; they may overlap with it. Else empty.
     pub tail: &'a [u8],
 }
 
@@ -136,6 +136,8 @@ pub struct Answer {
     pub time: Nanos,
     /// What the body is.
     pub media: Media,
+    /// How the body is coded.
+    pub coding: Coding,
 }
 
 /// A piece of a body. All pieces together, in their order, are the whole body, or its start if it is cut short.
@@ -160,7 +162,11 @@ pub struct Piece<'a> {
 pub enum Bytes<'a> {
     /// The bytes themselves, free of chunked framing; never none.
     Known(&'a [u8]),
-    /// How many they are, no more. Where chunked framing was lost, it counts in; the bytes of a body with a content coding
+    /// The bytes themselves, and among them the framing of chunks, since that was lost; never none.
+    Raw(&'a [u8]),
+    /// The bytes as [`Coding::Gzip`] left them, free of chunked framing; never none.
+    Gzip(&'a [u8]),
+    /// How many they are, no more. Where chunked framing was lost, it counts in; the bytes of a body with [`Coding::Other`]
     /// are never told.
     Unknown(u64),
 }
@@ -170,7 +176,7 @@ impl Bytes<'_> {
     #[must_use]
     pub const fn size(&self) -> u64 {
         match self {
-            Self::Known(bytes) => bytes.len() as u64,
+            Self::Known(bytes) | Self::Raw(bytes) | Self::Gzip(bytes) => bytes.len() as u64,
             Self::Unknown(size) => *size,
         }
     }
@@ -178,7 +184,12 @@ impl Bytes<'_> {
 
 impl fmt::Debug for Bytes<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if matches!(self, Self::Known(_)) { "Known" } else { "Unknown" };
+        let name = match self {
+            Self::Known(_) => "Known",
+            Self::Raw(_) => "Raw",
+            Self::Gzip(_) => "Gzip",
+            Self::Unknown(_) => "Unknown",
+        };
         formatter.debug_tuple(name).field(&self.size()).finish()
     }
 }

@@ -113,7 +113,7 @@ impl Listener for Recorder {
             Event::Body(piece) => {
                 let bytes = match piece.bytes {
                     Bytes::Known(bytes) => Ok(bytes.to_vec()),
-                    Bytes::Unknown(size) => Err(size),
+                    Bytes::Raw(_) | Bytes::Gzip(_) | Bytes::Unknown(_) => Err(piece.bytes.size()),
                 };
                 let super::Piece { id, role, time: Nanos(time), first, offset, .. } = piece;
                 return self.pieces.push(Piece { id, role, time, first, offset, bytes });

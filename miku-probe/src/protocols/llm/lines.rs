@@ -7,10 +7,16 @@ use zeroize::{Zeroize, Zeroizing};
 /// The most bytes of a line that are kept while its rest is still to come.
 const KEPT_MAX: usize = 4 << 10;
 
-/// A line without its end, or its start if it is not known whole.
+/// The most bytes that are kept of the end of a longer one.
+const END_MAX: usize = 1 << 10;
+
+/// A line without the bytes that end it.
 #[derive(Clone, Copy)]
 pub(super) struct Line<'a> {
+    /// All of it, or its start if it is not known whole; none if that is not known.
     pub(super) bytes: &'a [u8],
+    /// The last bytes of one that is not known whole, if they are known.
+    pub(super) end: &'a [u8],
     pub(super) whole: bool,
 }
 
@@ -19,6 +25,8 @@ pub(super) struct Line<'a> {
 pub(super) struct Lines {
     /// The start of the line at hand, which may hold secrets.
     kept: Zeroizing<Vec<u8>>,
+    /// The last bytes so far of a line of which not all is kept.
+    end: Zeroizing<Vec<u8>>,
     place: Place,
 }
 
@@ -28,7 +36,7 @@ enum Place {
     Known,
     /// In a line that is longer than what is kept.
     Overlong,
-    /// Somewhere in a line of which no more is wanted.
+    /// Somewhere in a line whose start is not known, or was told.
     Lost,
 }
 
@@ -37,6 +45,7 @@ impl fmt::Debug for Lines {
         formatter
             .debug_struct("Lines")
             .field("kept", &self.kept.len())
+            .field("end", &self.end.len())
             .field("place", &self.place)
             .finish_non_exhaustive()
     }
@@ -46,19 +55,17 @@ impl Lines {
     /// Takes in known bytes. After unknown ones, the first of a segment are taken for a line's start, as servers write.
     pub(super) fn known(&mut self, mut bytes: &[u8], starts_segment: bool, mut tell: impl FnMut(Line<'_>)) {
         if starts_segment && self.place == Place::Lost {
-            self.place = Place::Known;
+            self.forget(Place::Known);
         }
         while let Some(end) = memchr::memchr(b'\n', bytes) {
             let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
-            match self.place {
-                Place::Lost => {}
-                Place::Known if self.kept.is_empty() => tell(Line { bytes: without_return(line), whole: true }),
-                _ => {
-                    self.keep(line);
-                    tell(Line { bytes: without_return(&self.kept), whole: self.place == Place::Known });
-                }
+            if self.place == Place::Known && self.kept.is_empty() {
+                tell(Line { bytes: without_return(line), end: b"", whole: true });
+            } else {
+                self.keep(line);
+                self.tell_kept(&mut tell);
+                self.forget(Place::Known);
             }
-            self.forget(Place::Known);
             bytes = rest;
         }
         self.keep(bytes);
@@ -67,30 +74,67 @@ impl Lines {
     /// Takes in that bytes came which are not known.
     pub(super) fn unknown(&mut self, mut tell: impl FnMut(Line<'_>)) {
         if self.place != Place::Lost && !self.kept.is_empty() {
-            tell(Line { bytes: &self.kept, whole: false });
+            tell(Line { bytes: &self.kept, end: b"", whole: false });
         }
         self.forget(Place::Lost);
     }
 
+    /// Takes in that no more comes. What has no end is taken for a line all the same.
+    pub(super) fn ended(&mut self, mut tell: impl FnMut(Line<'_>)) {
+        if !self.kept.is_empty() || !self.end.is_empty() {
+            self.tell_kept(&mut tell);
+        }
+        self.forget(Place::Known);
+    }
+
+    fn tell_kept(&self, tell: &mut impl FnMut(Line<'_>)) {
+        let whole = self.place == Place::Known;
+        let bytes = if whole { without_return(&self.kept) } else { &self.kept };
+        if !(bytes.is_empty() && self.end.is_empty()) || whole {
+            tell(Line { bytes, end: &self.end, whole });
+        }
+    }
+
     fn forget(&mut self, place: Place) {
-        self.kept.as_mut_slice().zeroize();
-        self.kept.clear();
+        for kept in [&mut self.kept, &mut self.end] {
+            kept.as_mut_slice().zeroize();
+            kept.clear();
+        }
         self.place = place;
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        if self.place != Place::Known || bytes.is_empty() {
+        if bytes.is_empty() {
             return;
         }
-        let taken = bytes.len().min(KEPT_MAX - self.kept.len());
-        if self.kept.capacity() == 0 {
-            // Room for all at once: what grows leaves bytes behind.
-            self.kept.reserve_exact(KEPT_MAX);
+        let mut taken = 0;
+        if self.place == Place::Known {
+            taken = bytes.len().min(KEPT_MAX - self.kept.len());
+            if self.kept.capacity() == 0 {
+                // Room for all at once: what grows leaves bytes behind.
+                self.kept.reserve_exact(KEPT_MAX);
+            }
+            self.kept.extend_from_slice(&bytes[..taken]);
         }
-        self.kept.extend_from_slice(&bytes[..taken]);
         if taken < bytes.len() {
-            self.place = Place::Overlong;
+            if self.place == Place::Known {
+                self.place = Place::Overlong;
+            }
+            self.keep_end(&bytes[taken..]);
         }
+    }
+
+    fn keep_end(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(END_MAX)..];
+        if self.end.capacity() == 0 {
+            self.end.reserve_exact(END_MAX);
+        }
+        let surplus = (self.end.len() + bytes.len()).saturating_sub(END_MAX);
+        self.end.copy_within(surplus.., 0);
+        let kept = self.end.len() - surplus;
+        self.end[kept..].zeroize();
+        self.end.truncate(kept);
+        self.end.extend_from_slice(bytes);
     }
 }
 
@@ -155,7 +199,8 @@ mod tests {
         lines.unknown(|line| found.push((line.bytes.to_vec(), line.whole)));
         told(&mut lines, &mut found, b"tail", false);
         told(&mut lines, &mut found, b"new\n", true);
-        let expected = [(&b"data: {"[..], false), (b"whole", true), (b"sta", false), (b"new", true)];
+        // The end of the first line is told for itself; the last one's end was lost with what came after it.
+        let expected = [(&b"data: {"[..], false), (b"", false), (b"whole", true), (b"sta", false), (b"new", true)];
         assert_eq!(found, expected.map(|(line, whole)| (line.to_vec(), whole)));
     }
 }

@@ -1,11 +1,13 @@
 //! Calls of all dialects, through the HTTP machine, however they are split.
 
+mod counts;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::{Dialect, Endpoint, Follower, LlmCall, LlmOutcome, Operation, Progress};
-use crate::observations::{AbortReason, Method};
+use super::{Call, Dialect, Endpoint, Follower, Inflaters, Progress};
+use crate::observations::{CallOutcome, Finish, Method, Operation, Tokens, Unmatched};
 use crate::protocols::http1::{End, Event, Interest, Listener, Machine, Request, Segment};
 use crate::units::{Direction, Nanos, Side};
 
@@ -23,7 +25,8 @@ struct Bot {
 struct Followed {
     followers: Vec<Follower>,
     progress: Vec<(Progress, u64)>,
-    calls: Vec<Option<LlmCall>>,
+    calls: Vec<Option<Call>>,
+    inflaters: Inflaters,
     now: u64,
 }
 
@@ -31,7 +34,7 @@ impl Listener for Followed {
     fn tell(&mut self, event: Event<'_>) {
         for follower in &mut self.followers {
             let progress = follower.tell(&event);
-            if progress != Progress::Nothing {
+            if progress != Progress::default() {
                 self.progress.push((progress, self.now));
             }
         }
@@ -43,7 +46,7 @@ impl Listener for Followed {
     }
 
     fn interest(&mut self, request: &Request<'_>) -> Interest {
-        let Some(follower) = Follower::new(request) else { return Interest::Nothing };
+        let Some(follower) = Follower::new(request, &self.inflaters) else { return Interest::Nothing };
         self.followers.push(follower);
         Interest::Whole
     }
@@ -69,6 +72,14 @@ impl Bot {
         self.moved(Direction::In, bytes.as_ref())
     }
 
+    /// A segment of the answer of which only the start and the end are known.
+    fn received_partly(&mut self, size: u64, prefix: &[u8], tail: &[u8]) {
+        self.time += 1;
+        self.listener.now = self.time;
+        let segment = Segment { time: Nanos(self.time), direction: Direction::In, size, prefix, tail };
+        self.machine.segment(&segment, &mut self.listener);
+    }
+
     fn asks(&mut self, path: &str, body: &str) -> &mut Self {
         let length = body.len();
         self.sends(format!("POST {path} HTTP/1.1\r\nhost: llm\r\ncontent-length: {length}\r\n\r\n{body}"));
@@ -80,10 +91,10 @@ impl Bot {
         self.machine.end(Nanos(self.time), end, &mut self.listener);
     }
 
-    fn call(&self) -> LlmCall {
-        match self.listener.calls[..] {
-            [Some(call)] => call,
-            ref other => panic!("one call is told: {other:?}"),
+    fn call(&self) -> Call {
+        match &self.listener.calls[..] {
+            [Some(call)] => call.clone(),
+            other => panic!("one call is told: {other:?}"),
         }
     }
 }
@@ -109,18 +120,21 @@ fn endpoints() {
     for (path, dialect, operation) in [
         ("/v1/chat/completions", Dialect::OpenAi, Operation::Chat),
         ("/api/v1/chat/completions", Dialect::OpenAi, Operation::Chat),
-        ("/v1/completions", Dialect::OpenAi, Operation::Completion),
-        ("/v1/responses", Dialect::OpenAi, Operation::Response),
-        ("/completion", Dialect::LlamaCpp, Operation::Completion),
-        ("/upstream/m/completion", Dialect::LlamaCpp, Operation::Completion),
+        ("/v1/completions", Dialect::OpenAi, Operation::TextCompletion),
+        ("/v1/responses", Dialect::Responses, Operation::Chat),
+        ("/completion", Dialect::LlamaCpp, Operation::TextCompletion),
+        ("/upstream/m/completion", Dialect::LlamaCpp, Operation::TextCompletion),
         ("/api/chat", Dialect::Ollama, Operation::Chat),
-        ("/api/generate", Dialect::Ollama, Operation::Completion),
+        ("/api/generate", Dialect::Ollama, Operation::TextCompletion),
         ("/v1/messages", Dialect::Anthropic, Operation::Chat),
+        ("/v1/embeddings", Dialect::OpenAi, Operation::Embeddings),
+        ("/api/embed", Dialect::Ollama, Operation::Embeddings),
+        ("/api/embeddings", Dialect::Ollama, Operation::Embeddings),
+        ("/embedding", Dialect::LlamaCpp, Operation::Embeddings),
     ] {
         assert_eq!(of(path), Some((dialect, operation)), "{path}");
     }
-    for path in ["/v1/embeddings", "/v1/models", "/api/embed", "/api/tags", "/v1/messages/count_tokens", "/health", "/"]
-    {
+    for path in ["/v1/models", "/api/tags", "/v1/messages/count_tokens", "/health", "/"] {
         assert_eq!(of(path), None, "{path}");
     }
     assert_eq!(Endpoint::of(Method::Get, CHAT), None);
@@ -145,22 +159,34 @@ fn llama_cpp(bot: &mut Bot) -> [u64; 3] {
 fn a_streamed_call() {
     let mut bot = Bot::default();
     let [head, first, last] = llama_cpp(&mut bot);
-    let expected = LlmCall {
+    let expected = Call {
         side: Side::Client,
         endpoint: Endpoint { dialect: Dialect::OpenAi, operation: Operation::Chat },
         start: Nanos(1),
         first_byte: Some(Nanos(head)),
+        model: Some("m".into()),
+        model_answered: true,
         first_token: Some(Nanos(first)),
+        first_token_certain: true,
         last_token: Some(Nanos(last)),
         end: Nanos(bot.time),
         streaming: Some(true),
         chunks: 3,
-        exact: true,
+        unread: None,
         status: Some(200),
-        outcome: LlmOutcome::Complete,
+        outcome: CallOutcome::Complete,
+        finish: Some(Finish::Stop),
+        tokens: Tokens::default(),
+        tokens_per_second: None,
+        prompt: None,
+        predicted: None,
+        load: None,
+        queued: None,
     };
     assert_eq!(bot.call(), expected);
-    let progress = [(Progress::FirstToken, first), (Progress::Tokens, first + 1), (Progress::Tokens, last)];
+    let more = Progress { tokens: 1, gap: Some(Nanos(1)), ..Progress::default() };
+    let progress =
+        [(Progress { tokens: 1, first: true, ..Progress::default() }, first), (more, first + 1), (more, last)];
     assert_eq!(bot.listener.progress, progress);
 }
 
@@ -178,7 +204,7 @@ fn a_streamed_call_of_which_little_is_known() {
         bot.ends(End::PeerFinished);
         let call = bot.call();
         assert_eq!((call.first_byte, call.first_token), (Some(Nanos(head)), Some(Nanos(first))), "{known:?}");
-        assert_eq!((call.last_token, call.chunks, call.exact), (Some(Nanos(last)), 2, false), "{known:?}");
+        assert_eq!((call.last_token, call.chunks, call.unread.is_none()), (Some(Nanos(last)), 2, false), "{known:?}");
     }
 }
 
@@ -191,7 +217,7 @@ fn what_is_compressed_is_told_by_its_segments() {
     bot.receives("0\r\n\r\n");
     let call = bot.call();
     assert_eq!((call.first_token, call.last_token), (Some(Nanos(first)), Some(Nanos(last))));
-    assert_eq!((call.chunks, call.exact), (2, false));
+    assert_eq!((call.chunks, call.unread), (2, Some(Unmatched::Coded)));
 }
 
 #[test]
@@ -204,8 +230,8 @@ fn an_answer_that_is_not_seen_is_not_exact() {
     bot.receives(chunk(&delta(r#"{"content":"Hi"}"#)));
     bot.ends(End::PeerFinished);
     let call = bot.call();
-    assert_eq!((call.streaming, call.first_token, call.exact), (Some(true), None, false));
-    assert_eq!(call.outcome, LlmOutcome::Unknown);
+    assert_eq!((call.streaming, call.first_token, call.unread.is_none()), (Some(true), None, false));
+    assert_eq!(call.outcome, CallOutcome::Unknown);
 }
 
 #[test]
@@ -233,7 +259,7 @@ fn anthropic_by_the_names_of_its_events() {
         bot.receives("0\r\n\r\n");
         let call = bot.call();
         assert_eq!((call.first_token, call.last_token), (Some(Nanos(times[3])), Some(Nanos(times[4]))), "{known:?}");
-        assert_eq!((call.chunks, call.exact), (2, known.is_none()));
+        assert_eq!((call.chunks, call.unread.is_none()), (2, known.is_none()));
     }
 }
 
@@ -263,7 +289,7 @@ fn ollama_streams_unless_it_is_asked_not_to() {
         bot.ends(End::LocalClosed);
         let call = bot.call();
         assert_eq!((call.first_token, call.chunks, call.streaming), (Some(Nanos(first)), 1, Some(true)));
-        assert_eq!(call.outcome, LlmOutcome::Complete, "its last event was seen");
+        assert_eq!(call.outcome, CallOutcome::Complete, "its last event was seen");
         let mut bot = Bot::default();
         bot.asks(path, &body.replace('}', ",\"stream\":false}"));
         bot.receives("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
@@ -303,7 +329,7 @@ fn other_shapes_of_content() {
             bot.receives(chunk(&format!(": ping\n\ndata:{event}\n\n")));
         }
         bot.receives("0\r\n\r\n");
-        assert_eq!((bot.call().chunks, bot.call().exact), (chunks as u64, true));
+        assert_eq!((bot.call().chunks, bot.call().unread.is_none()), (chunks as u64, true));
     }
 }
 
@@ -316,10 +342,10 @@ fn whether_it_is_streamed() {
         bot.asks(CHAT, body).receives(answer);
         (bot.call().streaming, bot.call().outcome)
     };
-    assert_eq!(told(STREAM, refused), (Some(true), LlmOutcome::Failed));
-    assert_eq!(told(r#"{"model":"m"}"#, refused), (Some(false), LlmOutcome::Failed));
-    assert_eq!(told(r#"{"model":"m"#, refused), (None, LlmOutcome::Failed));
-    assert_eq!(told(r#"{"model":"m","stream":true}"#, json), (Some(false), LlmOutcome::Complete), "it was not");
+    assert_eq!(told(STREAM, refused), (Some(true), CallOutcome::Failed));
+    assert_eq!(told(r#"{"model":"m"}"#, refused), (Some(false), CallOutcome::Failed));
+    assert_eq!(told(r#"{"model":"m"#, refused), (None, CallOutcome::Failed));
+    assert_eq!(told(r#"{"model":"m","stream":true}"#, json), (Some(false), CallOutcome::Complete), "it was not");
     // Of a long request the last bytes may tell.
     let mut bot = Bot::default();
     let long = STREAM.replace("hi", &"long ".repeat(4000));
@@ -339,14 +365,14 @@ fn ends() {
         bot.ends(end);
         bot.call().outcome
     };
-    assert_eq!(stream("", End::LocalClosed), LlmOutcome::Aborted(AbortReason::ClientClosed));
-    assert_eq!(stream("", End::PeerFinished), LlmOutcome::Aborted(AbortReason::ServerClosed));
-    assert_eq!(stream("", End::Detached), LlmOutcome::Unknown);
-    assert_eq!(stream("data: [DONE]\n\n", End::LocalClosed), LlmOutcome::Complete);
+    assert_eq!(stream("", End::LocalClosed), CallOutcome::Aborted);
+    assert_eq!(stream("", End::PeerFinished), CallOutcome::Aborted);
+    assert_eq!(stream("", End::Detached), CallOutcome::Unknown);
+    assert_eq!(stream("data: [DONE]\n\n", End::LocalClosed), CallOutcome::Complete);
     let last = delta("{}").replace("\"finish_reason\":null", "\"finish_reason\":\"length\"");
-    assert_eq!(stream(&last, End::LocalClosed), LlmOutcome::Complete);
-    assert_eq!(stream("data: {\"error\":{\"code\":500}}\n\n", End::PeerFinished), LlmOutcome::Failed);
-    assert_eq!(stream("event: error\ndata: {\"type\":\"error\"}\n\n", End::PeerFinished), LlmOutcome::Failed);
+    assert_eq!(stream(&last, End::LocalClosed), CallOutcome::Complete);
+    assert_eq!(stream("data: {\"error\":{\"code\":500}}\n\n", End::PeerFinished), CallOutcome::Failed);
+    assert_eq!(stream("event: error\ndata: {\"type\":\"error\"}\n\n", End::PeerFinished), CallOutcome::Failed);
 }
 
 #[test]
@@ -377,12 +403,12 @@ fn an_endless_event_is_bounded_and_no_more_than_a_token() {
     }
     bot.receives(chunk("\"}\n\n"));
     bot.receives("0\r\n\r\n");
-    assert_eq!((bot.call().chunks, bot.call().exact), (1, false));
+    assert_eq!((bot.call().chunks, bot.call().unread.is_none()), (1, false));
     let mut bot = Bot::default();
     bot.asks(CHAT, STREAM).receives(SSE);
     bot.receives(chunk(&delta(&"[{".repeat(100_000))));
     bot.receives("0\r\n\r\n");
-    assert_eq!((bot.call().chunks, bot.call().outcome), (0, LlmOutcome::Complete));
+    assert_eq!((bot.call().chunks, bot.call().outcome), (0, CallOutcome::Complete));
 }
 
 #[test]
@@ -464,8 +490,8 @@ proptest! {
         prop_assert_eq!(call.chunks, contents.len() as u64);
         prop_assert_eq!(call.first_token, contents.first().and_then(time));
         prop_assert_eq!(call.last_token, contents.last().and_then(time));
-        prop_assert!(call.exact);
-        prop_assert_eq!((call.streaming, call.outcome), (Some(true), LlmOutcome::Complete));
+        prop_assert!(call.unread.is_none());
+        prop_assert_eq!((call.streaming, call.outcome), (Some(true), CallOutcome::Complete));
     }
 
     /// One event a segment, of which the start and perhaps the end are known: no token is later than the truth, and none
@@ -487,7 +513,7 @@ proptest! {
             prop_assert!(call.first_token.is_some_and(|told| told <= *first), "{call:?}");
         }
         prop_assert!(call.chunks >= contents.len() as u64 && call.chunks <= events.len() as u64);
-        prop_assert!(!call.exact || call.chunks == contents.len() as u64);
+        prop_assert!(call.unread.is_some() || call.chunks == contents.len() as u64);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use nvml_wrapper_sys::bindings::{
 
 use super::worker::{Progress, Told};
 use crate::observations::{
-    ClockDomain, Device, EccKind, EccLocation, GpuProcess, Memory, PcieDirection, Reading, RemapCause, Sensor, Task,
+    ClockDomain, Device, EccKind, EccLocation, GpuMemory, GpuProcess, PcieDirection, Reading, RemapCause, Sensor, Task,
     ThrottleReason, Unavailable,
 };
 
@@ -352,9 +352,9 @@ fn ratio(percent: u32) -> Option<f64> {
     (percent <= 100).then(|| f64::from(percent) / 100.0)
 }
 
-fn memory(ask: &mut Ask<'_>, nvml: &Nvml, device: &NvmlDevice<'_>) -> Option<Memory> {
+fn memory(ask: &mut Ask<'_>, nvml: &Nvml, device: &NvmlDevice<'_>) -> Option<GpuMemory> {
     if let Some(told) = ask.get("nvmlDeviceGetMemoryInfo_v2", 0, || device.memory_info()) {
-        return Some(Memory { total: told.total, used: told.used, free: told.free, reserved: Some(told.reserved) });
+        return Some(GpuMemory { total: told.total, used: told.used, free: told.free, reserved: Some(told.reserved) });
     }
     let told = ask.get("nvmlDeviceGetMemoryInfo", 0, || {
         let function = nvml.lib().nvmlDeviceGetMemoryInfo.as_ref();
@@ -364,7 +364,7 @@ fn memory(ask: &mut Ask<'_>, nvml: &Nvml, device: &NvmlDevice<'_>) -> Option<Mem
         nvml_try(unsafe { function(device.handle(), &raw mut told) })?;
         Ok(told)
     })?;
-    Some(Memory { total: told.total, used: told.used, free: told.free, reserved: None })
+    Some(GpuMemory { total: told.total, used: told.used, free: told.free, reserved: None })
 }
 
 fn throttle(ask: &mut Ask<'_>, device: &NvmlDevice<'_>) -> Vec<(ThrottleReason, bool)> {

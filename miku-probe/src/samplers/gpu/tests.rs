@@ -7,7 +7,7 @@ use nvidia_ml_standin::script::StandIn;
 
 use super::*;
 use crate::observations::{
-    ClockDomain, EccKind, EccLocation, Memory, PcieDirection, Reading, RemapCause, Sensor, Task, ThrottleReason,
+    ClockDomain, EccKind, EccLocation, GpuMemory, PcieDirection, Reading, RemapCause, Sensor, Task, ThrottleReason,
 };
 use crate::samplers::Target;
 
@@ -115,7 +115,7 @@ fn every_value_is_as_the_driver_tells_it() {
     let expected = Reading {
         uuid: Some("GPU-11111111-2222-3333-4444-555555555555".to_owned()),
         name: Some("NVIDIA H100 PCIe".to_owned()),
-        memory: Some(Memory {
+        memory: Some(GpuMemory {
             total: 85_899_345_920,
             used: 2_147_483_649,
             free: 83_214_991_360,
@@ -168,7 +168,7 @@ fn every_value_is_as_the_driver_tells_it() {
 fn what_is_not_supported_is_absent_and_nothing_else_is() {
     let standin = standin("count 1\ngpu0.total 10\ngpu0.used 4\ngpu0.free 6\ngpu0.busy 101\ngpu0.memory_busy 5");
     let reading = only(&sampler(&standin).sample());
-    let memory = Some(Memory { total: 10, used: 4, free: 6, reserved: None });
+    let memory = Some(GpuMemory { total: 10, used: 4, free: 6, reserved: None });
     // A hundred and one percent is no percentage.
     assert_eq!(reading, Reading { memory, utilization: vec![(Task::MemoryBandwidth, 0.05)], ..Reading::default() });
 }
@@ -226,7 +226,7 @@ fn parts_of_a_gpu_stand_for_themselves() {
         (Some(Task::Encoder), &vec![])
     );
     assert_eq!(second.uuid.as_deref(), Some("MIG-1"));
-    assert_eq!(second.memory, Some(Memory { total: 1000, used: 10, free: 990, reserved: Some(0) }));
+    assert_eq!(second.memory, Some(GpuMemory { total: 1000, used: 10, free: 990, reserved: Some(0) }));
     assert_eq!(second.processes, [process(4_000_000_001, Some(10), None)]);
 }
 

@@ -3,7 +3,7 @@
 use super::ladder::Ladder;
 use super::line::{Glyphs, Ink, Line, Look};
 use super::numbers;
-use super::recorder::{Latencies, Window};
+use super::recorder::{Latencies, Rates};
 use crate::units::Nanos;
 
 /// Steps of a cell, for the block elements have eighths.
@@ -12,16 +12,54 @@ const STEPS: usize = 8;
 const EIGHTHS: [&str; 7] = ["▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 /// The widest text of the markers, with its arrow and the space before.
 const MARKERS: usize = 10;
+/// The same where there is no room for an arrow.
+const NARROW_MARKERS: usize = 7;
 /// The percentiles that are marked.
 const PERCENTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
+
+/// What the distributions of a chart are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Time,
+    /// [`Rates`], of which a percentile is what so many reach: less is worse.
+    PerSecond,
+}
+
+impl Unit {
+    /// The bound of a bucket in words.
+    fn bound(self, bound: Nanos, glyphs: Glyphs) -> String {
+        match self {
+            Self::Time => numbers::bound(bound, glyphs),
+            Self::PerSecond => numbers::rate_bound(Rates::rate(bound)),
+        }
+    }
+
+    /// A value in words.
+    pub(super) fn value(self, value: Nanos, glyphs: Glyphs) -> String {
+        match self {
+            Self::Time => numbers::time(value, glyphs),
+            Self::PerSecond => numbers::rate(Rates::rate(value)),
+        }
+    }
+
+    /// The time, or what stands for a rate, that the share `quantile` does not exceed, or reaches.
+    pub(super) fn percentile(self, latencies: &Latencies, quantile: f64) -> Option<Nanos> {
+        match self {
+            Self::Time => latencies.quantile(quantile),
+            Self::PerSecond => latencies.quantile(1.0 - quantile),
+        }
+    }
+}
 
 /// What a chart shows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chart<'a> {
+    /// What its distributions are of.
+    pub(super) unit: Unit,
     /// Everything since the start.
-    pub(super) total: &'a Window,
+    pub(super) total: &'a Latencies,
     /// The last interval and its length, where it is to be compared with the total.
-    pub(super) interval: Option<(&'a Window, Nanos)>,
+    pub(super) interval: Option<(&'a Latencies, Nanos)>,
 }
 
 impl Chart<'_> {
@@ -29,28 +67,31 @@ impl Chart<'_> {
     /// no room.
     pub(super) fn lines(self, columns: usize, rows: usize, look: Look) -> Vec<Line> {
         let heading = rows > 4;
-        let rows = rows - usize::from(heading && rows > 0);
+        let mut lines = self.rows(columns, rows - usize::from(heading), look);
+        if heading && !lines.is_empty() {
+            lines.insert(0, Plan::new(columns, self.interval.is_some()).heading(self.interval.is_some(), look));
+        }
+        lines
+    }
+
+    /// The same without a heading.
+    pub(super) fn rows(self, columns: usize, rows: usize, look: Look) -> Vec<Line> {
         if rows == 0 {
             return Vec::new();
         }
-        let Some(ladder) = Ladder::fit(&self.total.duration, rows) else { return Vec::new() };
-        let total = shares(&ladder, &self.total.duration);
-        let interval = self
-            .interval
-            .map(|(window, length)| (ladder.counts(&window.duration), shares(&ladder, &window.duration), length));
-        let counts = ladder.counts(&self.total.duration);
+        let Some(ladder) = Ladder::fit(self.total, rows) else { return Vec::new() };
+        let total = shares(&ladder, self.total);
+        let interval = self.interval.map(|(times, length)| (ladder.counts(times), shares(&ladder, times), length));
+        let counts = ladder.counts(self.total);
         let scale = total
             .iter()
             .chain(interval.iter().flat_map(|(_, shares, _)| shares))
             .fold(0.0, |most: f64, share| most.max(*share));
         let plan = Plan::new(columns, self.interval.is_some());
         let mut lines = Vec::with_capacity(rows + 1);
-        if heading {
-            lines.push(plan.heading(interval.is_some(), look));
-        }
         for (row, bound) in ladder.bounds().iter().enumerate() {
             let mut line = Line::new();
-            line.push_right(Ink::Plain, &numbers::bound(*bound, look.glyphs), plan.label);
+            line.push_right(Ink::Plain, &self.unit.bound(*bound, look.glyphs), plan.label);
             line.push(Ink::Dim, plan.axis(look.glyphs));
             let end = line.width() + plan.bar;
             let now = interval.as_ref().map(|(counts, shares, length)| (counts[row], shares[row], *length));
@@ -58,7 +99,9 @@ impl Chart<'_> {
             bar(&mut line, plan.bar, now.map_or(total[row], |now| now.1) / scale, total[row] / scale, look);
             line.pad_to(end);
             let ink = if counts[row] == 0 { Ink::Dim } else { Ink::Plain };
-            line.push_right(ink, &numbers::count(counts[row]), Plan::COUNT);
+            if plan.count {
+                line.push_right(ink, &numbers::count(counts[row]), Plan::COUNT);
+            }
             if plan.percent {
                 line.push_right(ink, &numbers::percent(total[row]), Plan::PERCENT);
             }
@@ -67,7 +110,7 @@ impl Chart<'_> {
                     .map_or_else(|| numbers::absent(look.glyphs).to_owned(), numbers::rate);
                 line.push_right(if count == 0 { Ink::Dim } else { Ink::Interval }, &text, Plan::RATE);
             }
-            let markers = markers(&ladder, row, &self.total.duration, look.glyphs);
+            let markers = markers(&ladder, row, (self.unit, self.total), plan.arrow(look.glyphs));
             if !markers.is_empty() {
                 line.push(Ink::Marker, &markers);
             }
@@ -82,16 +125,24 @@ impl Chart<'_> {
 struct Plan {
     label: usize,
     bar: usize,
+    count: bool,
     percent: bool,
     rate: bool,
 }
 
 impl Plan {
+    /// Below this many columns there is only room for bars.
+    const NARROW: usize = 40;
     const COUNT: usize = 9;
     const PERCENT: usize = 7;
     const RATE: usize = 9;
 
     fn new(columns: usize, interval: bool) -> Self {
+        if columns < Self::NARROW {
+            let label = 7;
+            let bar = columns.saturating_sub(label + 2 + NARROW_MARKERS).max(4);
+            return Self { label, bar, count: false, percent: false, rate: false };
+        }
         let label = if columns < 60 { 8 } else { 9 };
         let percent = columns >= 52;
         let rate = interval && columns >= 66;
@@ -101,7 +152,16 @@ impl Plan {
             + MARKERS
             + if percent { Self::PERCENT } else { 0 }
             + if rate { Self::RATE } else { 0 };
-        Self { label, bar: columns.saturating_sub(taken).max(4), percent, rate }
+        Self { label, bar: columns.saturating_sub(taken).max(4), count: true, percent, rate }
+    }
+
+    /// What stands before a marker.
+    const fn arrow(self, glyphs: Glyphs) -> &'static str {
+        match (self.count, glyphs) {
+            (false, _) => " ",
+            (true, Glyphs::Unicode) => " ◂ ",
+            (true, Glyphs::Ascii) => " < ",
+        }
     }
 
     const fn axis(self, glyphs: Glyphs) -> &'static str {
@@ -157,21 +217,17 @@ fn shares(ladder: &Ladder, latencies: &Latencies) -> Vec<f64> {
     ladder.counts(latencies).into_iter().map(|count| count as f64 / all).collect()
 }
 
-/// The percentiles that lie in the bucket of `row`.
-fn markers(ladder: &Ladder, row: usize, latencies: &Latencies, glyphs: Glyphs) -> String {
+/// The percentiles that lie in the bucket of `row`, behind an arrow.
+fn markers(ladder: &Ladder, row: usize, (unit, latencies): (Unit, &Latencies), arrow: &str) -> String {
     let here: Vec<&str> = PERCENTILES
         .iter()
-        .filter(|(_, quantile)| latencies.quantile(*quantile).is_some_and(|time| ladder.index(time) == row))
+        .filter(|(_, quantile)| unit.percentile(latencies, *quantile).is_some_and(|time| ladder.index(time) == row))
         .map(|(name, _)| *name)
         .collect();
-    let arrow = match glyphs {
-        Glyphs::Unicode => '◂',
-        Glyphs::Ascii => '<',
-    };
     match here.as_slice() {
         [] => String::new(),
-        [one] => format!(" {arrow} {one}"),
-        [first, .., last] => format!(" {arrow} {first}-{}", &last[1..]),
+        [one] => format!("{arrow}{one}"),
+        [first, .., last] => format!("{arrow}{first}-{}", &last[1..]),
     }
 }
 
@@ -265,17 +321,38 @@ mod tests {
     }
 
     #[test]
-    fn markers_stand_at_their_buckets() {
-        let mut total = Window::default();
-        for time in 1..=100 {
-            total.duration.record(Nanos(time * 990_000));
+    fn of_rates_the_low_ones_are_marked() {
+        let mut rates = Rates::default();
+        for rate in 1..=100 {
+            rates.record(f64::from(rate));
         }
-        let ladder = Ladder::fit(&total.duration, 8).expect("there are times");
+        let chart = Chart { unit: Unit::PerSecond, total: rates.as_times(), interval: None };
+        let lines: Vec<String> = chart
+            .rows(26, 8, Look::default())
+            .iter()
+            .map(|line| line.encode(26, false).trim_end().to_owned())
+            .collect();
+        let marked: Vec<(&str, &str)> = lines
+            .iter()
+            .filter_map(|line| {
+                Some((line[..7].trim(), line.rsplit_once(' ').filter(|(_, end)| end.starts_with('p'))?.1))
+            })
+            .collect();
+        assert_eq!(marked, [("5", "p99"), ("10", "p90"), ("50", "p50")], "{lines:#?}");
+    }
+
+    #[test]
+    fn markers_stand_at_their_buckets() {
+        let mut total = Latencies::default();
+        for time in 1..=100 {
+            total.record(Nanos(time * 990_000));
+        }
+        let ladder = Ladder::fit(&total, 8).expect("there are times");
         let seen: Vec<(String, String)> = (0..ladder.bounds().len())
             .map(|row| {
                 (
                     numbers::bound(ladder.bounds()[row], Glyphs::Ascii),
-                    markers(&ladder, row, &total.duration, Glyphs::Ascii),
+                    markers(&ladder, row, (Unit::Time, &total), " < "),
                 )
             })
             .filter(|(_, markers)| !markers.is_empty())

@@ -1,4 +1,4 @@
-//! Which exchanges the histogram counts.
+//! Which exchanges, replies and calls the histogram counts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -77,9 +77,14 @@ impl Filter {
     /// Whether `exchange` counts.
     #[must_use]
     pub fn passes(&self, exchange: &Exchange, names: &Names) -> bool {
-        (self.sides.is_empty() || self.sides.contains(&exchange.side))
-            && self.passes_service(exchange.service, names)
+        self.passes_side(exchange.service, exchange.side, names)
             && any(&self.routes, names.symbols.text(exchange.route))
+    }
+
+    /// Whether anything of `service` as this side counts.
+    #[must_use]
+    pub fn passes_side(&self, service: ServiceId, side: Side, names: &Names) -> bool {
+        (self.sides.is_empty() || self.sides.contains(&side)) && self.passes_service(service, names)
     }
 
     /// Whether anything of `service` counts.

@@ -29,15 +29,25 @@
 //! `unknown` nor `first_byte`; and in the place of `routes` stands `phases`, an array of `{"phase", "count", "share"}` with
 //! the same five times: how many replies had the phase, its share of the time of all replies, and how long it took.
 //!
+//! With `--llm` the times are those of calls of language models. A window then has `failed`, `aborted` and `unknown` (how calls
+//! ended; all that ended well are `count`, and have the durations), the distributions `first_token` and `inter_token` with
+//! their own `count`, times and `buckets`, `tokens_per_second` with `count` and the rates `p50`, `p90`, `p99`, `p999` and `min`,
+//! each of which so many calls reach, and `tokens` as servers counted them: `input`, `output` and `cached`. In the place of
+//! `routes` stand `in_flight` and `models`, an array of `service`, `side`, `server`, `model`, `operation`, `count`, `failed`,
+//! `aborted`, `unknown` and the three distributions without buckets; the one that stands for all models above the cap has
+//! `"other": true` and no names.
+//!
 //! What was not measured is `null` or absent, never 0.
 
 use jiff::{Timestamp, Unit};
 use serde::Serialize;
 
+use super::calls::{CallWindow, Ends, ModelRow, Speeds, TokenCounts};
 use super::ladder::Ladder;
 use super::numbers::rate_of;
-use super::recorder::{Times, Window};
+use super::recorder::{Latencies, Times, Window};
 use super::{Frame, Moment, Origin, PhaseRow, RouteRow, Subject};
+use crate::observations::CallOutcome;
 use crate::units::Nanos;
 
 #[derive(Serialize)]
@@ -50,12 +60,99 @@ struct Object<'a> {
     filtered: u64,
     lost: u64,
     unmatched: u64,
-    interval: WindowObject,
-    total: WindowObject,
+    interval: AnyWindow,
+    total: AnyWindow,
     #[serde(skip_serializing_if = "Option::is_none")]
     routes: Option<Vec<RouteObject<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     phases: Option<Vec<PhaseObject>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_flight: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    models: Option<Vec<ModelObject<'a>>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum AnyWindow {
+    Plain(Box<WindowObject>),
+    Calls(Box<CallsObject>),
+}
+
+/// A window of calls of language models.
+#[derive(Serialize)]
+struct CallsObject {
+    #[serde(flatten)]
+    ends: EndsObject,
+    rate: Option<f64>,
+    #[serde(flatten)]
+    times: Seconds,
+    buckets: Vec<Bucket>,
+    #[serde(flatten)]
+    speeds: SpeedsObject,
+    tokens: TokensObject,
+}
+
+/// How calls ended.
+#[derive(Serialize)]
+struct EndsObject {
+    count: u64,
+    failed: u64,
+    aborted: u64,
+    unknown: u64,
+}
+
+#[derive(Serialize)]
+struct SpeedsObject {
+    first_token: Distribution,
+    inter_token: Distribution,
+    tokens_per_second: RatesObject,
+}
+
+#[derive(Serialize)]
+struct Distribution {
+    count: u64,
+    #[serde(flatten)]
+    times: Seconds,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    buckets: Option<Vec<Bucket>>,
+}
+
+#[derive(Serialize)]
+struct RatesObject {
+    count: u64,
+    p50: Option<f64>,
+    p90: Option<f64>,
+    p99: Option<f64>,
+    p999: Option<f64>,
+    min: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct TokensObject {
+    input: Option<u64>,
+    output: Option<u64>,
+    cached: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct ModelObject<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    side: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<&'static str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    other: bool,
+    #[serde(flatten)]
+    ends: EndsObject,
+    #[serde(flatten)]
+    speeds: SpeedsObject,
 }
 
 #[derive(Serialize)]
@@ -150,16 +247,19 @@ pub fn object(frame: &Frame) -> String {
         filtered: frame.filtered,
         lost: frame.status.lost,
         unmatched: frame.status.unmatched,
-        interval: window(&frame.interval, frame.length, frame.subject),
-        total: window(&frame.total, frame.elapsed, frame.subject),
-        routes: match frame.subject {
-            Subject::Exchanges => Some(frame.routes.iter().map(|row| route(row, frame.length)).collect()),
-            Subject::Replies => None,
+        interval: match &frame.calls {
+            Some(seen) => calls(&seen.interval, frame.length),
+            None => window(&frame.interval, frame.length, frame.subject),
         },
-        phases: match frame.subject {
-            Subject::Exchanges => None,
-            Subject::Replies => Some(frame.phases.iter().map(phase).collect()),
+        total: match &frame.calls {
+            Some(seen) => calls(&seen.total, frame.elapsed),
+            None => window(&frame.total, frame.elapsed, frame.subject),
         },
+        routes: (frame.subject == Subject::Exchanges)
+            .then(|| frame.routes.iter().map(|row| route(row, frame.length)).collect()),
+        phases: (frame.subject == Subject::Replies).then(|| frame.phases.iter().map(phase).collect()),
+        in_flight: frame.calls.as_ref().map(|seen| seen.in_flight),
+        models: frame.calls.as_ref().map(|seen| seen.models.iter().map(model).collect()),
     };
     serde_json::to_string(&object).expect("texts and numbers always serialise")
 }
@@ -179,20 +279,24 @@ fn phase(row: &PhaseRow) -> PhaseObject {
     PhaseObject { phase: row.phase.as_str(), count: row.count, share: row.share, times: seconds(row.times) }
 }
 
-fn window(window: &Window, length: Nanos, subject: Subject) -> WindowObject {
+/// The buckets of a distribution that are not empty.
+fn buckets(latencies: &Latencies) -> Vec<Bucket> {
     let ladder = Ladder::log_linear();
     let mut sum = 0;
     let above = std::iter::once(&Nanos(0)).chain(ladder.bounds());
-    let buckets = above
+    above
         .zip(ladder.bounds())
-        .zip(ladder.counts(&window.duration))
+        .zip(ladder.counts(latencies))
         .filter(|(_, count)| *count > 0)
         .map(|((above, le), count)| {
             sum += count;
             Bucket { above: above.seconds(), le: le.seconds(), count: sum }
         })
-        .collect();
-    WindowObject {
+        .collect()
+}
+
+fn window(window: &Window, length: Nanos, subject: Subject) -> AnyWindow {
+    AnyWindow::Plain(Box::new(WindowObject {
         count: window.duration.count(),
         rate: rate_of(window.duration.count(), length),
         times: seconds(window.duration.times()),
@@ -203,7 +307,65 @@ fn window(window: &Window, length: Nanos, subject: Subject) -> WindowObject {
             first_byte: FirstByte { count: window.first_byte.count(), times: seconds(window.first_byte.times()) },
         }),
         unanswered: (subject == Subject::Replies).then_some(window.unanswered),
-        buckets,
+        buckets: buckets(&window.duration),
+    }))
+}
+
+fn calls(window: &CallWindow, length: Nanos) -> AnyWindow {
+    let CallWindow { ends, duration, speeds: seen, tokens } = window;
+    let TokenCounts { input, output, cached } = *tokens;
+    AnyWindow::Calls(Box::new(CallsObject {
+        ends: ended(ends),
+        rate: rate_of(duration.count(), length),
+        times: seconds(duration.times()),
+        buckets: buckets(duration),
+        speeds: speeds(seen, true),
+        tokens: TokensObject { input, output, cached },
+    }))
+}
+
+fn ended(ends: &Ends) -> EndsObject {
+    EndsObject {
+        count: ends.get(CallOutcome::Complete),
+        failed: ends.get(CallOutcome::Failed),
+        aborted: ends.get(CallOutcome::Aborted),
+        unknown: ends.get(CallOutcome::Unknown),
+    }
+}
+
+fn speeds(speeds: &Speeds, with_buckets: bool) -> SpeedsObject {
+    let distribution = |latencies: &Latencies| Distribution {
+        count: latencies.count(),
+        times: seconds(latencies.times()),
+        buckets: with_buckets.then(|| buckets(latencies)),
+    };
+    let rates = &speeds.rate;
+    SpeedsObject {
+        first_token: distribution(&speeds.first_token),
+        inter_token: distribution(&speeds.inter_token),
+        tokens_per_second: RatesObject {
+            count: rates.count(),
+            p50: rates.reached_by(0.5),
+            p90: rates.reached_by(0.9),
+            p99: rates.reached_by(0.99),
+            p999: rates.reached_by(0.999),
+            min: rates.reached_by(1.0),
+        },
+    }
+}
+
+fn model(row: &ModelRow) -> ModelObject<'_> {
+    let ModelRow { name, ends, speeds: seen } = row;
+    let name = name.as_ref();
+    ModelObject {
+        service: name.map(|name| name.service.as_str()),
+        side: name.map(|name| name.side.as_str()),
+        server: name.map(|name| name.server.as_str()).filter(|server| !server.is_empty()),
+        model: name.map(|name| name.model.as_str()),
+        operation: name.map(|name| name.operation.as_str()),
+        other: name.is_none(),
+        ends: ended(ends),
+        speeds: speeds(seen, false),
     }
 }
 

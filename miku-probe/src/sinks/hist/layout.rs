@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use jiff::fmt::strtime;
 
-use super::chart::Chart;
+use super::chart::{Chart, Unit};
 use super::line::{Glyphs, Ink, Line, Look, fit, printable};
+use super::panels;
 use super::table::{self, Rows};
 use super::{Frame, Moment, Subject, numbers};
 
@@ -46,22 +47,30 @@ pub fn screen(frame: &Frame, geometry: Geometry, look: Look, hints: Hints) -> Ve
     if frame.filter.is_empty() {
         blank(&mut lines);
     }
-    let first_byte = rows >= 20 && frame.total.first_byte.count() > 0;
-    lines.extend(table::summary(frame, Rows { interval: true, first_byte }, columns, look));
-    lines.extend(notes(frame, columns, look));
-    blank(&mut lines);
     let footer = usize::from(roomy);
+    if frame.calls.is_none() {
+        let first_byte = rows >= 20 && frame.total.first_byte.count() > 0;
+        lines.extend(table::summary(frame, Rows { interval: true, first_byte }, columns, look));
+        lines.extend(notes(frame, columns, look));
+        blank(&mut lines);
+    }
     let left = rows.saturating_sub(lines.len() + footer);
-    if frame.total.duration.count() == 0 {
+    if let Some(calls) = frame.calls.as_deref().filter(|_| anything(frame)) {
+        lines.extend(panels::screen(frame, calls, (columns, left), roomy, look));
+    } else if !anything(frame) {
         lines.extend(waiting(frame, columns, look).into_iter().take(left));
     } else {
         // The routes get a fifth of what is left, and what the chart leaves over; phases are few, and what one looks for.
         let reserved = match frame.subject {
             _ if !roomy => 0,
             Subject::Exchanges => 2 + frame.routes.len().min((left / 5).max(1)),
-            Subject::Replies => 2 + frame.phases.len().min((left / 2).max(1)),
+            Subject::Replies | Subject::Calls => 2 + frame.phases.len().min((left / 2).max(1)),
         };
-        let chart = Chart { total: &frame.total, interval: Some((&frame.interval, frame.length)) };
+        let chart = Chart {
+            unit: Unit::Time,
+            total: &frame.total.duration,
+            interval: Some((&frame.interval.duration, frame.length)),
+        };
         lines.extend(chart.lines(columns, left.saturating_sub(reserved), look));
         let left = rows.saturating_sub(lines.len() + footer);
         if reserved > 0 && left > 2 {
@@ -85,17 +94,25 @@ pub fn block(frame: &Frame, columns: usize, look: Look) -> Vec<Line> {
     let interval = frame.moment == Moment::Interval;
     let mut lines = vec![heading(frame, columns, look)];
     lines.extend(filter(frame, columns, look));
-    let first_byte = frame.total.first_byte.count() > 0;
-    lines.extend(table::summary(frame, Rows { interval, first_byte }, columns, look));
-    lines.extend(notes(frame, columns, look));
-    if frame.total.duration.count() == 0 {
+    if frame.calls.is_none() {
+        let first_byte = frame.total.first_byte.count() > 0;
+        lines.extend(table::summary(frame, Rows { interval, first_byte }, columns, look));
+        lines.extend(notes(frame, columns, look));
+    }
+    if let Some(calls) = frame.calls.as_deref().filter(|_| anything(frame)) {
+        lines.extend(panels::block(frame, calls, columns, look));
+    } else if !anything(frame) {
         lines.extend(waiting(frame, columns, look));
     } else {
-        let now = interval.then_some((&frame.interval, frame.length));
-        lines.extend(Chart { total: &frame.total, interval: now }.lines(columns, BLOCK_CHART, look));
+        let now = interval.then_some((&frame.interval.duration, frame.length));
+        lines.extend(Chart { unit: Unit::Time, total: &frame.total.duration, interval: now }.lines(
+            columns,
+            BLOCK_CHART,
+            look,
+        ));
         let rows = match frame.subject {
             Subject::Exchanges => 1 + BLOCK_ROUTES,
-            Subject::Replies => 1 + frame.phases.len(),
+            Subject::Replies | Subject::Calls => 1 + frame.phases.len(),
         };
         lines.extend(parts(frame, columns, rows, look));
     }
@@ -103,11 +120,19 @@ pub fn block(frame: &Frame, columns: usize, look: Look) -> Vec<Line> {
     lines
 }
 
+/// Whether anything was timed.
+fn anything(frame: &Frame) -> bool {
+    match &frame.calls {
+        Some(calls) => !calls.total.is_empty(),
+        None => frame.total.duration.count() > 0,
+    }
+}
+
 /// What the times are made of: routes or phases.
 fn parts(frame: &Frame, columns: usize, rows: usize, look: Look) -> Vec<Line> {
     match frame.subject {
         Subject::Exchanges => table::routes(frame, columns, rows, look),
-        Subject::Replies => table::phases(frame, columns, rows, look),
+        Subject::Replies | Subject::Calls => table::phases(frame, columns, rows, look),
     }
 }
 
@@ -134,6 +159,8 @@ fn heading(frame: &Frame, columns: usize, look: Look) -> Line {
         (Subject::Exchanges, _) => "hist",
         (Subject::Replies, 60..) => "miku-probe hist --reply",
         (Subject::Replies, _) => "replies",
+        (Subject::Calls, 60..) => "miku-probe hist --llm",
+        (Subject::Calls, _) => "llm",
     };
     line.push(Ink::Title, title);
     line.push(Ink::Plain, "  ");
@@ -146,7 +173,7 @@ fn heading(frame: &Frame, columns: usize, look: Look) -> Line {
 }
 
 /// What between two things in a row parts them.
-const fn separator(glyphs: Glyphs) -> &'static str {
+pub(super) const fn separator(glyphs: Glyphs) -> &'static str {
     match glyphs {
         Glyphs::Unicode => " · ",
         Glyphs::Ascii => " | ",
@@ -184,7 +211,7 @@ fn targets(targets: &[String], room: usize) -> String {
 }
 
 /// What was not seen whole, if anything.
-fn notes(frame: &Frame, columns: usize, look: Look) -> Option<Line> {
+pub(super) fn notes(frame: &Frame, columns: usize, look: Look) -> Option<Line> {
     let (unmatched, unknown) = (frame.status.unmatched, frame.total.failures.unknown);
     let narrow = columns < 100;
     let mut parts = Vec::new();
@@ -215,7 +242,7 @@ fn notes(frame: &Frame, columns: usize, look: Look) -> Option<Line> {
     Some(line)
 }
 
-fn plural(number: u64, noun: &str) -> String {
+pub(super) fn plural(number: u64, noun: &str) -> String {
     match (number, noun.strip_suffix('y')) {
         (1, _) => format!("1 {noun}"),
         (_, Some(start)) => format!("{} {start}ies", numbers::count(number)),
@@ -239,6 +266,7 @@ fn waiting(frame: &Frame, columns: usize, look: Look) -> Vec<Line> {
         let what = match frame.subject {
             Subject::Exchanges => "No exchange yet: waiting for the first complete HTTP exchange of",
             Subject::Replies => "No reply yet: waiting for the first answer to a message or an interaction by",
+            Subject::Calls => "No call yet: waiting for the first call of a language model, to or by",
         };
         say(Ink::Strong, 1, what);
         for target in &frame.status.targets {

@@ -104,6 +104,13 @@ impl Line {
         }
     }
 
+    /// Appends another line.
+    pub fn append(&mut self, other: &Self) {
+        for (ink, text) in &other.spans {
+            self.push(*ink, text);
+        }
+    }
+
     /// Appends spaces up to `column`.
     pub fn pad_to(&mut self, column: usize) {
         if column > self.width {

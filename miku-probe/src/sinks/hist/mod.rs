@@ -1,5 +1,5 @@
-//! `miku-probe hist`: a live histogram of HTTP latencies, or of how long people wait for a bot's replies, on a terminal or
-//! as lines for a file.
+//! `miku-probe hist`: a live histogram of HTTP latencies, of how long people wait for a bot's replies, or of how fast
+//! language models answer, on a terminal or as lines for a file.
 //!
 //! [`Hist`] is the sink: it counts what its [`Filter`] lets pass. At the end of each interval [`Hist::tick`] makes a
 //! [`Frame`], which holds all that is shown, and a [`Display`] shows it: redrawn in place on a terminal, one block an
@@ -10,8 +10,10 @@
 //!
 //! Times come out with an error of less than 0.4 %, those read from the buckets of JSON of less than 3 %.
 //! Memory is bounded: 40 KiB a distribution, two distributions a window, and one for each of at most
-//! [`Hist::MAX_ROUTES`] routes; what comes after these counts under one row for all other routes.
+//! [`Hist::MAX_ROUTES`] routes; what comes after these counts under one row for all other routes. Of calls of language models
+//! four a window, and three for each of at most 16 models.
 
+mod calls;
 mod chart;
 mod filter;
 pub mod json;
@@ -20,6 +22,7 @@ mod layout;
 mod line;
 mod numbers;
 mod options;
+mod panels;
 mod phases;
 mod recorder;
 mod table;
@@ -28,15 +31,17 @@ mod terminal;
 use std::collections::HashMap;
 use std::time::SystemTime;
 
+pub use calls::{CallWindow, Calls, Ends, ModelName, ModelRow, Speeds, TokenCounts};
 pub use filter::{Filter, Pattern, PatternError};
 pub use ladder::Ladder;
 pub use layout::{Geometry, Hints, block, screen};
 pub use line::{Glyphs, Ink, Line, Look};
 pub use options::{ColorChoice, Format, Interval, IntervalError, Options, Subject};
 pub use phases::PhaseRow;
-pub use recorder::{Failures, Latencies, Times, Window};
+pub use recorder::{Failures, Latencies, Rates, Times, Window};
 pub use terminal::{Display, Key, Printer, Screen, Session, keys};
 
+use self::calls::CallTimes;
 use self::phases::PhaseTimes;
 use crate::observations::{Discord, Exchange, Method, Names, Observation, Outcome, Sink};
 use crate::units::{Nanos, ServiceId, Side, Symbol};
@@ -84,7 +89,9 @@ pub struct Frame {
     pub routes: Vec<RouteRow>,
     /// The phases that replies had, in their order. None of exchanges.
     pub phases: Vec<PhaseRow>,
-    /// Exchanges or replies since the start that the filter held back.
+    /// What was seen of calls of language models, where these are timed.
+    pub calls: Option<Box<Calls>>,
+    /// Exchanges, replies or calls since the start that the filter held back.
     pub filtered: u64,
     /// The parts of the filter in words.
     pub filter: Vec<String>,
@@ -245,6 +252,7 @@ pub struct Hist {
     total: Window,
     routes: Routes,
     phases: PhaseTimes,
+    calls: CallTimes,
     filtered: u64,
     /// Intervals yet to come; `None` for no end.
     left: Option<u64>,
@@ -267,6 +275,7 @@ impl Hist {
             total: Window::default(),
             routes: Routes::default(),
             phases: PhaseTimes::default(),
+            calls: CallTimes::default(),
             filtered: 0,
             left: options.count.map(std::num::NonZero::get),
         }
@@ -295,7 +304,7 @@ impl Hist {
         self.frame(Moment::Final, now, wall, status)
     }
 
-    /// Forgets everything and starts again at `now`.
+    /// Forgets everything but what is under way, and starts again at `now`.
     pub fn reset(&mut self, now: Nanos) {
         self.start = now;
         self.interval_start = now;
@@ -303,6 +312,7 @@ impl Hist {
         self.total = Window::default();
         self.routes = Routes::default();
         self.phases = PhaseTimes::default();
+        self.calls.reset();
         self.filtered = 0;
     }
 
@@ -318,6 +328,7 @@ impl Hist {
             total: self.total.clone(),
             routes: self.routes.by_count(),
             phases: self.phases.rows(),
+            calls: (self.subject == Subject::Calls).then(|| Box::new(self.calls.close_interval())),
             filtered: self.filtered,
             filter: self.filter.parts(),
             status: status.clone(),
@@ -341,6 +352,9 @@ impl Sink for Hist {
                 self.routes.row(exchange, names).record(exchange);
             }
             (Subject::Replies, Observation::Discord { service, what }) => self.discord(*service, what, names),
+            (Subject::Calls, Observation::Llm { service, what }) => {
+                self.filtered += u64::from(self.calls.record(*service, what, &self.filter, names));
+            }
             _ => {}
         }
     }

@@ -89,6 +89,15 @@ pub(super) fn rate(rate: f64) -> String {
     }
 }
 
+/// A bound of a bucket of rates, in at most six columns and without trailing zeros.
+pub(super) fn rate_bound(bound: f64) -> String {
+    let text = rate(bound);
+    if !text.contains('.') || !text.ends_with('0') {
+        return text;
+    }
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// A share, from 0 to 1, as percent in at most five columns; empty when there is none.
 pub(super) fn percent(share: f64) -> String {
     if share == 0.0 {
@@ -173,6 +182,14 @@ mod tests {
         ];
         for (nanos, text) in cases {
             assert_eq!(bound(Nanos(nanos), Glyphs::Unicode), text, "{nanos} ns");
+        }
+    }
+
+    #[test]
+    fn bounds_of_rates_have_no_trailing_zeros() {
+        let cases = [(0.5, "0.5"), (2.0, "2"), (12.5, "12.5"), (20.0, "20"), (100.0, "100"), (1_000.0, "1,000")];
+        for (number, text) in cases {
+            assert_eq!(rate_bound(number), text);
         }
     }
 

@@ -35,6 +35,8 @@ pub enum Subject {
     Exchanges,
     /// A bot's replies to people on Discord.
     Replies,
+    /// Calls of language models.
+    Calls,
 }
 
 impl Subject {
@@ -44,6 +46,7 @@ impl Subject {
         match self {
             Self::Exchanges => "exchange",
             Self::Replies => "reply",
+            Self::Calls => "call",
         }
     }
 }

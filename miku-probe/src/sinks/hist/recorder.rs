@@ -36,6 +36,11 @@ impl Latencies {
         self.0.saturating_record(time.0.clamp(LOWEST, HIGHEST));
     }
 
+    /// Takes the same time in, so many times.
+    pub fn record_many(&mut self, time: Nanos, count: u64) {
+        self.0.saturating_record_n(time.0.clamp(LOWEST, HIGHEST), count);
+    }
+
     /// How many times went in.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -71,6 +76,50 @@ impl Latencies {
         self.0
             .iter_recorded()
             .map(|cell| (Nanos(self.0.median_equivalent(cell.value_iterated_to())), cell.count_since_last_iteration()))
+    }
+}
+
+/// A distribution of rates from 0.001 to 86 million a second, in the cells of one of times, with the same error: a rate of one
+/// a second stands where a millisecond does.
+#[derive(Clone, Debug, Default)]
+pub struct Rates(Latencies);
+
+impl Rates {
+    /// A rate of one a second, as a time.
+    const ONE: f64 = 1e6;
+
+    /// Takes one rate in.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "what is out of range counts at its ends"
+    )]
+    pub fn record(&mut self, per_second: f64) {
+        self.0.record(Nanos((per_second * Self::ONE) as u64));
+    }
+
+    /// How many rates went in.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.count()
+    }
+
+    /// The rate that the share `share` (0 to 1) of all reaches; `None` when there is none.
+    #[must_use]
+    pub fn reached_by(&self, share: f64) -> Option<f64> {
+        self.0.quantile(1.0 - share).map(Self::rate)
+    }
+
+    /// The same distribution as times, for what draws either.
+    pub(super) const fn as_times(&self) -> &Latencies {
+        &self.0
+    }
+
+    /// The rate that stands where `time` does.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "it has three digits")]
+    pub(super) fn rate(time: Nanos) -> f64 {
+        time.0 as f64 / Self::ONE
     }
 }
 

@@ -7,14 +7,14 @@ use crate::units::{Nanos, Side};
 
 /// A column of numbers.
 #[derive(Clone, Copy, Debug)]
-struct Column {
-    title: &'static str,
-    width: usize,
+pub(super) struct Column {
+    pub(super) title: &'static str,
+    pub(super) width: usize,
     /// The lowest goes first when there is no room.
     rank: u8,
 }
 
-const fn column(title: &'static str, width: usize, rank: u8) -> Column {
+pub(super) const fn column(title: &'static str, width: usize, rank: u8) -> Column {
     Column { title, width, rank }
 }
 
@@ -57,7 +57,7 @@ const ROUTES: [Column; 6] = [
 ];
 
 /// The columns that go into `room`, by index, and how much wider each may be.
-fn choose(columns: &[Column], room: usize) -> (Vec<usize>, usize) {
+pub(super) fn choose(columns: &[Column], room: usize) -> (Vec<usize>, usize) {
     let mut chosen: Vec<usize> = (0..columns.len()).collect();
     let width = |chosen: &[usize]| chosen.iter().map(|index| columns[*index].width).sum::<usize>();
     while chosen.len() > 1 && width(&chosen) > room {
@@ -69,12 +69,12 @@ fn choose(columns: &[Column], room: usize) -> (Vec<usize>, usize) {
 }
 
 /// The columns that stay free at the right border, where there is room.
-const fn margin(columns: usize) -> usize {
+pub(super) const fn margin(columns: usize) -> usize {
     if columns < 90 { 0 } else { 1 }
 }
 
 /// The ink of a number of failures.
-const fn failure_ink(count: u64, ink: Ink) -> Ink {
+pub(super) const fn failure_ink(count: u64, ink: Ink) -> Ink {
     if count == 0 { Ink::Dim } else { ink }
 }
 
@@ -119,6 +119,8 @@ impl Row<'_> {
                 failed(|failures, _| failures.unknown, Ink::Warning),
             ]),
             Subject::Replies => cells.push(failed(|_, unanswered| unanswered, Ink::Error)),
+            // They have panels instead.
+            Subject::Calls => {}
         }
         cells
     }
@@ -137,7 +139,7 @@ pub(super) struct Rows {
 const fn summary_columns(subject: Subject) -> &'static [Column] {
     match subject {
         Subject::Exchanges => &SUMMARY,
-        Subject::Replies => &REPLY_SUMMARY,
+        Subject::Replies | Subject::Calls => &REPLY_SUMMARY,
     }
 }
 

@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::*;
-use crate::observations::{AbortReason, Phase, Phases, ReplyKind};
+use crate::observations::{
+    AbortReason, CallOutcome, Llm, LlmCall, LlmLabels, Operation, Phase, Phases, ReplyKind, Tokens,
+};
 use crate::units::Scheme;
 
 const SECOND: Nanos = Nanos(1_000_000_000);
@@ -515,4 +517,158 @@ fn replies_and_exchanges_do_not_mix() {
         let frame = hist.tick(at(1), wall(), &status());
         assert_eq!((frame.total.duration.count(), frame.filtered), (count, filtered), "{subject:?}");
     }
+}
+
+fn llm(hist: &mut Hist, names: &Names, what: Llm) {
+    hist.observe(&Observation::Llm { service: ServiceId(0), what }, names);
+}
+
+/// A bot's streamed calls of this model.
+fn call_labels(names: &mut Names, model: &str) -> LlmLabels {
+    LlmLabels {
+        side: Side::Client,
+        model: names.symbols.intern(model),
+        server: names.symbols.intern("llm.lan"),
+        operation: Operation::Chat,
+        streaming: Some(true),
+    }
+}
+
+/// A call of which all that is shown is known.
+fn call(labels: LlmLabels, first_token: Nanos, duration: Nanos, tokens_per_second: f64) -> LlmCall {
+    LlmCall {
+        labels,
+        outcome: CallOutcome::Complete,
+        duration,
+        first_byte: Some(Nanos(1_000_000)),
+        first_token: Some(first_token),
+        tokens_per_second: Some(tokens_per_second),
+        tokens: Tokens { input: Some(100), output: Some(41), cached: None },
+        prompt: None,
+        predicted: None,
+        queued: None,
+        finish: None,
+    }
+}
+
+/// Calls of two models, of which one is five times slower, and some fail.
+fn call_models(hist: &mut Hist, names: &mut Names, count: u64, busy: u64) {
+    let [fast, slow] = ["miku-7b", "miku-70b-instruct"].map(|model| call_labels(names, model));
+    for index in 0..count {
+        let (labels, times) = if index % 4 == 0 { (slow, 5) } else { (fast, 1) };
+        let hump = (index * 7_919 % 100) * (index * 104_729 % 100) * busy;
+        for token in 0..20 {
+            let gap = Nanos((12_000_000 + hump * 900 + token * 300_000) * times);
+            llm(hist, names, Llm::Gap { labels, gap, count: 2 });
+        }
+        let first = Nanos((120_000_000 + hump * 40_000) * times);
+        let duration = first + Nanos((500_000_000 + hump * 30_000) * times);
+        let rate = 80.0 / f64::from(u32::try_from(times * (hump / 5_000 + 1)).expect("a small number"));
+        let mut one = call(labels, first, duration, rate);
+        if index % 50 == 7 {
+            one.outcome = CallOutcome::Failed;
+            (one.first_token, one.tokens_per_second, one.tokens) = (None, None, Tokens::default());
+        }
+        llm(hist, names, Llm::Call(one));
+    }
+}
+
+/// Calls of two models; in the last interval both are busier.
+fn called() -> (Hist, Frame) {
+    let mut names = names();
+    let mut hist = Hist::new(&Options { subject: Subject::Calls, ..Options::default() }, at(0));
+    let LlmLabels { side, server, .. } = call_labels(&mut names, "");
+    llm(&mut hist, &names, Llm::InFlight { side, server, change: 2 });
+    call_models(&mut hist, &mut names, 200, 1);
+    hist.tick(at(122), wall(), &status());
+    call_models(&mut hist, &mut names, 12, 2);
+    let frame = hist.tick(at(123), wall(), &status());
+    (hist, frame)
+}
+
+#[test]
+fn calls_are_shown_as_was_approved() {
+    let (mut hist, frame) = called();
+    let ascii = Look { glyphs: Glyphs::Ascii, color: false };
+    for (name, columns, rows, look) in [
+        ("llm-80x24.txt", 80, 24, Look::default()),
+        ("llm-80x24-ascii.txt", 80, 24, ascii),
+        ("llm-120x40.txt", 120, 40, Look::default()),
+        ("llm-60x24.txt", 60, 24, Look::default()),
+        ("llm-60x15.txt", 60, 15, Look::default()),
+    ] {
+        compare(name, &drawn(&screen(&frame, Geometry { columns, rows }, look, Hints::default()), columns));
+    }
+    compare("llm-block.txt", &drawn(&block(&frame, 100, Look::default()), 100));
+    let last = hist.finish(at(124), wall(), &status());
+    compare("llm-final.txt", &drawn(&block(&last, 100, Look::default()), 100));
+    hist.reset(at(124));
+    let empty = hist.tick(at(125), wall(), &status());
+    let geometry = Geometry { columns: 80, rows: 16 };
+    compare("llm-waiting.txt", &drawn(&screen(&empty, geometry, Look::default(), Hints::default()), 80));
+    assert_eq!(empty.calls.expect("calls are timed").in_flight, 2, "a reset ends no call");
+}
+
+#[test]
+fn calls_fill_every_size_too() {
+    let (_, frame) = called();
+    for columns in (1..130).step_by(7).chain([40, 60, 77, 78, 80, 500]) {
+        for rows in (1..45).step_by(3).chain([15, 16, 20, 24, 200]) {
+            let lines = screen(&frame, Geometry { columns, rows }, Look::default(), Hints::default());
+            assert_eq!(lines.len(), rows, "{columns}x{rows}");
+            let widest = lines.iter().map(Line::width).max();
+            assert!(columns < 40 || widest <= Some(columns), "{columns}x{rows}: {widest:?} in\n{}", drawn(&lines, 500));
+        }
+    }
+}
+
+#[test]
+fn json_of_calls_has_three_distributions_and_models() {
+    let (_, frame) = called();
+    let value = json(&frame);
+    let (total, interval) = (&value["total"], &value["interval"]);
+    assert_eq!((&total["count"], &total["failed"]), (&207.into(), &5.into()));
+    assert_eq!((&interval["count"], &interval["failed"]), (&11.into(), &1.into()));
+    assert_eq!(value["in_flight"], 2);
+    assert_eq!(total["first_token"]["count"], 207);
+    assert_eq!(total["inter_token"]["count"], 212 * 40);
+    assert_eq!(total["tokens"], serde_json::json!({"input": 20_700, "output": 207 * 41, "cached": null}));
+    for name in ["first_token", "inter_token"] {
+        let last = total[name]["buckets"].as_array().and_then(|buckets| buckets.last()).expect("buckets");
+        assert_eq!(last["count"], total[name]["count"], "{name}");
+    }
+    let rates = &total["tokens_per_second"];
+    let [p50, p90, min] = ["p50", "p90", "min"].map(|name| rates[name].as_f64().expect("a rate"));
+    assert!((p50 / 80.0 - 1.0).abs() < 0.01 && p50 >= p90 && p90 >= min && min > 0.0, "{rates}");
+    assert_eq!((value.get("routes"), value.get("phases")), (None, None));
+    let models = value["models"].as_array().expect("an array");
+    let names: Vec<_> = models.iter().filter_map(|model| model["model"].as_str()).collect();
+    assert_eq!(names, ["miku-7b", "miku-70b-instruct"]);
+    assert_eq!(models[0]["operation"], "chat");
+    assert_eq!(models[1]["first_token"].get("buckets"), None);
+}
+
+#[test]
+fn calls_obey_the_filter_and_models_over_the_cap_share_a_row() {
+    let mut names = names();
+    let filter = Filter { sides: vec![Side::Client], ..Filter::default() };
+    let mut hist = Hist::new(&Options { subject: Subject::Calls, filter, ..Options::default() }, at(0));
+    for number in 0..20 {
+        let labels = call_labels(&mut names, &format!("model-{number}"));
+        llm(&mut hist, &names, Llm::Call(call(labels, SECOND, SECOND, 1.0)));
+    }
+    let served = LlmLabels { side: Side::Server, server: Symbol::EMPTY, ..call_labels(&mut names, "m") };
+    llm(&mut hist, &names, Llm::Call(call(served, SECOND, SECOND, 1.0)));
+    llm(&mut hist, &names, Llm::Gap { labels: served, gap: SECOND, count: 3 });
+    llm(&mut hist, &names, Llm::InFlight { side: Side::Server, server: Symbol::EMPTY, change: 1 });
+    let one = exchange(&mut names, "/", SECOND);
+    see(&mut hist, &names, one);
+    let frame = hist.tick(at(1), wall(), &status());
+    assert_eq!(frame.filtered, 1);
+    let calls = frame.calls.expect("calls are timed");
+    assert_eq!((calls.total.ends.all(), calls.in_flight), (20, 0));
+    assert_eq!(calls.total.speeds.inter_token.count(), 0);
+    assert_eq!(calls.models.len(), 17);
+    let other = calls.models.last().expect("models");
+    assert_eq!((&other.name, other.ends.all()), (&None, 4));
 }

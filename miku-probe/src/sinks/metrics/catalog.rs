@@ -13,7 +13,15 @@ pub const HTTP_BUCKETS: &[f64] =
 pub const FAST_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
 
-/// All families of this sink but the process's own and those of Discord and of GPUs.
+/// Upper bounds, in seconds, of the buckets for the time between two tokens.
+pub const TOKEN_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 10.0];
+
+/// Upper bounds of the buckets for tokens a second.
+pub const TOKEN_RATE_BUCKETS: &[f64] =
+    &[1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 100.0, 150.0, 200.0, 400.0, 800.0];
+
+/// All families of this sink but the process's own and those in files of their own.
 pub(super) struct Families {
     pub(super) up: Family<IntGauge, 0>,
     pub(super) build_info: Family<IntGauge, 3>,

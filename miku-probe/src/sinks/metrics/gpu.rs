@@ -372,7 +372,7 @@ fn show_processes(shown: &mut Shown, gpu: &str, processes: &[GpuProcess], names:
 mod tests {
     use super::super::{BuildInfo, Metrics};
     use super::*;
-    use crate::observations::{EccKind, EccLocation, Memory, Observation, Sink, Task, Unavailable};
+    use crate::observations::{EccKind, EccLocation, GpuMemory, Observation, Sink, Task, Unavailable};
 
     const BOT: ServiceId = ServiceId(0);
 
@@ -398,7 +398,7 @@ mod tests {
     fn reading() -> Reading {
         Reading {
             uuid: Some("GPU-1".to_owned()),
-            memory: Some(Memory { total: 100, used: 60, free: 30, reserved: None }),
+            memory: Some(GpuMemory { total: 100, used: 60, free: 30, reserved: None }),
             utilization: vec![(Task::Sm, 0.5)],
             energy_joules: Some(7.25),
             ecc_errors: vec![((EccKind::Uncorrected, EccLocation::Sram), 3)],

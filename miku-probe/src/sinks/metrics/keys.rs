@@ -25,7 +25,7 @@ impl Text {
     }
 
     /// The same, or [`Text::Other`] where there is a text.
-    fn collapsed(self) -> Self {
+    pub(super) fn collapsed(self) -> Self {
         if self == Self::Symbol(Symbol::EMPTY) { self } else { Self::Other }
     }
 }

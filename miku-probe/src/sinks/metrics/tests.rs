@@ -77,8 +77,10 @@ fn before_anything_is_seen_only_what_is_measured_from_the_start_is_there() {
             "miku_probe_records_total{kind=\"inflated\"} 0",
             "miku_probe_records_total{kind=\"libraries\"} 0",
             "miku_probe_records_total{kind=\"listen\"} 0",
+            "miku_probe_records_total{kind=\"net\"} 0",
             "miku_probe_records_total{kind=\"open\"} 0",
             "miku_probe_records_total{kind=\"plaintext\"} 0",
+            "miku_probe_records_total{kind=\"resolved\"} 0",
             "miku_probe_records_total{kind=\"server_name\"} 0",
             "miku_up 1",
         ]

@@ -10,6 +10,7 @@ use prometheus::IntCounter;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::sinks::health::Thresholds;
 
 /// A server in a thread of its own, which ends with it.
 struct Server {
@@ -28,7 +29,7 @@ impl Server {
         let counter = IntCounter::new("test_bytes_total", "Help.").expect("valid");
         counter.inc_by(17);
         registry.register(Box::new(counter)).expect("nothing of that name is registered");
-        let health = Health::new(Nanos::now());
+        let health = Health::new(Thresholds::default(), Nanos::now());
         let telemetry_path = telemetry_path.parse().expect("a good path");
         let site = Site { registry, health: health.clone(), telemetry_path };
         let listeners = bind(&["127.0.0.1:0".parse().expect("a good address")]).expect("some port is free");

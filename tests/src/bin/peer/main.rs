@@ -10,6 +10,8 @@ mod load;
 mod routes;
 mod secure;
 mod serve;
+mod streams;
+mod turns;
 
 use std::fs;
 use std::path::PathBuf;
@@ -38,8 +40,14 @@ enum Verb {
     Confine(confine::Options),
     /// Make requests and print the truth.
     Load(load::Options),
+    /// Stream tokens to whoever asks, until killed.
+    ServeStreams(streams::Options),
+    /// Ask for many streams of tokens at once, and print how many came.
+    AskStreams(streams::Asking),
     /// Send what no decent client sends.
     Hostile(hostile::Options),
+    /// Take the turns of an event loop.
+    Turns(turns::Options),
     /// Print what a URL path answers.
     Scrape {
         /// Who to ask: IP:PORT or unix:PATH.
@@ -81,7 +89,10 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::ServeTls(options) => secure::run(&options)?,
         Verb::Confine(options) => confine::run(&options)?,
         Verb::Load(options) => load::run(&options)?,
+        Verb::ServeStreams(options) => streams::serve(&options)?,
+        Verb::AskStreams(options) => streams::ask(&options)?,
         Verb::Hostile(options) => hostile::run(&options)?,
+        Verb::Turns(options) => turns::run(&options)?,
         Verb::Scrape { address, target } => print!("{}", scrape(&address, &target)?),
         Verb::Compare { truth, metrics, service, client } => {
             let side = if client { Side::Client } else { Side::Server };

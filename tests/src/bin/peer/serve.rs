@@ -123,7 +123,7 @@ fn block_signals() -> Result<libc::sigset_t> {
 }
 
 /// Takes as many descriptors as are allowed; ten thousand connections want more than the usual 1,024.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointers are to a live rlimit. Failing leaves the limit as it is.
     unsafe {

@@ -4,7 +4,7 @@ use super::{At, Carries, Chunks, Machine, Phase, Telling, response_lane};
 use crate::observations::{Method, Outcome, Unmatched};
 use crate::protocols::http1::exchange::Exchange;
 use crate::protocols::http1::head::{
-    Declared, Media, Protocol, RequestHead, ResponseHead, Role, Start, truncated_status, with_truncated_request,
+    Coding, Declared, Media, Protocol, RequestHead, ResponseHead, Role, Start, truncated_status, with_truncated_request,
 };
 use crate::protocols::http1::{Event, ExchangeId, Interest, Listener, RateLimit, Upgraded};
 use crate::units::{Direction, Nanos, Side};
@@ -34,7 +34,7 @@ impl Machine {
                 let response = ResponseHead {
                     status: truncated_status(head),
                     declared: Declared::Nothing,
-                    coded: false,
+                    coding: Coding::Plain,
                     content_type: b"",
                     upgrade: Protocol::Other,
                     limits: RateLimit::default(),
@@ -76,7 +76,7 @@ impl Machine {
         };
         let exchange = if self.request_followed { self.queue.newest_mut() } else { None };
         let wanted = exchange.filter(|exchange| exchange.interest != Interest::Nothing).map(|exchange| exchange.id);
-        self.begin_body(at, phase, wanted.map(|id| Telling::new(id, Role::Request, head.coded)));
+        self.begin_body(at, phase, wanted.map(|id| Telling::new(id, Role::Request, head.coding)));
     }
 
     /// Takes in that a body begins, and whether it is told of.
@@ -115,7 +115,7 @@ impl Machine {
         };
         let exchange = if self.response_followed { self.queue.oldest() } else { None };
         let wanted = exchange.filter(|exchange| exchange.interest == Interest::Whole).map(|exchange| exchange.id);
-        self.begin_body(at, phase, wanted.map(|id| Telling::new(id, Role::Response, head.coded)));
+        self.begin_body(at, phase, wanted.map(|id| Telling::new(id, Role::Response, head.coding)));
     }
 
     /// Takes in that a message of `role` was recognised.
@@ -204,7 +204,7 @@ impl Machine {
                     upgrade = Some(Protocol::Tunnel);
                 }
                 if exchange.interest != Interest::Nothing {
-                    listener.tell(Event::Answered(exchange.answer(start, Media::of(head.content_type))));
+                    listener.tell(Event::Answered(exchange.answer(start, Media::of(head.content_type), head.coding)));
                 }
             }
             None if self.beyond > 0 => self.beyond -= 1,

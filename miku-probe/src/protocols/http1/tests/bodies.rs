@@ -1,7 +1,7 @@
 //! Bodies, answers' heads and other protocols, for those who want them.
 
 use super::super::testing::{Capture, Piece, Told, Watched};
-use super::super::{Answer, ExchangeId, Interest, Media, Protocol, Role};
+use super::super::{Answer, Coding, ExchangeId, Interest, Media, Protocol, Role};
 use super::{GET, OK, only};
 use crate::observations::Outcome;
 use crate::protocols::http1::{Direction, Event, Listener, Machine, Request, Segment};
@@ -32,7 +32,8 @@ fn bodies_and_heads_are_told_in_order() {
     bot.receives("HTTP/1.1 100 Continue\r\n\r\n");
     bot.receives("HTTP/1.1 200 OK\r\nContent-Type: TEXT/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n");
     bot.receives("4\r\nWiki\r\n3;x=y\r\npe").receives("d\r").receives("\n0\r\n\r\n");
-    let answer = Answer { id: ExchangeId::default(), status: Some(200), time: Nanos(4), media: Media::EventStream };
+    let (media, coding) = (Media::EventStream, Coding::Plain);
+    let answer = Answer { id: ExchangeId::default(), status: Some(200), time: Nanos(4), media, coding };
     assert_eq!(bot.told[..3], [Told::Began, Told::Asked(2), Told::Answered(answer)]);
     assert_eq!(only(&bot).outcome, Outcome::Complete);
     assert_eq!(

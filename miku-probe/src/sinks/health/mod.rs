@@ -2,17 +2,21 @@
 //!
 //! Whoever knows something reports it to a [`Health`]; [`web`](super::web) asks it for a [`Report`]. Three questions
 //! are told apart: whether the probe itself lives, whether it is attached to all it must be attached to, and whether
-//! the watched services are well.
+//! the watched services are well. What is judged by thresholds is judged in [`facts`].
 
-use std::fmt::{self, Write};
+mod check;
+pub mod facts;
+
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
-use serde::{Serialize, Serializer};
-
-use crate::observations::{Discord, GatewayChange, Names, Observation, Shard, Sink};
+pub use self::check::{Check, Report, Status};
+use self::facts::{GpuMemory, OF_A_SERVICE, ServiceFacts, Verdict};
+pub use self::facts::{Stall, Thresholds};
+use crate::discovery::usage::machine_memory;
+use crate::observations::{Discord, GatewayChange, Names, Observation, ProcessEnd, ProcessNews, Shard, Sink};
 use crate::units::Nanos;
 
 /// How long the probe may go without a heartbeat before it counts as dead.
@@ -32,107 +36,6 @@ const HEARTBEAT: &str = "last heartbeat acked";
 /// How many shards are checked, each on its own.
 const SHARDS_MAX: usize = 500;
 
-/// What is known of the thing that a check looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// It is well.
-    Ok,
-    /// It is not well.
-    Failing,
-    /// It cannot be told, or not yet.
-    Unknown,
-}
-
-impl Status {
-    /// The name in texts and in JSON.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Failing => "failing",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// The status of a whole of whose parts these are the statuses: one failing part fails it.
-    fn of_all(statuses: impl Iterator<Item = Self>) -> Self {
-        statuses.fold(Self::Ok, |whole, part| match (whole, part) {
-            (Self::Failing, _) | (_, Self::Failing) => Self::Failing,
-            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
-            (Self::Ok, Self::Ok) => Self::Ok,
-        })
-    }
-}
-
-/// One check as it stands.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Check {
-    /// What is looked at, such as `process`.
-    pub name: &'static str,
-    /// Whose, when it belongs to one service.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub service: Option<String>,
-    /// Which shard's, when it belongs to a gateway.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shard: Option<String>,
-    /// How it is.
-    pub status: Status,
-    /// Why, in one line; empty when there is nothing to say.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub reason: String,
-    /// Since when the status is what it is, in UTC.
-    #[serde(serialize_with = "as_rfc_3339")]
-    pub since: SystemTime,
-    /// For how many seconds the status has been what it is.
-    pub seconds: f64,
-}
-
-impl fmt::Display for Check {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} {}", self.status.as_str(), self.name)?;
-        if let Some(service) = &self.service {
-            write!(formatter, " of {}", OneLine(service))?;
-        }
-        if let Some(shard) = &self.shard {
-            write!(formatter, ", shard {shard},")?;
-        }
-        write!(formatter, " since {} ({:.0} s)", rfc_3339(self.since), self.seconds)?;
-        if self.reason.is_empty() { Ok(()) } else { write!(formatter, ": {}", OneLine(&self.reason)) }
-    }
-}
-
-/// A text from elsewhere, as part of a line: control characters are spaces.
-struct OneLine<'a>(&'a str);
-
-impl fmt::Display for OneLine<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|char| formatter.write_char(if char.is_control() { ' ' } else { char }))
-    }
-}
-
-/// Some checks, and what they come to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
-    /// Failing when any check fails, else unknown when any is unknown.
-    pub status: Status,
-    /// The checks.
-    pub checks: Vec<Check>,
-}
-
-impl Report {
-    fn of(checks: Vec<Check>) -> Self {
-        Self { status: Status::of_all(checks.iter().map(|check| check.status)), checks }
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(formatter, "{}", self.status.as_str())?;
-        self.checks.iter().try_for_each(|check| writeln!(formatter, "{check}"))
-    }
-}
-
 /// The state of health, shared by whoever reports to it and whoever asks; clones are the same state.
 #[derive(Clone, Debug)]
 pub struct Health {
@@ -145,14 +48,39 @@ struct Inner {
     last_beat: AtomicU64,
     /// When the run of heartbeats without a gap began, in the same.
     alive_since: AtomicU64,
-    checks: Mutex<Vec<Entry>>,
+    thresholds: Thresholds,
+    /// Bytes that the machine has.
+    machine_memory: Option<u64>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    checks: Vec<Entry>,
+    services: BTreeMap<String, ServiceFacts>,
+    /// How a service's last process ended.
+    ends: BTreeMap<String, ProcessEnd>,
+    gpus: BTreeMap<String, GpuMemory>,
+}
+
+/// Whose a check is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Subject {
+    service: Option<String>,
+    shard: Option<Shard>,
+    gpu: Option<String>,
+}
+
+impl Subject {
+    fn service(service: &str) -> Self {
+        Self { service: Some(service.to_owned()), ..Self::default() }
+    }
 }
 
 #[derive(Debug)]
 struct Entry {
     name: &'static str,
-    service: Option<String>,
-    shard: Option<Shard>,
+    subject: Subject,
     required: bool,
     status: Status,
     reason: String,
@@ -162,11 +90,10 @@ struct Entry {
 impl Health {
     /// A state in which the probe lives since `now` and is not attached yet.
     #[must_use]
-    pub fn new(now: Nanos) -> Self {
+    pub fn new(thresholds: Thresholds, now: Nanos) -> Self {
         let kernel = Entry {
             name: KERNEL,
-            service: None,
-            shard: None,
+            subject: Subject::default(),
             required: true,
             status: Status::Unknown,
             reason: "not attached yet".to_owned(),
@@ -176,9 +103,20 @@ impl Health {
             inner: Arc::new(Inner {
                 last_beat: AtomicU64::new(now.0),
                 alive_since: AtomicU64::new(now.0),
-                checks: Mutex::new(vec![kernel]),
+                thresholds,
+                machine_memory: machine_memory(),
+                state: Mutex::new(State {
+                    checks: vec![kernel],
+                    services: BTreeMap::new(),
+                    ends: BTreeMap::new(),
+                    gpus: BTreeMap::new(),
+                }),
             }),
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A heartbeat of the thread that drains the kernel's ring. Cheap, and never blocks.
@@ -196,13 +134,16 @@ impl Health {
 
     /// Says that the probe is not ready before a process of `service` is attached.
     pub fn require(&self, service: &str, now: Nanos) {
-        self.update(PROCESS, Some(service), None, now, |entry| entry.required = true);
+        self.state().update(PROCESS, &Subject::service(service), now, |entry| entry.required = true);
     }
 
     /// Reports how many processes of `service` are attached, and how many match but cannot be followed and why.
     pub fn targets(&self, service: &str, attached: u32, failed: u32, why: &str, now: Nanos) {
         let (status, reason) = match (attached, failed) {
-            (0, 0) => (Status::Failing, "no process matches".to_owned()),
+            (0, 0) => {
+                let last = self.state().ends.get(service).map(|end| format!("; the last one {end}"));
+                (Status::Failing, format!("no process matches{}", last.unwrap_or_default()))
+            }
             (0, failed) => (Status::Failing, format!("none of {failed} matching processes can be followed: {why}")),
             (attached, 0) => (Status::Ok, format!("{attached} attached")),
             (attached, failed) => (Status::Ok, format!("{attached} attached, {failed} cannot be followed: {why}")),
@@ -212,21 +153,90 @@ impl Health {
 
     /// Drops all checks of `service`, when it is no longer watched for.
     pub fn forget(&self, service: &str) {
-        let mut checks = self.inner.checks.lock().unwrap_or_else(PoisonError::into_inner);
-        checks.retain(|entry| entry.service.as_deref() != Some(service));
+        let mut state = self.state();
+        state.checks.retain(|entry| entry.subject.service.as_deref() != Some(service));
+        state.services.remove(service);
+        state.ends.remove(service);
     }
 
     /// Reports on anything else that belongs to the health of a service, or of all. Its time goes on while the status
     /// stays, whatever the reason.
     pub fn check(&self, name: &'static str, service: Option<&str>, status: Status, reason: &str, now: Nanos) {
-        self.update(name, service, None, now, |entry| entry.set(status, reason, now));
+        let subject = service.map(Subject::service).unwrap_or_default();
+        self.state().update(name, &subject, now, |entry| entry.set(status, reason, now));
+    }
+
+    /// Reports that the event loop of `service` stands still in one turn, or that it runs. Before that nothing is checked.
+    pub fn loop_stalled(&self, service: &str, stall: Option<Stall>) {
+        self.state().services.entry(service.to_owned()).or_default().stalled(stall);
+    }
+
+    /// Reports that a call of a language model by `service` ended, well or not.
+    pub fn llm_answered(&self, service: &str, well: bool, time: Nanos) {
+        self.state().services.entry(service.to_owned()).or_default().answered(well, time);
+    }
+
+    /// Reports how much memory of a GPU is used: bytes, and how many there are. One of which that cannot be told any more is
+    /// not checked.
+    pub fn gpu_memory(&self, gpu: &str, memory: Option<(u64, u64)>, time: Nanos) {
+        let mut state = self.state();
+        match memory {
+            Some((used, total)) => drop(state.gpus.insert(gpu.to_owned(), GpuMemory { used, total, time })),
+            None => {
+                state.gpus.remove(gpu);
+                state.checks.retain(|entry| entry.subject.gpu.as_deref() != Some(gpu));
+            }
+        }
+    }
+
+    /// Judges what is known by the thresholds. To be called about once a second, so that a change is told from when it came
+    /// about; a report does it too.
+    pub fn judge(&self, now: Nanos) {
+        let thresholds = &self.inner.thresholds;
+        let mut state = self.state();
+        let mut found: Vec<(Subject, Verdict)> = Vec::new();
+        for (service, facts) in &state.services {
+            let subject = Subject::service(service);
+            found.extend(facts.verdicts(thresholds, now).into_iter().map(|verdict| (subject.clone(), verdict)));
+        }
+        for (gpu, memory) in &state.gpus {
+            let subject = Subject { gpu: Some(gpu.clone()), ..Subject::default() };
+            found.push((subject, memory.verdict(thresholds, now)));
+        }
+        state.checks.retain(|entry| {
+            let same =
+                |(subject, verdict): &(Subject, Verdict)| entry.name == verdict.name && entry.subject == *subject;
+            !OF_A_SERVICE.contains(&entry.name) || found.iter().any(same)
+        });
+        for (subject, Verdict { name, status, reason, since }) in found {
+            state.update(name, &subject, now, |entry| entry.set(status, &reason, since.unwrap_or(now)));
+        }
+    }
+
+    /// Takes in what becomes of the processes of `service`.
+    fn process(&self, service: &str, news: &ProcessNews) {
+        let mut state = self.state();
+        match news {
+            ProcessNews::Vitals(vitals) => {
+                let facts = state.services.entry(service.to_owned()).or_default();
+                facts.looked_at(vitals, self.inner.machine_memory);
+            }
+            ProcessNews::Gone { tgid } => {
+                if let Some(facts) = state.services.get_mut(service) {
+                    facts.gone(*tgid);
+                }
+            }
+            ProcessNews::Ended { end, .. } => drop(state.ends.insert(service.to_owned(), *end)),
+            ProcessNews::Counted | ProcessNews::Started => {}
+        }
     }
 
     /// Reports what happened to the gateway of a shard. Nothing is checked of a shard before that; and nothing of one that
     /// is gone.
     fn gateway(&self, service: &str, shard: Shard, change: GatewayChange, now: Nanos) {
+        let subject = Subject { shard: Some(shard), ..Subject::service(service) };
         let set = |name, status, reason: &str| {
-            self.update(name, Some(service), Some(shard), now, |entry| entry.set(status, reason, now));
+            self.state().update(name, &subject, now, |entry| entry.set(status, reason, now));
         };
         match change {
             GatewayChange::Up => set(GATEWAY, Status::Ok, ""),
@@ -235,45 +245,9 @@ impl Health {
                 set(HEARTBEAT, Status::Ok, &format!("within {:.0} ms", time.seconds() * 1e3));
             }
             GatewayChange::Missed => set(HEARTBEAT, Status::Failing, "the next was due before it was acknowledged"),
-            GatewayChange::Gone => {
-                let mut checks = self.inner.checks.lock().unwrap_or_else(PoisonError::into_inner);
-                checks.retain(|entry| entry.shard != Some(shard) || entry.service.as_deref() != Some(service));
-            }
+            GatewayChange::Gone => self.state().checks.retain(|entry| entry.subject != subject),
             GatewayChange::Reconnect { .. } | GatewayChange::SessionStarted => {}
         }
-    }
-
-    fn update(
-        &self,
-        name: &'static str,
-        service: Option<&str>,
-        shard: Option<Shard>,
-        now: Nanos,
-        change: impl FnOnce(&mut Entry),
-    ) {
-        let mut checks = self.inner.checks.lock().unwrap_or_else(PoisonError::into_inner);
-        let same =
-            |entry: &&mut Entry| entry.name == name && entry.shard == shard && entry.service.as_deref() == service;
-        if let Some(entry) = checks.iter_mut().find(same) {
-            change(entry);
-            return;
-        }
-        // A shard's number comes off the wire.
-        let others = || checks.iter().filter(|entry| entry.name == name && entry.shard.is_some()).count();
-        if shard.is_some() && others() >= SHARDS_MAX {
-            return;
-        }
-        let mut entry = Entry {
-            name,
-            service: service.map(str::to_owned),
-            shard,
-            required: false,
-            status: Status::Unknown,
-            reason: "not known yet".to_owned(),
-            since: now,
-        };
-        change(&mut entry);
-        checks.push(entry);
     }
 
     /// Whether the probe lives: its heartbeat is not older than [`HEARTBEAT_LIMIT`].
@@ -287,17 +261,20 @@ impl Health {
     #[must_use]
     pub fn readiness(&self, now: Nanos) -> Report {
         let clock = Clock::at(now);
-        let checks = self.inner.checks.lock().unwrap_or_else(PoisonError::into_inner);
-        Report::of(checks.iter().filter(|entry| entry.required).map(|entry| entry.check(&clock)).collect())
+        let state = self.state();
+        Report::of(state.checks.iter().filter(|entry| entry.required).map(|entry| entry.check(&clock)).collect())
     }
 
     /// All checks, of the probe and of the services. Only [`Status::Failing`] is ill: what cannot be told raises no
     /// alarm.
     #[must_use]
     pub fn report(&self, now: Nanos) -> Report {
+        self.judge(now);
         let clock = Clock::at(now);
-        let checks = self.inner.checks.lock().unwrap_or_else(PoisonError::into_inner);
-        Report::of(std::iter::once(self.probe(&clock)).chain(checks.iter().map(|entry| entry.check(&clock))).collect())
+        let state = self.state();
+        Report::of(
+            std::iter::once(self.probe(&clock)).chain(state.checks.iter().map(|entry| entry.check(&clock))).collect(),
+        )
     }
 
     fn probe(&self, clock: &Clock) -> Check {
@@ -309,23 +286,51 @@ impl Health {
         } else {
             (Status::Ok, String::new(), Nanos(self.inner.alive_since.load(Ordering::Relaxed)))
         };
-        Entry { name: PROBE, service: None, shard: None, required: true, status, reason, since }.check(clock)
+        Entry { name: PROBE, subject: Subject::default(), required: true, status, reason, since }.check(clock)
     }
 }
 
 impl Sink for Health {
     fn observe(&mut self, observation: &Observation, names: &Names) {
-        if let Observation::Discord { service, what: Discord::Gateway { shard, time, change } } = *observation {
-            self.gateway(names.service(service), shard, change, time);
+        match *observation {
+            Observation::Discord { service, what: Discord::Gateway { shard, time, change } } => {
+                self.gateway(names.service(service), shard, change, time);
+            }
+            Observation::Process { service, ref what } => self.process(names.service(service), what),
+            _ => {}
         }
     }
 }
 
+impl State {
+    fn update(&mut self, name: &'static str, subject: &Subject, now: Nanos, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.checks.iter_mut().find(|entry| entry.name == name && entry.subject == *subject) {
+            change(entry);
+            return;
+        }
+        // A shard's number comes off the wire.
+        let others = || self.checks.iter().filter(|entry| entry.name == name && entry.subject.shard.is_some()).count();
+        if subject.shard.is_some() && others() >= SHARDS_MAX {
+            return;
+        }
+        let mut entry = Entry {
+            name,
+            subject: subject.clone(),
+            required: false,
+            status: Status::Unknown,
+            reason: "not known yet".to_owned(),
+            since: now,
+        };
+        change(&mut entry);
+        self.checks.push(entry);
+    }
+}
+
 impl Entry {
-    fn set(&mut self, status: Status, reason: &str, now: Nanos) {
+    fn set(&mut self, status: Status, reason: &str, since: Nanos) {
         if self.status != status {
             self.status = status;
-            self.since = now;
+            self.since = since;
         }
         if self.reason != reason {
             reason.clone_into(&mut self.reason);
@@ -336,8 +341,9 @@ impl Entry {
         let span = clock.monotonic.since(self.since);
         Check {
             name: self.name,
-            service: self.service.clone(),
-            shard: self.shard.map(Shard::label),
+            service: self.subject.service.clone(),
+            shard: self.subject.shard.map(Shard::label),
+            gpu: self.subject.gpu.clone(),
             status: self.status,
             reason: self.reason.clone(),
             since: clock.wall.checked_sub(Duration::from_nanos(span.0)).unwrap_or(SystemTime::UNIX_EPOCH),
@@ -358,14 +364,6 @@ impl Clock {
     }
 }
 
-fn rfc_3339(time: SystemTime) -> String {
-    Timestamp::try_from(time).map_or_else(|_| "unknown".to_owned(), |timestamp| format!("{timestamp:.3}"))
-}
-
-fn as_rfc_3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&rfc_3339(*time))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,7 +381,7 @@ mod tests {
 
     #[test]
     fn the_probe_lives_while_its_heart_beats() {
-        let health = Health::new(START);
+        let health = Health::new(Thresholds::default(), START);
         assert_eq!(health.liveness(after(5)).status, Status::Ok);
         let dead = health.liveness(after(8));
         assert_eq!(dead.status, Status::Failing);
@@ -400,7 +398,7 @@ mod tests {
 
     #[test]
     fn ready_means_attached_to_all_that_is_required() {
-        let health = Health::new(START);
+        let health = Health::new(Thresholds::default(), START);
         assert_eq!(health.readiness(START).status, Status::Unknown);
         health.kernel(Status::Ok, "", START);
         assert_eq!(health.readiness(START).status, Status::Ok);
@@ -420,7 +418,7 @@ mod tests {
 
     #[test]
     fn time_goes_on_while_the_status_stays() {
-        let health = Health::new(START);
+        let health = Health::new(Thresholds::default(), START);
         health.targets("bot", 1, 0, "", after(1));
         health.targets("bot", 2, 0, "", after(4));
         let seconds = |now| check(&health.report(now), "process").seconds;
@@ -432,7 +430,7 @@ mod tests {
     #[test]
     fn a_gateway_is_checked_from_when_it_is_seen_until_it_is_gone() {
         let names = Names { services: vec!["bot".to_owned()], ..Names::default() };
-        let mut health = Health::new(START);
+        let mut health = Health::new(Thresholds::default(), START);
         health.beat(after(10));
         health.kernel(Status::Ok, "", START);
         let mut see = |shard: u32, change, seconds| {
@@ -469,7 +467,7 @@ mod tests {
 
     #[test]
     fn a_check_is_one_line_whatever_its_texts_hold() {
-        let health = Health::new(START);
+        let health = Health::new(Thresholds::default(), START);
         health.check("gateway", Some("b\not"), Status::Failing, "two\r\nlines\x1b[2J", START);
         let text = health.report(START).to_string();
         assert_eq!(text.lines().count(), 4, "{text:?}");
@@ -478,49 +476,71 @@ mod tests {
 
     #[test]
     fn what_cannot_be_told_is_no_failure() {
-        let health = Health::new(START);
+        let health = Health::new(Thresholds::default(), START);
         health.kernel(Status::Ok, "", START);
         health.check("gateway", Some("bot"), Status::Unknown, "attached in mid-stream", START);
         assert_eq!(health.report(START).status, Status::Unknown);
     }
 
     #[test]
-    fn texts_and_json_say_the_same() {
-        let since = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
-        let report = Report::of(vec![
-            Check {
-                name: "process",
-                service: Some("bot".to_owned()),
-                shard: None,
-                status: Status::Failing,
-                reason: "no process matches".to_owned(),
-                since,
-                seconds: 12.5,
-            },
-            Check {
-                name: "gateway up",
-                service: Some("bot".to_owned()),
-                shard: Some("0".to_owned()),
-                status: Status::Ok,
-                reason: String::new(),
-                since,
-                seconds: 60.0,
-            },
-        ]);
-        assert_eq!(
-            report.to_string(),
-            "failing\n\
-             failing process of bot since 2023-11-14T22:13:20.250Z (12 s): no process matches\n\
-             ok gateway up of bot, shard 0, since 2023-11-14T22:13:20.250Z (60 s)\n"
-        );
-        assert_eq!(
-            serde_json::to_value(&report).expect("all of it is plain data"),
-            serde_json::json!({"status": "failing", "checks": [
-                {"name": "process", "service": "bot", "status": "failing", "reason": "no process matches",
-                 "since": "2023-11-14T22:13:20.250Z", "seconds": 12.5},
-                {"name": "gateway up", "service": "bot", "shard": "0", "status": "ok",
-                 "since": "2023-11-14T22:13:20.250Z", "seconds": 60.0}
-            ]})
-        );
+    fn what_is_judged_by_thresholds_stands_since_it_came_about() {
+        let health = Health::new(Thresholds::default(), START);
+        health.kernel(Status::Ok, "", START);
+        health.beat(after(30));
+        assert_eq!(health.report(after(1)).checks.len(), 2);
+        health.loop_stalled("bot", None);
+        health.judge(after(2));
+        health.loop_stalled("bot", Some(Stall { since: after(10), place: String::new() }));
+        let report = health.report(after(20));
+        assert_eq!((report.status, check(&report, facts::LOOP).seconds), (Status::Failing, 5.0), "since second 15");
+        health.loop_stalled("bot", None);
+        assert_eq!(health.report(after(21)).status, Status::Ok);
+        for time in 22..25 {
+            health.llm_answered("bot", false, after(time));
+        }
+        assert_eq!(check(&health.report(after(30)), facts::LLM).seconds, 8.0);
+        health.llm_answered("bot", true, after(30));
+
+        health.gpu_memory("0", Some((99, 100)), after(30));
+        let report = health.report(after(30));
+        assert_eq!((report.status, check(&report, facts::GPU_MEMORY).gpu.as_deref()), (Status::Failing, Some("0")));
+        assert!(report.to_string().contains("failing GPU memory left of GPU 0 since "), "{report}");
+        health.gpu_memory("0", None, after(31));
+        assert_eq!(health.report(after(31)).status, Status::Ok);
+    }
+
+    #[test]
+    fn a_process_s_checks_go_with_it_and_its_end_is_told() {
+        let names = Names { services: vec!["bot".to_owned()], ..Names::default() };
+        let mut health = Health::new(Thresholds::default(), START);
+        health.beat(after(9));
+        let mut see = |what| {
+            health.observe(&Observation::Process { service: ServiceId(0), what }, &names);
+            health.targets("bot", 0, 0, "", after(9));
+            health.report(after(9))
+        };
+        let tgid = crate::units::Tgid(7);
+        let vitals = crate::observations::Vitals {
+            tgid,
+            time: after(9),
+            start: None,
+            memory: crate::observations::Memory::default(),
+            threads: None,
+            open_fds: Some(10),
+            max_fds: Some(10),
+            cpu: None,
+            switches: None,
+            faults: None,
+            io: None,
+            growth: None,
+            cgroup: None,
+        };
+        let report = see(ProcessNews::Vitals(Box::new(vitals)));
+        assert_eq!(check(&report, facts::DESCRIPTORS).status, Status::Failing);
+        assert_eq!(check(&report, PROCESS).reason, "no process matches");
+        see(ProcessNews::Ended { time: after(9), end: ProcessEnd::Signal(11) });
+        let report = see(ProcessNews::Gone { tgid });
+        assert!(report.checks.iter().all(|check| check.name != facts::DESCRIPTORS), "{report}");
+        assert_eq!(check(&report, PROCESS).reason, "no process matches; the last one was killed by SIGSEGV");
     }
 }

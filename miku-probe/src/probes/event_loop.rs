@@ -1,0 +1,303 @@
+//! Turns of event loops: the twin of `event_loop.rs` on the kernel side.
+//!
+//! Hooks: `sched:sched_switch`, and `syscalls:sys_enter_*` of the calls in which selectors wait; from the first process on
+//! that is watched. Metrics: `miku_event_loop_*`.
+//!
+//! The kernel side keeps what it counts by thread, in a map that is read here once a second. Which threads are event loops
+//! is told by what they do: they wait in one selector again and again, and are their process's first thread or were the first
+//! to use the socket of a stream. Threads of a pool wait for work at a lock, and are in no such map.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aya::maps::MapData;
+use aya::util::KernelVersion;
+use miku_probe_abi::{LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OffReason, StackOffsets};
+
+use super::{Hook, Intent, Probe, TypesError, offsets};
+use crate::observations::Turns;
+use crate::units::{Nanos, Tgid};
+
+/// The label `kind` of this family.
+pub const KIND: &str = "event_loop";
+
+/// Turns after which a thread may be an event loop: whoever waits now and then in something is none.
+const TURNS_MIN: u64 = 8;
+
+/// The calls in which selectors wait: which program stands at all of them, and where. Not every kernel has all.
+const WAITS: [&str; 7] = [
+    "sys_enter_epoll_wait",
+    "sys_enter_epoll_pwait",
+    "sys_enter_epoll_pwait2",
+    "sys_enter_poll",
+    "sys_enter_ppoll",
+    "sys_enter_select",
+    "sys_enter_pselect6",
+];
+
+/// How the registers of a thread that is taken off its processor are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Registers {
+    /// By a helper, from Linux 5.15 on.
+    Helper,
+    /// On its stack.
+    Stack(StackOffsets),
+}
+
+impl Registers {
+    /// The way of this kernel.
+    ///
+    /// # Errors
+    /// When it has no helper, and does not tell where a thread's stack is.
+    pub(super) fn of_this_kernel(stack: Result<StackOffsets, TypesError>) -> Result<Self, TypesError> {
+        if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(5, 15, 0)) {
+            stack.map(Self::Stack)
+        } else {
+            Ok(Self::Helper)
+        }
+    }
+
+    /// What the programs are told.
+    pub(super) fn offsets(self) -> StackOffsets {
+        match self {
+            Self::Helper => StackOffsets::default(),
+            Self::Stack(offsets) => offsets,
+        }
+    }
+
+    /// The probes of this family that are for this kernel; without the first, the others are of no use.
+    pub(super) fn probes(self) -> Vec<Probe> {
+        let program = match self {
+            Self::Helper => "sched_switch",
+            Self::Stack(_) => "sched_switch_old",
+        };
+        let switch = probe(program, "sched", "sched_switch");
+        let there = WAITS.into_iter().filter(|name| offsets::exists("syscalls", name));
+        std::iter::once(switch).chain(there.map(|name| probe("selector_wait", "syscalls", name))).collect()
+    }
+}
+
+const fn probe(program: &'static str, category: &'static str, name: &'static str) -> Probe {
+    Probe { program, kind: KIND, hook: Hook::Tracepoint(category, name), intent: Intent::Optional }
+}
+
+/// What a thread in the midst of a turn does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TurnKind {
+    /// It runs: it computes.
+    Runs,
+    /// It does not, for this reason.
+    Off(OffReason),
+}
+
+/// A turn of an event loop that has begun and not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The process.
+    pub tgid: Tgid,
+    /// The thread.
+    pub tid: u32,
+    /// When the turn began: with `tid` it names the turn.
+    pub since: Nanos,
+    /// What the thread does.
+    pub kind: TurnKind,
+}
+
+/// The threads that wait in selectors; clones share them, and any thread may ask at any time.
+#[derive(Clone)]
+pub struct EventLoops(Arc<Mutex<aya::maps::HashMap<MapData, u32, LoopThread>>>);
+
+impl EventLoops {
+    pub(super) fn new(map: aya::maps::HashMap<MapData, u32, LoopThread>) -> Self {
+        Self(Arc::new(Mutex::new(map)))
+    }
+
+    /// The turns of now. A loop that sleeps in its selector is in none; one that is just about to, is in a turn of no
+    /// length.
+    #[must_use]
+    pub fn current(&self) -> impl Iterator<Item = Turn> {
+        self.threads().into_iter().filter_map(|(tid, thread)| turn(tid, &thread))
+    }
+
+    fn threads(&self) -> Vec<(u32, LoopThread)> {
+        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.iter().filter_map(Result::ok).collect()
+    }
+
+    fn remove(&self, tid: u32) {
+        // One that the map does not hold is gone already.
+        let _gone: Result<(), _> = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&tid);
+    }
+}
+
+fn turn(tid: u32, thread: &LoopThread) -> Option<Turn> {
+    let kind = match thread.state {
+        LOOP_WAITS => return None,
+        LOOP_RUNS => TurnKind::Runs,
+        state => TurnKind::Off(OffReason::ALL.into_iter().find(|reason| LOOP_OFF + *reason as u32 == state)?),
+    };
+    is_loop(tid, thread).then_some(Turn { tgid: Tgid(thread.tgid), tid, since: Nanos(thread.turn_since), kind })
+}
+
+fn is_loop(tid: u32, thread: &LoopThread) -> bool {
+    let turns: u64 = thread.turns.iter().sum();
+    turns >= TURNS_MIN && (tid == thread.tgid || thread.flags & LOOP_MOVES != 0)
+}
+
+/// How much of what the kernel side counted has been told.
+#[derive(Debug, Default)]
+pub struct Told {
+    threads: HashMap<(u32, u64), ToldThread>,
+}
+
+/// The totals of a thread when they were last told.
+#[derive(Debug, Default)]
+struct ToldThread {
+    totals: Turns,
+    /// How long it waited for a processor in all, when it was first looked at.
+    delayed: Option<u64>,
+}
+
+impl Told {
+    /// What has been added since this was last asked, by process. Threads that are gone are told for the last time.
+    pub fn growth(&mut self, loops: &EventLoops) -> Vec<(Tgid, Turns)> {
+        let threads = loops.threads();
+        self.threads.retain(|told, _| threads.iter().any(|(tid, thread)| (*tid, thread.generation) == *told));
+        let mut growth = Vec::new();
+        for (tid, thread) in threads {
+            let delay = Delay::of(Tgid(thread.tgid), tid);
+            if is_loop(tid, &thread) {
+                let told = self.threads.entry((tid, thread.generation)).or_default();
+                growth.push((Tgid(thread.tgid), told.growth(&thread, delay.nanos())));
+            }
+            if delay == Delay::Gone {
+                loops.remove(tid);
+            }
+        }
+        growth
+    }
+
+    /// The same for one process, whose threads are forgotten.
+    pub fn last_growth(&mut self, loops: &EventLoops, tgid: Tgid) -> Vec<Turns> {
+        let mut growth = Vec::new();
+        for (tid, thread) in loops.threads().into_iter().filter(|(_, thread)| thread.tgid == tgid.0) {
+            if is_loop(tid, &thread) {
+                let mut told = self.threads.remove(&(tid, thread.generation)).unwrap_or_default();
+                growth.push(told.growth(&thread, None));
+            }
+            loops.remove(tid);
+        }
+        growth
+    }
+}
+
+impl ToldThread {
+    fn growth(&mut self, thread: &LoopThread, delay: Option<u64>) -> Turns {
+        let off: u64 = thread.off_ns.iter().sum();
+        let first = *self.delayed.get_or_insert(delay.unwrap_or_default());
+        let totals = Turns {
+            turns: thread.turns,
+            busy: Nanos(thread.busy_ns),
+            on_cpu: Nanos(thread.busy_ns.saturating_sub(off)),
+            off_cpu: thread.off_ns.map(Nanos),
+            idle: Nanos(thread.idle_ns),
+            starved: delay.map(|delay| Nanos(delay.saturating_sub(first))),
+        };
+        let growth = totals.since(&self.totals);
+        self.totals = totals.at_least(&self.totals);
+        growth
+    }
+}
+
+/// How long a thread could have run and had no processor, since it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delay {
+    Known(u64),
+    /// This kernel does not tell.
+    Untold,
+    /// The thread has ended.
+    Gone,
+}
+
+impl Delay {
+    /// The second number of `schedstat`, as the kernel's `Documentation/scheduler/sched-stats.rst` has it.
+    fn of(tgid: Tgid, tid: u32) -> Self {
+        let folder = format!("/proc/{tgid}/task/{tid}");
+        match fs::read_to_string(format!("{folder}/schedstat")) {
+            Ok(text) => text.split(' ').nth(1).and_then(|nanos| nanos.parse().ok()).map_or(Self::Untold, Self::Known),
+            Err(error) if error.kind() == ErrorKind::NotFound && fs::metadata(folder).is_ok() => Self::Untold,
+            Err(_) => Self::Gone,
+        }
+    }
+
+    const fn nanos(self) -> Option<u64> {
+        match self {
+            Self::Known(nanos) => Some(nanos),
+            Self::Untold | Self::Gone => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use miku_probe_abi::TURN_BUCKETS;
+
+    use super::*;
+
+    /// A thread of process 7 after so many turns of 2 ms, of which it slept 0.5 ms.
+    fn after(turns: u64) -> LoopThread {
+        let mut thread = LoopThread::new(7, 5, 1_000);
+        thread.turns[2] = turns;
+        thread.busy_ns = turns * 2_000_000;
+        thread.off_ns[OffReason::Sleep as usize] = turns * 500_000;
+        thread.idle_ns = turns * 10;
+        thread
+    }
+
+    #[test]
+    fn loops_are_known_by_what_they_do() {
+        let moving = |turns| LoopThread { flags: LOOP_MOVES, ..after(turns) };
+        assert!(is_loop(7, &after(8)), "the first thread");
+        assert!(!is_loop(7, &after(7)), "it may only have looked for something");
+        assert!(!is_loop(8, &after(1_000)), "it waits, and nothing else is known of it");
+        assert!(is_loop(8, &moving(8)), "it moves bytes");
+    }
+
+    #[test]
+    fn a_turn_is_told_while_it_lasts() {
+        let thread = LoopThread { turn_since: 5_000, ..after(9) };
+        let told = |state| {
+            let mut thread = thread;
+            thread.state = state;
+            turn(7, &thread).map(|turn| (turn.since, turn.kind))
+        };
+        assert_eq!(told(LOOP_RUNS), Some((Nanos(5_000), TurnKind::Runs)));
+        assert_eq!(told(LOOP_WAITS), None);
+        for reason in OffReason::ALL {
+            assert_eq!(told(LOOP_OFF + reason as u32), Some((Nanos(5_000), TurnKind::Off(reason))));
+        }
+        assert_eq!(told(LOOP_OFF + 9), None, "nobody writes that");
+    }
+
+    #[test]
+    fn what_was_told_is_not_told_again() {
+        let mut told = ToldThread::default();
+        let first = told.growth(&after(10), Some(5_000));
+        assert_eq!((first.turns[2], first.busy, first.idle), (10, Nanos(20_000_000), Nanos(100)));
+        assert_eq!((first.on_cpu, first.off_cpu[3]), (Nanos(15_000_000), Nanos(5_000_000)));
+        assert_eq!(first.starved, Some(Nanos(0)), "before it was looked at, it was no business of ours");
+        let second = told.growth(&after(13), Some(7_000));
+        let mut turns = [0; TURN_BUCKETS];
+        turns[2] = 3;
+        assert_eq!((second.turns, second.busy, second.on_cpu), (turns, Nanos(6_000_000), Nanos(4_500_000)));
+        assert_eq!(second.starved, Some(Nanos(2_000)));
+        // Its busy time was read a moment before what it slept of it.
+        let torn = LoopThread { off_ns: after(14).off_ns, ..after(13) };
+        assert_eq!(told.growth(&torn, None).on_cpu, Nanos(0));
+        let after_all = told.growth(&after(14), None);
+        assert_eq!((after_all.on_cpu, after_all.off_cpu[3]), (Nanos(1_500_000), Nanos(0)));
+        assert_eq!(after_all.starved, None);
+    }
+}

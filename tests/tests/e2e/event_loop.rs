@@ -1,0 +1,244 @@
+//! Turns of event loops, held against what the loops noted themselves.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use miku_probe_tests::exposition::Scrape;
+use miku_probe_tests::harness::PATIENCE;
+use miku_probe_tests::harness::probe::Probe;
+use miku_probe_tests::harness::process::Process;
+
+use crate::stage;
+use crate::{Case, case};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        case!(turns_of_asyncio, Python),
+        case!(turns_of_uvloop, Python),
+        case!(ways_to_block, Python),
+        case!(a_frozen_disk, Python, Disk),
+        case!(threads_of_a_pool, Python),
+        case!(a_loop_beside_the_first_thread, Python),
+        case!(every_selector),
+    ]
+}
+
+const BUSY: &str = "miku_event_loop_busy_seconds";
+
+/// How far a turn may be off: 50 µs where nobody else works on the machine.
+fn tolerance() -> f64 {
+    if std::env::var_os("MIKU_PROBE_QUIET").is_some() { 50e-6 } else { 200e-6 }
+}
+
+/// A command that runs the program with the loops.
+fn program(arguments: &[&str]) -> Command {
+    let mut command = stage::python().expect("the case needs it").script("event_loop.py");
+    command.args(arguments);
+    command
+}
+
+fn ready(mut command: Command) -> Process {
+    let process = Process::start("the program", &mut command);
+    process.wait_said(PATIENCE, |line| (line == "ready").then_some(()));
+    process
+}
+
+fn watch(process: &Process) -> Probe {
+    Probe::attach(&[&format!("bot=pid:{}", process.pid())])
+}
+
+/// Turns by upper bound, cumulated, and their sum.
+fn busy(scrape: &Scrape) -> (BTreeMap<String, u64>, f64) {
+    let bounds: Vec<_> = scrape.samples.iter().filter(|sample| sample.name == format!("{BUSY}_bucket")).collect();
+    let count = |sample: &&miku_probe_tests::exposition::Sample| {
+        (sample.label("le").to_owned(), scrape.count(&sample.name, &[("le", sample.label("le"))]))
+    };
+    (bounds.iter().map(count).collect(), scrape.sum(&format!("{BUSY}_sum"), &[]))
+}
+
+/// The program's turns, in seconds, from the shortest to the longest.
+fn truth(process: &Process) -> Vec<f64> {
+    let line = process.wait_said(Duration::from_secs(60), |line| line.starts_with('[').then(|| line.to_owned()));
+    let turns: Vec<f64> = serde_json::from_str(&line).expect("the program writes JSON");
+    let mut turns: Vec<f64> = turns.into_iter().map(|nanos| nanos / 1e9).collect();
+    turns.sort_by(f64::total_cmp);
+    turns
+}
+
+/// How many turns a program takes to read what it is told and to tell what it noted.
+const MORE: u64 = 12;
+
+fn assert_agrees(process: &mut Process) {
+    let probe = watch(process);
+    let (before, sum_before) = busy(&probe.scrape());
+    process.tell("go");
+    let truth = truth(process);
+    let at_least = before.get("+Inf").unwrap_or(&0) + truth.len() as u64;
+    let (after, sum) = probe.wait_for("all turns", |scrape| {
+        let told = busy(scrape);
+        (told.0.get("+Inf").is_some_and(|count| *count >= at_least)).then_some(told)
+    });
+    let counted = |bound: &str| after[bound] - before.get(bound).unwrap_or(&0);
+    let more = counted("+Inf") - truth.len() as u64;
+    assert!(more <= MORE, "{more} turns more than the program's {}", truth.len());
+    // The turns that the program did not note are short.
+    for (bound, at) in [("0.0005", 0.0005), ("0.005", 0.005)] {
+        let count = usize::try_from(counted(bound)).expect("a count");
+        // What the program says of the turn that the probe has at this bound, and of its neighbours.
+        let range = count.saturating_sub(1 + MORE as usize)..=count + 1;
+        let near = range
+            .filter_map(|place| truth.get(place))
+            .map(|turn| turn - at)
+            .min_by(|a, b| f64::total_cmp(&a.abs(), &b.abs()));
+        let share = count as f64 / truth.len() as f64;
+        let off = near.expect("there are turns around it");
+        eprintln!("{share:.3} of the turns are up to {at} s: off by {:.1} µs", off * 1e6);
+        assert!(off.abs() <= tolerance(), "{share} of the turns are up to {at} s: off by {off} s");
+    }
+    let mean = (sum - sum_before - truth.iter().sum::<f64>()) / truth.len() as f64;
+    eprintln!("mean off by {:.1} µs", mean * 1e6);
+    assert!(mean.abs() <= tolerance(), "the mean turn is off by {mean} s");
+}
+
+fn turns_of_asyncio() {
+    assert_agrees(&mut ready(program(&["turns", "asyncio"])));
+}
+
+fn turns_of_uvloop() {
+    assert_agrees(&mut ready(program(&["turns", "uvloop"])));
+}
+
+/// Seconds that the probe told of where the time of turns went, and how many it called stalls.
+fn times(scrape: &Scrape) -> BTreeMap<String, f64> {
+    let off = scrape.samples.iter().filter(|sample| sample.name == "miku_event_loop_off_cpu_seconds_total");
+    let mut times: BTreeMap<_, _> = off.map(|sample| (sample.label("reason").to_owned(), sample.value)).collect();
+    times.insert("on".to_owned(), scrape.sum("miku_event_loop_on_cpu_seconds_total", &[]));
+    times.insert("stalls".to_owned(), scrape.sum("miku_event_loop_stalls_total", &[("threshold", "0.1")]));
+    times
+}
+
+/// Has the program block for 0.3 s, and sees where the probe says that they went.
+fn block(program: &mut Process, probe: &Probe, way: &str, place: &str) {
+    let before = probe.wait_for("the loop", |scrape| Some(times(scrape)).filter(|times| times.contains_key("cpu")));
+    program.tell(way);
+    let done = format!("done {way}");
+    program.wait_said(PATIENCE, |line| (line == done).then_some(()));
+    let grown = probe.wait_for(&format!("that the loop was blocked: {way}"), |scrape| {
+        let mut times = times(scrape);
+        times.iter_mut().for_each(|(name, value)| *value -= before.get(name).unwrap_or(&0.0));
+        (times["stalls"] >= 1.0).then_some(times)
+    });
+    eprintln!("{way}: {grown:.3?}");
+    // Elsewhere there is little, but for what the loop does besides and what others take of the processor.
+    assert!((0.28..0.6).contains(&grown[place]), "{way} is not in {place}: {grown:?}");
+    for (other, time) in grown.iter().filter(|(name, _)| ![place, "stalls", "cpu"].contains(&name.as_str())) {
+        assert!(*time < 0.1, "{way} is in {other} too: {grown:?}");
+    }
+    // Of one that the machine held up meanwhile there may be more.
+    assert!(grown["stalls"] < 3.0, "{grown:?}");
+}
+
+fn ways_to_block() {
+    let mut program = ready(program(&["blocks"]));
+    let probe = watch(&program);
+    for (way, place) in [("sleep", "sleep"), ("compute", "on"), ("lock", "lock"), ("call", "call"), ("process", "call")]
+    {
+        block(&mut program, &probe, way, place);
+    }
+}
+
+/// Makes a file system in a file, and runs what follows where it is mounted at its first argument.
+const MOUNTED: &str = "truncate -s 8M \"$0.image\" && mkfs.ext4 -q \"$0.image\" && mkdir -p \"$0\" && \
+                       mount -o loop \"$0.image\" \"$0\" && exec \"$@\"";
+
+fn mounted(folder: &str, command: &Command) -> Command {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", MOUNTED, folder]).arg(command.get_program()).args(command.get_args());
+    unshare
+}
+
+/// Why no file system can be made and mounted here.
+pub(crate) fn disk() -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let disk = folder.path().join("disk");
+    let output = mounted(&disk.display().to_string(), &Command::new("true")).output();
+    let output = output.map_err(|error| format!("unshare: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("no file system can be mounted: {}", String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+fn a_frozen_disk() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = folder.path().join("disk").display().to_string();
+    let mut program = ready(mounted(&disk, &program(&["blocks", &disk])));
+    let probe = watch(&program);
+    block(&mut program, &probe, "disk", "disk");
+}
+
+fn threads_of_a_pool() {
+    let mut other = ready(program(&["blocks"]));
+    let mut pool = ready(program(&["pool"]));
+    let probe = Probe::attach(&[&format!("pool=pid:{}", pool.pid()), &format!("loop=pid:{}", other.pid())]);
+    pool.tell("go");
+    pool.wait_said(PATIENCE, |line| (line == "done").then_some(()));
+    other.tell("nothing");
+    let count = format!("{BUSY}_count");
+    let scrape = probe
+        .wait_for("the loop", |scrape| (scrape.sum(&count, &[("service", "loop")]) > 100.0).then(|| scrape.clone()));
+    let loops: Vec<_> = scrape.samples.iter().filter(|sample| sample.name.starts_with("miku_event_loop_")).collect();
+    assert!(loops.iter().all(|sample| sample.label("service") == "loop"), "{loops:?}");
+}
+
+fn a_loop_beside_the_first_thread() {
+    let mut program = ready(program(&["thread"]));
+    let probe = watch(&program);
+    let count = format!("{BUSY}_count");
+    let mut ask = |time: &str| {
+        program.tell("go");
+        program.wait_said(PATIENCE, |line| line.strip_prefix("turns ")?.strip_prefix(time)?.trim().parse::<u64>().ok())
+    };
+    let first = ask("1");
+    let before = probe.wait_for("the loop", |scrape| {
+        let counted = scrape.count(&count, &[]);
+        (counted >= 500).then_some(counted)
+    });
+    let second = ask("2");
+    let after = probe.wait_for("the loop", |scrape| {
+        let counted = scrape.count(&count, &[]);
+        (counted + 2 >= before + second - first).then_some(counted)
+    });
+    let (counted, noted) = (after - before, second - first);
+    assert!(counted.abs_diff(noted) <= MORE, "{counted} turns instead of {noted}");
+}
+
+fn every_selector() {
+    let calls = ["epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6"];
+    let mut programs = calls.map(|call| {
+        let mut command = Command::new(stage::PEER);
+        command.args(["turns", "--by", call]);
+        (call, ready(command))
+    });
+    let services: Vec<_> = programs.iter().map(|(call, program)| format!("{call}=pid:{}", program.pid())).collect();
+    let probe = Probe::attach(&services.iter().map(String::as_str).collect::<Vec<_>>());
+    for (call, program) in &mut programs {
+        program.tell("go");
+        let told = program.wait_said(PATIENCE, |line| line.strip_prefix("turns ").map(str::to_owned));
+        let told: Vec<f64> = told.split(' ').filter_map(|word| word.parse().ok()).collect();
+        let [turns, busy, idle] = told[..] else { panic!("{told:?}") };
+        let service = [("service", *call)];
+        let scrape = probe
+            .wait_for(call, |scrape| (scrape.sum(&format!("{BUSY}_count"), &service) >= turns).then(|| scrape.clone()));
+        assert!((scrape.sum(&format!("{BUSY}_count"), &service) - turns).abs() < 0.5, "{call}");
+        let off = |name: &str, noted: f64| scrape.sum(name, &service) - noted;
+        let (busy, idle) = (off(&format!("{BUSY}_sum"), busy), off("miku_event_loop_idle_seconds_total", idle));
+        eprintln!(
+            "{call}: {turns} turns, busy off by {:.1} µs each, idle by {:.1} µs",
+            busy / turns * 1e6,
+            idle / turns * 1e6
+        );
+        assert!(busy.abs() < turns * tolerance() && idle.abs() < turns * tolerance(), "{call}: {busy} s, {idle} s");
+    }
+}
