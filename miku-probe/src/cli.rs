@@ -45,6 +45,24 @@ Examples:
   miku-probe hist --service bot --route '/users/*' --config /etc/miku-probe.toml
   miku-probe hist --interval 5 --count 12 --json > minute.json";
 
+const STALLS_EXAMPLES: &str = "\
+Examples:
+  miku-probe stalls
+  miku-probe stalls --service 'bot=cmdline:bot\\.py' --stack
+  miku-probe stalls --json | jq 'select(.event == \"ended\")'
+
+A stall is a turn of an event loop (asyncio, uvloop) that takes longer than 0.1 s. Where a program
+hangs is told as the innermost Python function, and, if that is Python's or a package's, the
+innermost one that is neither.";
+
+const PROFILE_EXAMPLES: &str = "\
+Examples:
+  miku-probe profile --service pid:4242 --seconds 10 --output bot.svg
+  miku-probe profile --service 'bot=cmdline:bot\\.py' --format folded | sort -k2 -n
+  miku-probe profile --service bot=port:8000 --output bot.pb.gz && go tool pprof -top bot.pb.gz
+
+The process is never stopped and nothing is loaded into the kernel. Stacks are Python's alone.";
+
 /// Watches AI chat bots from outside: request latency and network activity by eBPF, without touching the bot.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "miku-probe", version, about, max_term_width = 100, after_help = EXIT_CODES)]
@@ -72,6 +90,12 @@ pub enum Command {
     /// Show a live histogram of request latency, of how long people wait for replies, or of language models
     #[command(after_help = format!("{SERVICES}\n\n{HIST_EXAMPLES}\n\n{EXIT_CODES}"))]
     Hist(HistArgs),
+    /// Tell of event loops that do not turn, while they do not: for how long, where in the program, and why
+    #[command(after_help = format!("{SERVICES}\n\n{STALLS_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Stalls(StallsArgs),
+    /// Tell where Python spends its time: folded stacks, a flame graph, or a profile for pprof
+    #[command(after_help = format!("{SERVICES}\n\n{PROFILE_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Profile(ProfileArgs),
     /// List the processes that would be watched, and why others would not
     #[command(after_help = format!("{SERVICES}\n\n{EXIT_CODES}"))]
     Ps(PsArgs),
@@ -207,6 +231,63 @@ pub struct HistArgs {
     #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
     #[command(flatten)]
     pub limits: LimitArgs,
+}
+
+/// Flags of `stalls`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct StallsArgs {
+    /// Watch the processes that a selector finds, as in `run`; repeatable
+    #[arg(long = "service", value_name = "[NAME=]KIND:VALUE")]
+    pub services: Vec<String>,
+    #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
+    #[command(flatten)]
+    pub file: FileArgs,
+    /// Print the whole stack of each stall
+    #[arg(long)]
+    pub stack: bool,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// How a profile is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormArg {
+    /// A line for each stack, with its count
+    Folded,
+    /// A flame graph
+    Svg,
+    /// The gzipped protocol buffer of pprof
+    Pprof,
+}
+
+/// Flags of `profile`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ProfileArgs {
+    /// Look at the processes that a selector finds, as in `run`; repeatable
+    #[arg(long = "service", value_name = "[NAME=]KIND:VALUE")]
+    pub services: Vec<String>,
+    #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
+    #[command(flatten)]
+    pub file: FileArgs,
+    /// Look for so long [default: 10]
+    #[arg(long, value_name = "N")]
+    pub seconds: Option<u64>,
+    /// Look so often a second [default: 99, which keeps out of step with what happens each 10 ms]
+    #[arg(long, value_name = "HZ")]
+    pub rate: Option<u32>,
+    /// Write this [default: what the file's name ends in: `.svg`, `.pb.gz`; else folded]
+    #[arg(long)]
+    pub format: Option<FormArg>,
+    /// Write to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Count threads that wait, too
+    #[arg(long)]
+    pub idle: bool,
 }
 
 /// Flags of `ps`.

@@ -6,6 +6,7 @@ mod gpu;
 mod llm;
 mod net;
 mod process;
+mod stalls;
 
 use miku_probe_abi::RecordKind;
 
@@ -21,6 +22,7 @@ pub use self::process::{
     Cgroup, CgroupMemory, CpuTime, DiskBytes, Faults, Growth, Memory, Pressure, ProcessEnd, ProcessNews, Resource,
     Switches, Vitals,
 };
+pub use self::stalls::{Cause, Place, Stall, StallChange};
 use crate::units::{Direction, Nanos, Scheme, ServiceId, Side, Symbol, Symbols, Transport};
 
 /// The request methods that OpenTelemetry knows by name; all others are one label value.

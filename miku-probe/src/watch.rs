@@ -195,6 +195,7 @@ impl<S: Sink> Watch<S> {
         if let Some(gpu) = gpu {
             samplers::gpu::start(gpu, watch.core.watched.clone(), watch.core.answers.clone())?;
         }
+        samplers::stalls::start(watch.core.loops.clone(), watch.core.watched.clone(), watch.core.answers.clone())?;
         // The probes come first: what a process does between being found and being attached to would be missed.
         watch.core.kernel.attach()?;
         watch.core.scan()?;
@@ -578,6 +579,9 @@ impl<S: Sink> Core<S> {
             }
             Sample::TcpFailed(reason) => self.unattached.push((net::KIND, reason)),
             Sample::Gpu(sample) => self.pipeline.observe(&Observation::Gpu(Gpu::Sample(sample))),
+            Sample::Stall(Target { service, .. }, what) => {
+                self.pipeline.observe(&Observation::EventLoop { service, what: EventLoop::Stall(what) });
+            }
         }
     }
 

@@ -3,9 +3,11 @@
 pub mod check;
 pub mod gpu;
 pub mod hist;
+pub mod profile;
 pub mod ps;
 pub mod run;
 mod sites;
+pub mod stalls;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -33,6 +35,14 @@ pub fn perform(config: Config) -> anyhow::Result<ExitCode> {
         Command::Hist(config) => {
             forbid_core_dumps();
             hist::run(config)?;
+        }
+        Command::Stalls(config) => {
+            forbid_core_dumps();
+            stalls::run(config)?;
+        }
+        Command::Profile(config) => {
+            forbid_core_dumps();
+            profile::run(&config)?;
         }
         Command::Ps(config) => ps::run(&config, &mut io::stdout().lock())?,
         Command::Check(config) => {

@@ -9,6 +9,7 @@ pub mod services;
 use std::collections::BTreeSet;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap_complete::Shell;
 
@@ -19,8 +20,10 @@ use crate::discovery::selectors::{SelectorError, ServiceSpec};
 use crate::pipeline::Caps;
 use crate::probes::Sizes;
 use crate::samplers::gpu;
+use crate::samplers::profile;
 use crate::sinks::health::Thresholds;
 use crate::sinks::hist::{ColorChoice, Filter, Format, Glyphs, Interval, IntervalError, Options, Pattern, Subject};
+use crate::sinks::profile::Form;
 use crate::sinks::web::{DEFAULT_LISTEN_ADDRESS, DEFAULT_TELEMETRY_PATH, ListenAddress, TelemetryPath, WebError};
 use crate::units::Side;
 use crate::watch::Settings;
@@ -89,6 +92,10 @@ pub enum Command {
     Run(RunConfig),
     /// Show the histogram.
     Hist(HistConfig),
+    /// Tell of loops that do not turn.
+    Stalls(StallsConfig),
+    /// Tell where the time goes.
+    Profile(ProfileConfig),
     /// List processes.
     Ps(PsConfig),
     /// Check the machine.
@@ -123,6 +130,30 @@ pub struct HistConfig {
     pub settings: Settings,
     /// What to show, and how.
     pub options: Options,
+}
+
+/// What `stalls` needs.
+#[derive(Clone, Debug)]
+pub struct StallsConfig {
+    /// What to watch.
+    pub settings: Settings,
+    /// Whether to print JSON.
+    pub json: bool,
+    /// Whether to print stacks.
+    pub stack: bool,
+}
+
+/// What `profile` needs.
+#[derive(Clone, Debug)]
+pub struct ProfileConfig {
+    /// The services; none means to choose.
+    pub services: Vec<ServiceSpec>,
+    /// For how long, and how often.
+    pub settings: profile::Settings,
+    /// How it is written.
+    pub form: Form,
+    /// Where it is written; none is standard output.
+    pub output: Option<PathBuf>,
 }
 
 /// What `ps` needs.
@@ -174,6 +205,8 @@ impl Config {
                 Command::Check(CheckConfig { gpu_library: arguments.gpu_library, json: arguments.json, color })
             }
             cli::Command::Gpu(arguments) => Command::Gpu(GpuConfig { library: arguments.gpu_library }),
+            cli::Command::Stalls(arguments) => Command::Stalls(stalls(&arguments)?),
+            cli::Command::Profile(arguments) => Command::Profile(profile(arguments)?),
             cli::Command::Completions { shell } => Command::Completions(shell),
             cli::Command::Man => Command::Man,
         };
@@ -288,6 +321,48 @@ fn hist(arguments: &cli::HistArgs, color: bool) -> Result<HistConfig, ConfigErro
             filter,
         },
     })
+}
+
+fn stalls(arguments: &cli::StallsArgs) -> Result<StallsConfig, ConfigError> {
+    let file = read(arguments.file.config.as_deref())?;
+    let (sizes, caps) = limits(&arguments.limits, &file.limits)?;
+    let services = services::merge(selections(&arguments.services)?, file.services)?;
+    Ok(StallsConfig {
+        settings: Settings { services, sizes, caps, process_interval: None, gpu: None },
+        json: arguments.json,
+        stack: arguments.stack,
+    })
+}
+
+/// The usual length and rate of a profile, and the most of each.
+const PROFILE_SECONDS: u64 = 10;
+const PROFILE_SECONDS_MAX: u64 = 86_400;
+const PROFILE_RATE: u32 = 99;
+const PROFILE_RATE_MAX: u32 = 1_000;
+
+fn profile(arguments: cli::ProfileArgs) -> Result<ProfileConfig, ConfigError> {
+    let file = read(arguments.file.config.as_deref())?;
+    let services = services::merge(selections(&arguments.services)?, file.services)?;
+    let seconds = arguments.seconds.unwrap_or(PROFILE_SECONDS);
+    if !(1..=PROFILE_SECONDS_MAX).contains(&seconds) {
+        let message = format!("{seconds} is out of range; write 1 to {PROFILE_SECONDS_MAX}");
+        return Err(ConfigError::value("--seconds", message));
+    }
+    let rate = arguments.rate.unwrap_or(PROFILE_RATE);
+    let Some(rate) = NonZero::new(rate).filter(|rate| rate.get() <= PROFILE_RATE_MAX) else {
+        return Err(ConfigError::value("--rate", format!("{rate} is out of range; write 1 to {PROFILE_RATE_MAX}")));
+    };
+    let name = arguments.output.as_deref().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or("");
+    let form = match arguments.format {
+        Some(cli::FormArg::Folded) => Form::Folded,
+        Some(cli::FormArg::Svg) => Form::Svg,
+        Some(cli::FormArg::Pprof) => Form::Pprof,
+        None if name.ends_with(".svg") => Form::Svg,
+        None if [".pb.gz", ".pprof"].iter().any(|end| name.ends_with(end)) => Form::Pprof,
+        None => Form::Folded,
+    };
+    let settings = profile::Settings { time: Duration::from_secs(seconds), rate, idle: arguments.idle };
+    Ok(ProfileConfig { services, settings, form, output: arguments.output })
 }
 
 /// The selections of a command that filters nothing.

@@ -320,3 +320,22 @@ fn gpus_are_asked_once_a_second_unless_told_otherwise() {
     let config = format!("--config={path}");
     assert!(wrong(&["run", &config]).starts_with("gpu.interval: `never` is no interval: "));
 }
+
+#[test]
+fn a_profile_s_form_is_told_by_its_file_s_name() {
+    let form = |arguments: &[&str]| match config(&[&["profile"], arguments].concat()) {
+        Ok(Command::Profile(profile)) => profile.form,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(form(&[]), Form::Folded);
+    assert_eq!(form(&["--output", "/tmp/bot.svg"]), Form::Svg);
+    assert_eq!(form(&["--output", "bot.pb.gz"]), Form::Pprof);
+    assert_eq!(form(&["--output", "bot.txt"]), Form::Folded);
+    assert_eq!(form(&["--output", "bot.svg", "--format", "pprof"]), Form::Pprof, "what is said counts more");
+    assert_eq!(wrong(&["profile", "--seconds", "0"]), "--seconds: 0 is out of range; write 1 to 86400");
+    assert_eq!(wrong(&["profile", "--rate", "0"]), "--rate: 0 is out of range; write 1 to 1000");
+    assert_eq!(
+        wrong(&["stalls", "--service", "bot"]),
+        "--service: `bot` has no selector; write NAME=KIND:VALUE, as in `bot=cmdline:bot`"
+    );
+}

@@ -1,23 +1,20 @@
 //! What is observed of event loops.
 
 use std::array;
+use std::sync::Arc;
 
 use miku_probe_abi::{OFF_REASONS, OffReason, TURN_BOUNDS, TURN_BUCKETS};
 
-use crate::units::{Nanos, Symbol};
+use super::Stall;
+use crate::units::Nanos;
 
 /// What is told of a service's event loops.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EventLoop {
     /// Turns ended and time went by.
     Turns(Box<Turns>),
-    /// A turn, over or not, is longer than a threshold: once for each turn and threshold.
-    Stall {
-        /// How long.
-        threshold: StallThreshold,
-        /// `file:function` of the code that blocks; empty when it could not be found out.
-        place: Symbol,
-    },
+    /// A turn takes too long, and somebody looked at it meanwhile.
+    Stall(Arc<Stall>),
 }
 
 /// Turns of event loops that ended, and where the time went.

@@ -4,6 +4,7 @@ mod binding;
 mod bots;
 mod discord;
 mod models;
+mod net;
 mod secrets;
 mod tls;
 

@@ -7,14 +7,14 @@
 //! is told by what they do: they wait in one selector again and again, and are their process's first thread or were the first
 //! to use the socket of a stream. Threads of a pool wait for work at a lock, and are in no such map.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::maps::MapData;
 use aya::util::KernelVersion;
-use miku_probe_abi::{LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OffReason, StackOffsets};
+use miku_probe_abi::{LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OFF_REASONS, OffReason, StackOffsets};
 
 use super::{Hook, Intent, Probe, TypesError, offsets};
 use crate::observations::Turns;
@@ -103,6 +103,8 @@ pub struct Turn {
     pub since: Nanos,
     /// What the thread does.
     pub kind: TurnKind,
+    /// How long it did not run in this turn until now, by [`OffReason`].
+    pub off_cpu: [Nanos; OFF_REASONS],
 }
 
 /// The threads that wait in selectors; clones share them, and any thread may ask at any time.
@@ -118,7 +120,14 @@ impl EventLoops {
     /// length.
     #[must_use]
     pub fn current(&self) -> impl Iterator<Item = Turn> {
-        self.threads().into_iter().filter_map(|(tid, thread)| turn(tid, &thread))
+        self.threads().into_iter().filter_map(|(tid, thread)| turn(tid, &thread, Nanos::now()))
+    }
+
+    /// The processes that run event loops.
+    #[must_use]
+    pub fn processes(&self) -> HashSet<Tgid> {
+        let threads = self.threads().into_iter();
+        threads.filter(|(tid, thread)| is_loop(*tid, thread)).map(|(_, thread)| Tgid(thread.tgid)).collect()
     }
 
     fn threads(&self) -> Vec<(u32, LoopThread)> {
@@ -132,13 +141,24 @@ impl EventLoops {
     }
 }
 
-fn turn(tid: u32, thread: &LoopThread) -> Option<Turn> {
+fn turn(tid: u32, thread: &LoopThread, now: Nanos) -> Option<Turn> {
     let kind = match thread.state {
         LOOP_WAITS => return None,
         LOOP_RUNS => TurnKind::Runs,
         state => TurnKind::Off(OffReason::ALL.into_iter().find(|reason| LOOP_OFF + *reason as u32 == state)?),
     };
-    is_loop(tid, thread).then_some(Turn { tgid: Tgid(thread.tgid), tid, since: Nanos(thread.turn_since), kind })
+    let mut off_cpu = thread.turn_off.map(Nanos);
+    if let TurnKind::Off(reason) = kind {
+        let time = &mut off_cpu[reason as usize];
+        *time = *time + now.since(Nanos(thread.off_since));
+    }
+    is_loop(tid, thread).then_some(Turn {
+        tgid: Tgid(thread.tgid),
+        tid,
+        since: Nanos(thread.turn_since),
+        kind,
+        off_cpu,
+    })
 }
 
 fn is_loop(tid: u32, thread: &LoopThread) -> bool {
@@ -268,17 +288,22 @@ mod tests {
     #[test]
     fn a_turn_is_told_while_it_lasts() {
         let thread = LoopThread { turn_since: 5_000, ..after(9) };
-        let told = |state| {
+        let thread = LoopThread { off_since: 8_000, ..thread };
+        let seen = |state| {
             let mut thread = thread;
             thread.state = state;
-            turn(7, &thread).map(|turn| (turn.since, turn.kind))
+            turn(7, &thread, Nanos(9_000))
         };
+        let told = |state| seen(state).map(|turn| (turn.since, turn.kind));
         assert_eq!(told(LOOP_RUNS), Some((Nanos(5_000), TurnKind::Runs)));
         assert_eq!(told(LOOP_WAITS), None);
         for reason in OffReason::ALL {
             assert_eq!(told(LOOP_OFF + reason as u32), Some((Nanos(5_000), TurnKind::Off(reason))));
         }
         assert_eq!(told(LOOP_OFF + 9), None, "nobody writes that");
+        let off = |state| seen(state).map(|turn| turn.off_cpu[OffReason::Disk as usize]);
+        assert_eq!(off(LOOP_RUNS), Some(Nanos(0)));
+        assert_eq!(off(LOOP_OFF + OffReason::Disk as u32), Some(Nanos(1_000)), "the wait that is not over counts");
     }
 
     #[test]

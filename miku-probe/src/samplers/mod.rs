@@ -6,13 +6,16 @@
 
 pub mod gpu;
 pub mod process;
+pub mod profile;
+pub mod python;
+pub mod stalls;
 pub mod tcp;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
-use crate::observations::GpuSample;
+use crate::observations::{GpuSample, Stall};
 use crate::units::{ServiceId, Tgid};
 
 /// Samples that wait to be taken.
@@ -67,6 +70,8 @@ pub enum Sample {
     TcpFailed(&'static str),
     /// Of the GPUs.
     Gpu(GpuSample),
+    /// An event loop does not turn, or does again.
+    Stall(Target, Arc<Stall>),
 }
 
 /// Where samples go.

@@ -121,7 +121,9 @@ enum RoundError {
         source: io::Error,
     },
     /// The kernel does not tell.
-    #[error("the kernel does not tell of its sockets (is the module tcp_diag there?)")]
+    #[error(
+        "the kernel does not tell of its sockets, nor who listened before it was watched (is the module tcp_diag there?)"
+    )]
     Netlink(#[source] io::Error),
 }
 
@@ -165,14 +167,8 @@ fn round(targets: &[Target], since: Duration) -> (Round, Option<RoundError>) {
                 }
             }
         }
-        let sockets = targets.iter().find_map(|target| {
-            let told = within(*target, namespace, diag::sockets);
-            // One that has ended has none to ask in.
-            told.map_or_else(
-                |error| (error.kind() != io::ErrorKind::NotFound).then_some(Err(error)),
-                |told| Some(Ok(told)),
-            )
-        });
+        // One that has ended has no namespace to ask in.
+        let sockets = targets.iter().find_map(|target| within(*target, namespace, diag::sockets).transpose());
         match sockets {
             Some(Ok(sockets)) => {
                 let namespace = u32::try_from(namespace).unwrap_or(0);
@@ -215,23 +211,27 @@ fn inodes(target: Target, owners: &mut HashMap<u64, Target>) -> io::Result<()> {
     Ok(())
 }
 
-/// Does something in the network namespace of a process, which has this inode. Afterwards this thread is where it was.
-fn within<T>(target: Target, namespace: u64, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+/// Does something in the network namespace of a process, which has this inode; `None` when the process has ended. Afterwards
+/// this thread is where it was.
+fn within<T>(target: Target, namespace: u64, act: impl FnOnce() -> io::Result<T>) -> io::Result<Option<T>> {
     const OWN: &str = "/proc/thread-self/ns/net";
     if fs::metadata(OWN)?.ino() == namespace {
-        return act();
+        return act().map(Some);
     }
     let own = File::open(OWN)?;
-    let other = File::open(format!("/proc/{}/ns/net", target.tgid))?;
+    let other = match File::open(format!("/proc/{}/ns/net", target.tgid)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
     // Meanwhile its number may be another process's.
     if other.metadata()?.ino() != namespace {
-        return Err(io::ErrorKind::NotFound.into());
+        return Ok(None);
     }
     enter_namespace(&other)?;
     let done = act();
     // Were it to stay there, all that it asks later would be of the wrong namespace; it cannot but succeed.
     enter_namespace(&own).expect("a thread may go back to where it came from");
-    done
+    done.map(Some)
 }
 
 fn enter_namespace(namespace: &File) -> io::Result<()> {

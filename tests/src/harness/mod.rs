@@ -10,6 +10,7 @@ pub mod probe;
 pub mod process;
 pub mod python;
 pub mod secure;
+pub mod stalls;
 pub mod tls;
 
 use std::path::{Path, PathBuf};

@@ -27,9 +27,11 @@ mod llm_dialects;
 mod llm_secrets;
 mod net;
 mod process;
+mod profile;
 mod secrets;
 mod servers;
 mod stage;
+mod stalls;
 mod tls_attach;
 mod tls_clients;
 mod tls_handshakes;
@@ -186,6 +188,8 @@ fn main() -> ExitCode {
         ("llm", llm::cases()),
         ("llm_dialects", llm_dialects::cases()),
         ("llm_secrets", llm_secrets::cases()),
+        ("stalls", stalls::cases()),
+        ("profile", profile::cases()),
         ("secrets", secrets::cases()),
     ];
     let required = std::env::var("MIKU_PROBE_E2E").is_ok_and(|value| value == "required");

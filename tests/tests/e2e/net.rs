@@ -291,7 +291,8 @@ fn losses_and_delays() {
     assert!(took > 0.9, "nothing was lost: {took} s");
     network.agree(&[("miku_net_connect_seconds_count", &[("service", "client"), ("peer", "lan")], 1)]);
     let told = network.probe.scrape().sum("miku_net_connect_seconds_sum", &[("service", "client"), ("peer", "lan")]);
-    assert!((told - took).abs() < 0.005, "{told} s instead of the client's {took} s");
+    // The client may have to wait for a processor before it looks at its clock.
+    assert!((-0.001..0.05).contains(&(took - told)), "{told} s instead of the client's {took} s");
     network.agree(&[("miku_net_tcp_retransmits_total", &[("service", "client"), ("peer", "lan")], 1)]);
 
     network.client.connect("one.miku.test", 8000);

@@ -12,6 +12,7 @@ mod records;
 mod report;
 mod scale;
 mod stage;
+mod stalls;
 mod tls;
 mod truth;
 
@@ -50,6 +51,8 @@ enum Section {
     Tls,
     /// Language models: a thousand streams of tokens, and what watching costs a server
     Llm,
+    /// Loops that are blocked on purpose, and what looking at them costs
+    Stalls,
     /// What each way of hooking system calls costs
     Hooks,
     /// User-space processing on a replayed stream
@@ -59,8 +62,17 @@ enum Section {
 }
 
 impl Section {
-    const EACH: [Self; 8] =
-        [Self::Exact, Self::True, Self::Light, Self::Scale, Self::Tls, Self::Llm, Self::Hooks, Self::Records];
+    const EACH: [Self; 9] = [
+        Self::Exact,
+        Self::True,
+        Self::Light,
+        Self::Scale,
+        Self::Tls,
+        Self::Llm,
+        Self::Stalls,
+        Self::Hooks,
+        Self::Records,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -70,6 +82,7 @@ impl Section {
             Self::Scale => "scale",
             Self::Tls => "tls",
             Self::Llm => "llm",
+            Self::Stalls => "stalls",
             Self::Hooks => "hooks",
             Self::Records => "records",
             Self::All => "all",
@@ -84,6 +97,7 @@ impl Section {
             Self::Scale => scale::measure(stage),
             Self::Tls => tls::measure(stage),
             Self::Llm => llm::measure(stage),
+            Self::Stalls => stalls::measure(stage),
             Self::Hooks => hooks::measure(stage),
             Self::Records => records::measure(stage),
             Self::All => bail!("all sections are no section"),

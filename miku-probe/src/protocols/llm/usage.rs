@@ -71,7 +71,8 @@ impl Usage {
             "cache_n" => self.cache_n = number.unsigned().or(self.cache_n),
             "predicted_n" => self.predicted_n = number.unsigned().or(self.predicted_n),
             "predicted_per_second" => {
-                self.predicted_per_second = number.float().filter(|rate| rate.is_finite()).or(self.predicted_per_second);
+                self.predicted_per_second =
+                    number.float().filter(|rate| rate.is_finite()).or(self.predicted_per_second);
             }
             "prompt_ms" => self.prompt = milliseconds(number).or(self.prompt),
             "predicted_ms" => self.predicted = milliseconds(number).or(self.predicted),

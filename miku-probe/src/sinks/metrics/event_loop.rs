@@ -5,11 +5,11 @@ use prometheus::{Counter, IntCounter, Registry};
 
 use super::FastMap;
 use super::catalog::{FAST_BUCKETS, family};
-use super::keys::{OTHER, Text};
-use crate::observations::{EventLoop, Names, StallThreshold, Turns, off_reason};
+use super::keys::OTHER;
+use crate::observations::{EventLoop, Names, StallChange, StallThreshold, Turns, off_reason};
 use crate::sinks::counted::CountedHistogram;
 use crate::sinks::families::Family;
-use crate::units::{ServiceId, Symbol};
+use crate::units::ServiceId;
 
 /// How many different places that block are told apart, of all services and thresholds, before the rest is `other`.
 const PLACE_LIMIT: usize = 200;
@@ -102,7 +102,7 @@ pub(super) struct Series {
     families: Families,
     loops: FastMap<ServiceId, LoopSeries>,
     stalled: FastMap<(ServiceId, StallThreshold), Stalled>,
-    stalls: FastMap<(ServiceId, StallThreshold, Text), IntCounter>,
+    stalls: FastMap<(ServiceId, StallThreshold, String), IntCounter>,
 }
 
 impl Series {
@@ -126,9 +126,10 @@ impl Series {
                 }
                 None
             }
-            EventLoop::Stall { threshold, place } => {
-                self.stalled.entry((service, *threshold)).or_default().placed += 1;
-                self.stall(service, *threshold, *place, 1, names)
+            EventLoop::Stall(stall) => {
+                let StallChange::Exceeds(threshold) = stall.change else { return None };
+                self.stalled.entry((service, threshold)).or_default().placed += 1;
+                self.stall(service, threshold, stall.label(), 1, names)
             }
         }
     }
@@ -160,7 +161,7 @@ impl Series {
         let missed = stalled.ended.saturating_sub(stalled.placed + stalled.missed);
         if missed > 0 {
             stalled.missed += missed;
-            self.stall(service, threshold, Symbol::EMPTY, missed, names);
+            self.stall(service, threshold, None, missed, names);
         }
     }
 
@@ -168,23 +169,18 @@ impl Series {
         &mut self,
         service: ServiceId,
         threshold: StallThreshold,
-        place: Symbol,
+        place: Option<String>,
         count: u64,
         names: &Names,
     ) -> Option<&'static str> {
-        let mut key = (service, threshold, Text::Symbol(place));
-        let over = place != Symbol::EMPTY && self.stalls.len() >= PLACE_LIMIT && !self.stalls.contains_key(&key);
+        let mut key = (service, threshold, place.unwrap_or_else(|| UNKNOWN.to_owned()));
+        let over = key.2 != UNKNOWN && self.stalls.len() >= PLACE_LIMIT && !self.stalls.contains_key(&key);
         if over {
-            key.2 = Text::Other;
+            OTHER.clone_into(&mut key.2);
         }
         let families = &self.families;
-        let place = match key.2 {
-            Text::Other => OTHER,
-            Text::Symbol(Symbol::EMPTY) => UNKNOWN,
-            Text::Symbol(place) => names.symbols.text(place),
-        };
-        let series = || families.stalls.get([names.service(service), threshold.as_str(), place]);
-        self.stalls.entry(key).or_insert_with(series).inc_by(count);
+        let series = |key: &(_, _, String)| families.stalls.get([names.service(service), threshold.as_str(), &key.2]);
+        self.stalls.entry(key).or_insert_with_key(series).inc_by(count);
         over.then_some("where")
     }
 }
@@ -194,14 +190,25 @@ mod tests {
     use miku_probe_abi::{TURN_BOUNDS, TURN_BUCKETS};
     use prometheus::TextEncoder;
 
+    use std::sync::Arc;
+
     use super::*;
-    use crate::units::Nanos;
+    use crate::observations::{Place, Stall};
+    use crate::units::{Nanos, Tgid};
 
     const BOT: ServiceId = ServiceId(0);
 
     fn shown(registry: &Registry, start: &str) -> Vec<String> {
         let text = TextEncoder::new().encode_to_string(&registry.gather()).expect("a String takes all");
         text.lines().filter_map(|line| line.strip_prefix(start)).map(str::to_owned).collect()
+    }
+
+    fn stall(function: &str, threshold: StallThreshold) -> EventLoop {
+        let place = Place { file: "/srv/bot.py".to_owned(), function: function.to_owned(), line: Some(3) };
+        EventLoop::Stall(Arc::new(Stall {
+            place: Some(place),
+            ..Stall::new(Tgid(1), 1, Nanos(0), StallChange::Exceeds(threshold))
+        }))
     }
 
     fn names() -> Names {
@@ -244,9 +251,8 @@ mod tests {
     fn a_stall_that_nobody_explained_is_counted_when_it_is_over() {
         let registry = Registry::new();
         let mut series = Series::new(&registry);
-        let mut names = names();
-        let place = names.symbols.intern("bot.py:work");
-        let stall = EventLoop::Stall { threshold: StallThreshold::Second, place };
+        let names = names();
+        let stall = stall("work", StallThreshold::Second);
         let stalls = || {
             let mut stalls = shown(&registry, "miku_event_loop_stalls_total{service=\"bot\",threshold=\"1\",where=");
             stalls.sort();
@@ -268,10 +274,9 @@ mod tests {
     fn places_are_bounded() {
         let registry = Registry::new();
         let mut series = Series::new(&registry);
-        let mut names = names();
+        let names = names();
         for number in 0..PLACE_LIMIT + 3 {
-            let place = names.symbols.intern(&format!("{number}.py:f"));
-            let over = series.observe(BOT, &EventLoop::Stall { threshold: StallThreshold::Tenth, place }, &names);
+            let over = series.observe(BOT, &stall(&format!("f{number}"), StallThreshold::Tenth), &names);
             assert_eq!(over, (number >= PLACE_LIMIT).then_some("where"));
         }
         let others =

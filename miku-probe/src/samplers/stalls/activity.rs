@@ -1,0 +1,130 @@
+//! What a thread waits for, by the system call that it is in. `/proc/PID/task/TID/syscall` tells that and stops nobody; its
+//! layout is in `proc(5)`.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
+
+use super::cause::Wait;
+use crate::samplers::python::Tid;
+use crate::units::Tgid;
+
+/// What a thread waits for now. A kernel that does not tell says nothing of anything.
+pub(super) fn wait(tgid: Tgid, tid: Tid) -> Wait {
+    let text = fs::read_to_string(format!("/proc/{tgid}/task/{}/syscall", tid.0)).unwrap_or_default();
+    Call::parse(&text).map_or(Wait::Other, |call| call.wait(|fd| is_on_disk(tgid, fd)))
+}
+
+/// Whether a descriptor is of a file or a disk, and not of a socket, a pipe or a terminal.
+fn is_on_disk(tgid: Tgid, fd: u64) -> bool {
+    // Followed through the link, so that it is the file that the process has open, wherever that is.
+    fs::metadata(format!("/proc/{tgid}/fd/{fd}"))
+        .is_ok_and(|of| of.is_file() || of.is_dir() || of.file_type().is_block_device())
+}
+
+/// The system call that a thread waits in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Call {
+    number: i64,
+    arguments: [u64; 4],
+}
+
+impl Call {
+    /// None while the thread runs, or waits elsewhere.
+    fn parse(text: &str) -> Option<Self> {
+        let mut fields = text.split_whitespace();
+        let number = fields.next()?.parse().ok().filter(|number| *number >= 0)?;
+        let mut argument = || u64::from_str_radix(fields.next()?.strip_prefix("0x")?, 16).ok();
+        Some(Self { number, arguments: [argument()?, argument()?, argument()?, argument()?] })
+    }
+
+    fn wait(self, on_disk: impl Fn(u64) -> bool) -> Wait {
+        let [first, _, _, fourth] = self.arguments;
+        // These there are on x86-64 only.
+        #[cfg(target_arch = "x86_64")]
+        if let libc::SYS_open
+        | libc::SYS_stat
+        | libc::SYS_lstat
+        | libc::SYS_unlink
+        | libc::SYS_rename
+        | libc::SYS_mkdir
+        | libc::SYS_rmdir
+        | libc::SYS_getdents = self.number
+        {
+            return Wait::Disk;
+        }
+        match self.number {
+            // Its fourth argument is the time after which it gives up.
+            libc::SYS_futex if fourth != 0 => Wait::TimedLock,
+            libc::SYS_futex | libc::SYS_flock | libc::SYS_fcntl => Wait::Lock,
+            libc::SYS_fsync
+            | libc::SYS_fdatasync
+            | libc::SYS_sync
+            | libc::SYS_syncfs
+            | libc::SYS_sync_file_range
+            | libc::SYS_msync
+            | libc::SYS_newfstatat
+            | libc::SYS_statx
+            | libc::SYS_unlinkat
+            | libc::SYS_renameat2
+            | libc::SYS_getdents64
+            | libc::SYS_ftruncate
+            | libc::SYS_fallocate => Wait::Disk,
+            libc::SYS_read
+            | libc::SYS_write
+            | libc::SYS_readv
+            | libc::SYS_writev
+            | libc::SYS_pread64
+            | libc::SYS_pwrite64
+            | libc::SYS_preadv
+            | libc::SYS_pwritev
+            | libc::SYS_preadv2
+            | libc::SYS_pwritev2
+            | libc::SYS_sendfile
+            | libc::SYS_copy_file_range
+                if on_disk(first) =>
+            {
+                Wait::Disk
+            }
+            _ => Wait::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_thread_waits_for_is_told_by_its_call() {
+        let waits = |text: &str, on_disk: bool| Call::parse(text).map(|call| call.wait(|_| on_disk));
+        let call =
+            |number: libc::c_long, fourth: &str| format!("{number} 0x3 0x1 0x7ffe {fourth} 0x0 0x0 0x7ffd 0x7f12\n");
+        assert_eq!(waits("running\n", false), None);
+        assert_eq!(waits("-1 0x7ffd 0x7f12\n", false), None);
+        assert_eq!(waits("", false), None);
+        assert_eq!(waits(&call(libc::SYS_fsync, "0x0"), false), Some(Wait::Disk));
+        assert_eq!(waits(&call(libc::SYS_read, "0x0"), true), Some(Wait::Disk));
+        assert_eq!(waits(&call(libc::SYS_read, "0x0"), false), Some(Wait::Other));
+        assert_eq!(waits(&call(libc::SYS_futex, "0x7ffd"), false), Some(Wait::TimedLock));
+        assert_eq!(waits(&call(libc::SYS_futex, "0x0"), false), Some(Wait::Lock));
+        assert_eq!(waits(&call(libc::SYS_flock, "0x0"), false), Some(Wait::Lock));
+        assert_eq!(waits(&call(libc::SYS_recvfrom, "0x0"), false), Some(Wait::Other));
+    }
+
+    #[test]
+    fn files_are_told_from_pipes() {
+        use std::os::fd::AsRawFd as _;
+        let own = Tgid(std::process::id());
+        let file = tempfile::tempfile().expect("a file");
+        let fd = |fd: i32| u64::try_from(fd).expect("it is open");
+        assert!(is_on_disk(own, fd(file.as_raw_fd())));
+        let (reader, _writer) = std::io::pipe().expect("a pipe");
+        assert!(!is_on_disk(own, fd(reader.as_raw_fd())));
+        assert!(!is_on_disk(own, 1 << 30));
+    }
+
+    #[test]
+    fn a_thread_that_is_gone_waits_for_nothing() {
+        assert_eq!(wait(Tgid(std::process::id()), Tid(u32::MAX)), Wait::Other);
+    }
+}
