@@ -102,6 +102,9 @@ pub enum Command {
     /// Check that this machine can be probed; what cannot comes with its remedy
     #[command(after_help = EXIT_CODES)]
     Check(CheckArgs),
+    /// Print what the NVIDIA driver tells of the GPUs now, as metrics; it needs no privileges
+    #[command(after_help = EXIT_CODES)]
+    Gpu(GpuLookArgs),
     /// Print a shell's completion script
     Completions {
         /// The shell
@@ -313,6 +316,14 @@ pub struct CheckArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `gpu`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct GpuLookArgs {
+    /// The NVIDIA driver's library (NVML), where the loader does not find it [default: libnvidia-ml.so.1]
+    #[arg(long, value_name = "FILE")]
+    pub gpu_library: Option<PathBuf>,
 }
 
 #[cfg(test)]

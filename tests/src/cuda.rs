@@ -13,6 +13,9 @@ use anyhow::{Context, Result, bail, ensure};
 /// The functions that ask for memory; all take where to put the address, the size, and what may be 0.
 pub const ALLOCATORS: [&str; 4] = ["cuMemAlloc_v2", "cuMemAllocAsync", "cuMemCreate", "cuMemAllocManaged"];
 
+/// More bytes than any GPU has.
+pub const TOO_MUCH: usize = 1 << 60;
+
 /// Counts for a while, so that the GPU is busy.
 const KERNEL: &CStr = c"
 .version 6.0
@@ -73,7 +76,8 @@ impl Cuda {
         Ok((address, result))
     }
 
-    /// Keeps the first GPU busy for `time`, with `bytes` of its memory taken; `ready` is called when it is so.
+    /// Keeps the first GPU busy for `time`, with `bytes` of its memory taken, and asks for [`TOO_MUCH`] now and then; `ready`
+    /// is called when it is so.
     ///
     /// # Errors
     /// When there is no GPU, or anything of it fails.
@@ -106,7 +110,12 @@ impl Cuda {
         ready();
         let end = Instant::now() + time;
         while Instant::now() < end {
-            self.launch(kernel)?;
+            let (_, result) = self.allocate("cuMemAlloc_v2", TOO_MUCH)?;
+            ensure!(result != 0, "the driver gave what no GPU has");
+            let pause = Instant::now() + Duration::from_secs(1);
+            while Instant::now() < pause {
+                self.launch(kernel)?;
+            }
         }
         Ok(())
     }

@@ -1,5 +1,8 @@
 //! `cargo xtask gpu-check`: what the probe tells of real GPUs, held against `nvidia-smi`, while a job runs on one.
 //!
+//! Where the kernel lets the probe attach, that is `miku-probe run`; else, as in most containers, `miku-probe gpu`, and what is
+//! asked of the CUDA driver is not looked at.
+//!
 //! It builds nothing, so that a machine with a GPU needs neither compilers nor the network: carry this program and the release
 //! binary there and run `xtask gpu-check --binary PATH`. The job loads the driver's library by itself and needs no toolkit.
 //!
@@ -17,12 +20,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use miku_probe_tests::cuda::Cuda;
+use miku_probe_tests::cuda::{Cuda, TOO_MUCH};
 use miku_probe_tests::exposition::Scrape;
 use miku_probe_tests::wire::{self, Address};
 
 use crate::build::release_binary;
-use crate::setup;
 use crate::sh::{Background, Sh, say, workspace};
 
 /// How often both are asked.
@@ -180,13 +182,14 @@ fn cell(text: &str) -> Option<f64> {
 
 impl GpuCheck {
     pub(crate) fn run(self) -> Result<()> {
-        let gpus = Sh::new("nvidia-smi").arg("-L").output().context(
+        let gpus = nvidia_smi().arg("-L").output().context(
             "there is no NVIDIA GPU to check here, or its driver does not work; run this on a machine on which `nvidia-smi` works",
         )?;
         ensure!(!gpus.trim().is_empty(), "`nvidia-smi -L` names no GPU");
-        ensure!(setup::is_root(), "the probe attaches to the kernel, which takes root: run this as root");
         let binary = self.binary.unwrap_or_else(release_binary);
         ensure!(binary.is_file(), "no program at {}: build it with `cargo xtask build --release`", binary.display());
+        // It is run from elsewhere.
+        let binary = binary.canonicalize().with_context(|| format!("cannot find {}", binary.display()))?;
         let folder = std::env::temp_dir().join(format!("miku-gpu-check-{}", std::process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let told = check(&binary, &folder, gpus.trim());
@@ -211,19 +214,14 @@ fn check(binary: &Path, folder: &Path, gpus: &str) -> Result<(String, usize)> {
     load.arg("gpu-load");
     let mut job = Background::start(load, &job_log)?;
     wait(&mut job, &job_log, |log| log.lines().any(|line| line == "ready").then_some(()))?;
-    let probe_log = folder.join("probe.log");
-    let mut command = Command::new(binary);
-    command.args(["run", "--web.listen-address", "127.0.0.1:0", "--gpu-interval", "200ms"]);
-    command.args(["--service", &format!("job=pid:{}", job.pid())]).env("NO_COLOR", "1");
-    let mut probe = Background::start(command, &probe_log)?;
-    let address: Address = wait(&mut probe, &probe_log, |log| {
-        let (_, url) = log.split_once("listening on http://")?;
-        url.split(['/', ' ', '\n']).next()?.parse().ok()
-    })?;
     let pid = job.pid().to_string();
-    let of_job = [("service", "job"), ("pid", pid.as_str())];
+    let probe = Looker::start(binary, folder, &pid)?;
+    if let Looker::Command { reason, .. } = &probe {
+        say(format_args!("the probe cannot attach here, so only what the driver tells is compared: {reason}"));
+    }
+    let of_job = [("pid", pid.as_str())];
     let deadline = Instant::now() + PATIENCE;
-    while scrape(&address)?.matching("miku_gpu_process_memory_bytes", &of_job).next().is_none() {
+    while probe.look()?.matching("miku_gpu_process_memory_bytes", &of_job).next().is_none() {
         ensure!(Instant::now() < deadline, "the job's memory does not show in the metrics");
         thread::sleep(Duration::from_millis(200));
     }
@@ -231,12 +229,12 @@ fn check(binary: &Path, folder: &Path, gpus: &str) -> Result<(String, usize)> {
     let mut memory = Tally::default();
     let query: Vec<&str> = FIELDS.iter().map(|field| field.query).filter(|query| knows(query)).collect();
     for _ in 0..ROUNDS {
-        let before = scrape(&address)?;
+        let before = probe.look()?;
         let table = smi(&format!("--query-gpu=index,{}", query.join(",")))?;
         let apps = smi("--query-compute-apps=pid,used_gpu_memory")?;
         // A sample that began after `nvidia-smi` had answered.
         thread::sleep(Duration::from_millis(400));
-        let after = scrape(&address)?;
+        let after = probe.look()?;
         for row in table.lines() {
             let cells: Vec<&str> = row.split(',').map(str::trim).collect();
             let Some((gpu, cells)) = cells.split_first() else { continue };
@@ -258,7 +256,18 @@ fn check(binary: &Path, folder: &Path, gpus: &str) -> Result<(String, usize)> {
         });
         memory.take(of_smi.and_then(|(_, used)| cell(used)), told, 1.0);
     }
-    Ok(report(gpus, &tallies, &memory))
+    let refusals = match &probe {
+        Looker::Command { .. } => Refusals::NotSeen,
+        Looker::Exporter { .. } => {
+            let (last, of_job) = (probe.look()?, [("service", "job")]);
+            let seen = last.sum("miku_gpu_allocation_failures_total", &of_job);
+            let size = last.sum("miku_gpu_last_allocation_failure_bytes", &of_job);
+            #[allow(clippy::cast_precision_loss, reason = "it is a power of two")]
+            let right = seen > 0.0 && size == TOO_MUCH as f64;
+            Refusals::Seen { seen, right }
+        }
+    };
+    Ok(report(gpus, &tallies, &memory, &refusals))
 }
 
 /// Whether this `nvidia-smi` knows a field: older ones call some otherwise or do not have them, and refuse the whole query.
@@ -266,8 +275,13 @@ fn knows(query: &str) -> bool {
     smi(&format!("--query-gpu={query}")).is_ok()
 }
 
+/// Wherever the program was built, that folder need not be here.
+fn nvidia_smi() -> Sh {
+    Sh::new("nvidia-smi").dir("/")
+}
+
 fn smi(query: &str) -> Result<String> {
-    Sh::new("nvidia-smi").args([query, "--format=csv,noheader,nounits"]).output()
+    nvidia_smi().args([query, "--format=csv,noheader,nounits"]).output()
 }
 
 fn value(scrape: &Scrape, gpu: &str, field: &Field) -> Option<f64> {
@@ -279,9 +293,41 @@ fn value(scrape: &Scrape, gpu: &str, field: &Field) -> Option<f64> {
     scrape.matching(field.metric, &labels).next().map(|sample| sample.value / field.unit)
 }
 
-fn scrape(address: &Address) -> Result<Scrape> {
-    let message = wire::get(address, "/metrics", "Connection: close\r\n").context("the probe does not answer")?;
-    Scrape::parse(&String::from_utf8(message.body).context("metrics are UTF-8")?)
+/// How the probe is asked.
+enum Looker {
+    /// It runs, attached to the job.
+    Exporter { _probe: Background, address: Address },
+    /// It cannot, for this reason: it is asked by a command for each look.
+    Command { binary: PathBuf, reason: String },
+}
+
+impl Looker {
+    fn start(binary: &Path, folder: &Path, pid: &str) -> Result<Self> {
+        let log = folder.join("probe.log");
+        let mut command = Command::new(binary);
+        command.args(["run", "--web.listen-address", "127.0.0.1:0", "--gpu-interval", "200ms"]);
+        command.args(["--service", &format!("job=pid:{pid}")]).env("NO_COLOR", "1");
+        let mut probe = Background::start(command, &log)?;
+        let address = wait(&mut probe, &log, |log| {
+            let (_, url) = log.split_once("listening on http://")?;
+            url.split(['/', ' ', '\n']).next()?.parse().ok()
+        });
+        Ok(match address {
+            Ok(address) => Self::Exporter { _probe: probe, address },
+            Err(reason) => Self::Command { binary: binary.to_owned(), reason: reason.to_string() },
+        })
+    }
+
+    fn look(&self) -> Result<Scrape> {
+        let text = match self {
+            Self::Exporter { address, .. } => {
+                let message = wire::get(address, "/metrics", "Connection: close\r\n");
+                String::from_utf8(message.context("the probe does not answer")?.body).context("metrics are UTF-8")?
+            }
+            Self::Command { binary, .. } => Sh::new(binary).dir("/").arg("gpu").output()?,
+        };
+        Scrape::parse(&text)
+    }
 }
 
 /// Waits for what `pick` makes of a log.
@@ -299,7 +345,18 @@ fn wait<T>(process: &mut Background, log: &Path, pick: impl Fn(&str) -> Option<T
     }
 }
 
-fn report(gpus: &str, tallies: &[(String, &Field, Tally)], memory: &Tally) -> (String, usize) {
+/// What was seen of the job's asking for more than there is, once a second.
+enum Refusals {
+    /// Nothing is attached.
+    NotSeen,
+    Seen {
+        seen: f64,
+        /// Whether there were any, of the size that it asks for.
+        right: bool,
+    },
+}
+
+fn report(gpus: &str, tallies: &[(String, &Field, Tally)], memory: &Tally, refusals: &Refusals) -> (String, usize) {
     let mut text = format!(
         "# The probe beside nvidia-smi\n\nMade by `cargo xtask gpu-check`: {ROUNDS} rounds, while a job runs on the first GPU.\n\n\
          ```\n{gpus}\n```\n\n| GPU | value | agreed | disagreed | told by one alone | nvidia-smi, last | probe, last | |\n\
@@ -325,6 +382,14 @@ fn report(gpus: &str, tallies: &[(String, &Field, Tally)], memory: &Tally) -> (S
         row(gpu, field.query, tally, field.still);
     }
     row("", "the job's memory, MiB", memory, true);
+    let seen = match refusals {
+        Refusals::NotSeen => "The probe could not attach, so this was not looked at".to_owned(),
+        Refusals::Seen { seen, right } => {
+            wrong += usize::from(!right);
+            format!("Seen so far: {seen} refusals, {}", if *right { "ok" } else { "**wrong**" })
+        }
+    };
+    let _fits = writeln!(text, "\nThe job asks for more memory than there is once a second. {seen}.");
     (text, wrong)
 }
 
@@ -368,8 +433,9 @@ mod tests {
     #[test]
     fn a_report_counts_what_is_wrong() {
         let (good, bad) = (tally(&[(Some(1.0), [Some(1.0); 2])]), tally(&[(Some(1.0), [Some(9.0); 2])]));
-        let (text, wrong) = report("GPU 0: A GPU", &[("0".to_owned(), &FIELDS[0], bad)], &good);
-        assert_eq!(wrong, 1);
+        let refusals = Refusals::Seen { seen: 0.0, right: false };
+        let (text, wrong) = report("GPU 0: A GPU", &[("0".to_owned(), &FIELDS[0], bad)], &good, &refusals);
+        assert_eq!(wrong, 2);
         assert!(text.contains("| 0 | memory.total | 0 | 1 | 0 | 1 | 9 … 9 | **wrong** |"), "{text}");
         assert!(text.contains("|  | the job's memory, MiB | 1 | 0 | 0 | 1 | 1 … 1 | ok |"), "{text}");
     }

@@ -1,6 +1,7 @@
 //! What the program can be asked to do: one file a command.
 
 pub mod check;
+pub mod gpu;
 pub mod hist;
 pub mod profile;
 pub mod ps;
@@ -49,6 +50,7 @@ pub fn perform(config: Config) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Command::Gpu(config) => gpu::run(config, &mut io::stdout().lock())?,
         Command::Completions(shell) => {
             // Its writer may not fail, so it writes to memory first.
             let mut script = Vec::new();

@@ -100,6 +100,8 @@ pub enum Command {
     Ps(PsConfig),
     /// Check the machine.
     Check(CheckConfig),
+    /// Print what GPUs tell.
+    Gpu(GpuConfig),
     /// Print a completion script.
     Completions(Shell),
     /// Print the manual page.
@@ -176,6 +178,13 @@ pub struct CheckConfig {
     pub color: bool,
 }
 
+/// What `gpu` needs.
+#[derive(Clone, Debug)]
+pub struct GpuConfig {
+    /// The GPU driver's library, where it is not where the loader finds it.
+    pub library: Option<PathBuf>,
+}
+
 impl Config {
     /// Makes sense of `cli`. `no_color` is the value of `NO_COLOR` in the environment, which counts unless it is empty
     /// (<https://no-color.org>).
@@ -195,6 +204,7 @@ impl Config {
             cli::Command::Check(arguments) => {
                 Command::Check(CheckConfig { gpu_library: arguments.gpu_library, json: arguments.json, color })
             }
+            cli::Command::Gpu(arguments) => Command::Gpu(GpuConfig { library: arguments.gpu_library }),
             cli::Command::Stalls(arguments) => Command::Stalls(stalls(&arguments)?),
             cli::Command::Profile(arguments) => Command::Profile(profile(arguments)?),
             cli::Command::Completions { shell } => Command::Completions(shell),

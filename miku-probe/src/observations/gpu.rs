@@ -265,6 +265,8 @@ pub struct Device {
 pub struct GpuSample {
     /// When asking began.
     pub time: Nanos,
+    /// Until when it may be shown: by then there is another one, unless something is wrong.
+    pub valid_until: Nanos,
     /// The GPUs, or why nothing can be said of any.
     pub devices: Result<Vec<Device>, Unavailable>,
     /// Critical errors since the last sample, by the GPU and NVIDIA's number.
@@ -347,7 +349,12 @@ mod tests {
                 ..Reading::default()
             }),
         };
-        GpuSample { time: Nanos(1), devices: Ok(energies.iter().enumerate().map(device).collect()), xids: Vec::new() }
+        GpuSample {
+            time: Nanos(1),
+            valid_until: Nanos(2),
+            devices: Ok(energies.iter().enumerate().map(device).collect()),
+            xids: Vec::new(),
+        }
     }
 
     #[test]

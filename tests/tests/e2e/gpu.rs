@@ -17,7 +17,13 @@ use crate::tls_stage::NOTICED_WITHIN;
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![case!(without_a_driver), case!(values_and_faults), case!(a_call_that_hangs), case!(allocations), case!(check)]
+    vec![
+        case!(without_a_driver),
+        case!(values_and_faults),
+        case!(a_call_that_hangs),
+        case!(allocations),
+        case!(commands),
+    ]
 }
 
 /// What asks for memory.
@@ -236,13 +242,19 @@ fn allocations() {
     let failed = value(&scrape, "miku_gpu_last_allocation_failure_timestamp_seconds", &of_job).expect("it failed");
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is later").as_secs_f64();
     assert!((0.0..20.0).contains(&(now - failed)), "{failed} is not just before {now}");
-    // What the process asked for before its end counts, and the probe leaves one alive that it leaves.
+    // The probe leaves one alive that it leaves, and counts to the end what one asks for that ends.
+    let other = Probe::attach(&[&client.service()]);
+    other.wait_for("sites in the library", |scrape| (scrape.sum("miku_probe_sites", &sites) > 0.0).then_some(()));
+    assert!(other.stop().success());
     assert_eq!(client.tell("cuMemAlloc_v2 1 5"), 0);
-    assert!(probe.stop().success());
-    assert_eq!(client.tell("cuMemAlloc_v2 1 5"), 0);
+    drop(client);
+    probe.wait_for("what was asked for at last", |scrape| {
+        (value(scrape, BYTES, &of_job) == Some((bytes + 5) as f64)).then_some(())
+    });
 }
 
-fn check() {
+/// What `check` and `gpu` say of a GPU, and of none.
+fn commands() {
     let row = |library: &str| {
         let mut process = Process::start("the probe", &mut command(&["check", "--json", "--gpu-library", library]));
         process.wait(PATIENCE).unwrap_or_else(|| panic!("it goes on: {}", process.story()));
@@ -260,6 +272,16 @@ fn check() {
     let library = library.to_str().expect("it is text");
     let one = row(library);
     assert_eq!(one["detail"], "1 found: A GPU", "{one}");
+    let metrics = |library: &str| {
+        let mut process = Process::start("the probe", &mut command(&["gpu", "--gpu-library", library]));
+        let status = process.wait(PATIENCE).unwrap_or_else(|| panic!("it goes on: {}", process.story()));
+        process.wait_silent(PATIENCE);
+        (status.code(), Scrape::parse(&(process.said().join("\n") + "\n")).expect("it is of the format"))
+    };
+    let (code, scrape) = metrics(library);
+    assert_eq!((code, value(&scrape, "miku_gpu_memory_used_bytes", &[("gpu", "0")])), (Some(0), Some(1.0)));
+    let (code, scrape) = metrics("/nonexistent/libnvidia-ml.so.1");
+    assert_eq!((code, value(&scrape, "miku_gpu_up", &[])), (Some(1), Some(0.0)));
     standin.tell("driver !18");
     let mismatch = row(library);
     assert_eq!(mismatch["status"], "warn", "{mismatch}");

@@ -117,7 +117,10 @@ impl Sampler {
             log::warn!("GPU {gpu} has a critical error: Xid {xid}");
         }
         self.say(&devices);
-        GpuSample { time, devices, xids }
+        // The next one begins an interval later, and takes about as long as its slowest call at most.
+        let validity = self.settings.interval + self.settings.call * 2;
+        let valid_until = Nanos(time.0.saturating_add(u64::try_from(validity.as_nanos()).unwrap_or(u64::MAX)));
+        GpuSample { time, valid_until, devices, xids }
     }
 
     fn ask(&mut self) -> Told {
@@ -239,10 +242,10 @@ impl Sampler {
             match (gpu.as_str(), reason) {
                 // Most machines have none.
                 ("", Unavailable::LibraryAbsent | Unavailable::DriverAbsent) => {
-                    log::info!("no GPU is watched: {reason}");
+                    log::info!("no GPU is watched: {reason} ({})", reason.as_str());
                 }
-                ("", _) => log::warn!("no GPU is watched: {reason}"),
-                (gpu, _) => log::warn!("nothing is known of GPU {gpu}: {reason}"),
+                ("", _) => log::warn!("no GPU is watched: {reason} ({})", reason.as_str()),
+                (gpu, _) => log::warn!("nothing is known of GPU {gpu}: {reason} ({})", reason.as_str()),
             }
         }
         for gpu in self.said.keys().filter(|gpu| !now.contains_key(*gpu)) {

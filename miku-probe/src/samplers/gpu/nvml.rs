@@ -105,6 +105,8 @@ pub(super) struct Session<'n> {
     progress: &'n Progress,
     unsupported: HashSet<Question>,
     samples: u32,
+    /// How many GPUs there were.
+    count: u32,
     /// What is told of critical errors, by the GPU's number; none where the driver does not.
     events: HashMap<u32, Option<EventSet<'n>>>,
     /// The time of the last look at processes' use, as the driver counts it, by the GPU's number.
@@ -121,6 +123,7 @@ impl<'n> Session<'n> {
             progress,
             unsupported: HashSet::new(),
             samples: 0,
+            count: 0,
             events: HashMap::new(),
             looked: HashMap::new(),
             third_lists: !version.is_ok_and(|version| has_longer_lists(&version)),
@@ -133,25 +136,28 @@ impl<'n> Session<'n> {
         if self.samples.is_multiple_of(ASK_AGAIN) {
             self.unsupported.clear();
         }
-        let count = match self.progress.run("nvmlDeviceGetCount", || self.nvml.device_count()) {
-            Ok(0) => return Told::nothing(Unavailable::NoGpu),
-            Ok(count) => count.min(DEVICES_MAX),
-            Err(error) => {
-                let reason = match error {
-                    NvmlError::NoPermission => Unavailable::NoPermission,
-                    error => of_all(&error).unwrap_or(Unavailable::Failed),
-                };
-                return Told::nothing(reason);
-            }
-        };
+        // First: a GPU that is lost says why by these.
         let xids = self.xids();
+        Told { devices: self.devices(), xids }
+    }
+
+    fn devices(&mut self) -> Result<Vec<Device>, Unavailable> {
+        let count = match self.progress.run("nvmlDeviceGetCount", || self.nvml.device_count()) {
+            Ok(0) => return Err(Unavailable::NoGpu),
+            Ok(count) => count.min(DEVICES_MAX),
+            Err(NvmlError::NoPermission) => return Err(Unavailable::NoPermission),
+            Err(error) => return Err(of_all(&error).unwrap_or(Unavailable::Failed)),
+        };
+        if std::mem::replace(&mut self.count, count) != count {
+            // The same number may be another GPU's now.
+            self.events.clear();
+            self.looked.clear();
+        }
         let mut devices = Vec::new();
         for index in 0..count {
-            if let Err(reason) = self.device(index, &mut devices) {
-                return Told { devices: Err(reason), xids };
-            }
+            self.device(index, &mut devices)?;
         }
-        Told { devices: Ok(devices), xids }
+        Ok(devices)
     }
 
     /// Asks a GPU and its parts. An error is one of all GPUs.

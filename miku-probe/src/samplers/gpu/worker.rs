@@ -3,6 +3,7 @@
 //! A thread that hangs cannot be ended. It keeps its handle of the library, tells nobody anything any more, and ends by itself
 //! should its call return.
 
+use std::cell::Cell;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -107,6 +108,8 @@ pub(super) struct Worker {
     progress: Arc<Progress>,
     deadlines: Deadlines,
     pub(super) born: Instant,
+    /// Whether it may still have to open the library.
+    fresh: Cell<bool>,
 }
 
 /// The thread did not come back.
@@ -142,7 +145,7 @@ impl Worker {
             }
         };
         thread::Builder::new().name("gpu driver".to_owned()).spawn(work)?;
-        Ok(Self { requests, answers, progress, deadlines, born: Instant::now() })
+        Ok(Self { requests, answers, progress, deadlines, born: Instant::now(), fresh: Cell::new(true) })
     }
 
     /// Has the thread close the library and end, without waiting for that.
@@ -160,7 +163,10 @@ impl Worker {
         let _ended: Result<(), _> = self.requests.send(());
         loop {
             match self.answers.recv_timeout(LOOK) {
-                Ok(told) => return Ok(told),
+                Ok(told) => {
+                    self.fresh.set(false);
+                    return Ok(told);
+                }
                 // It panicked: the wrapper does where a function is missing that every library has.
                 Err(RecvTimeoutError::Disconnected) => return Ok(Told::nothing(Unavailable::LibraryUnusable)),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -170,7 +176,8 @@ impl Worker {
             let opens = call == nvml::OPEN;
             let limit = if opens { self.deadlines.open } else { self.deadlines.call };
             let over = |since: Nanos, limit: Duration| u128::from(now.since(since).0) > limit.as_nanos();
-            if over(since, limit) || (!opens && over(begun, self.deadlines.open + limit * PATIENCE)) {
+            let whole = limit * PATIENCE + if self.fresh.get() { self.deadlines.open } else { Duration::ZERO };
+            if over(since, limit) || (!opens && over(begun, whole)) {
                 self.progress.given_up.store(true, Ordering::Release);
                 return Err(Hung { call, progress: Arc::clone(&self.progress) });
             }

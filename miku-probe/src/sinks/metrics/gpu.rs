@@ -1,7 +1,7 @@
 //! What is told of GPUs.
 //!
 //! The gauges are those of one sample, all of them: they appear and vanish together, and no scrape sees a part of one sample
-//! and a part of another. Counters that the driver keeps are shown as it tells them; what is counted here goes on.
+//! and a part of another. One that no other followed in time is shown no more. Counters that the driver keeps are shown as it tells them; what is counted here goes on.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -115,6 +115,7 @@ type Shown = BTreeMap<&'static str, MetricFamily>;
 #[derive(Default)]
 struct Latest {
     families: Shown,
+    valid_until: Nanos,
     xids: BTreeMap<(String, String), u64>,
     time: Option<Nanos>,
 }
@@ -142,8 +143,13 @@ impl Collector for Samples {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut families: Vec<MetricFamily> = latest.families.values().cloned().collect();
         let mut counted = Shown::new();
+        let mut families = Vec::new();
+        if Nanos::now() <= latest.valid_until {
+            families.extend(latest.families.values().cloned());
+        } else if !latest.families.is_empty() {
+            show(&mut counted, UP, &[], 0.0);
+        }
         for ((gpu, xid), count) in &latest.xids {
             show(&mut counted, XID, &[("gpu", gpu), ("xid", xid)], *count as f64);
         }
@@ -268,6 +274,7 @@ impl Series {
         }
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         latest.families = shown;
+        latest.valid_until = sample.valid_until;
         if devices.iter().any(|device| device.told.is_ok()) {
             latest.time = Some(sample.time);
         }
@@ -375,7 +382,8 @@ mod tests {
 
     fn see(metrics: &mut Metrics, names: &Names, devices: Result<Vec<Device>, Unavailable>, xids: &[u64]) {
         let xids = xids.iter().map(|xid| ("0".to_owned(), *xid)).collect();
-        let sample = GpuSample { time: Nanos::now(), devices, xids };
+        let time = Nanos::now();
+        let sample = GpuSample { time, valid_until: Nanos(time.0 + 3_600_000_000_000), devices, xids };
         metrics.observe(&Observation::Gpu(Gpu::Sample(sample)), names);
     }
 
@@ -437,6 +445,16 @@ mod tests {
         assert_eq!(sorted(&metrics), expected);
         see(&mut metrics, &names, Err(Unavailable::Hung), &[79]);
         assert_eq!(sorted(&metrics), ["miku_gpu_up 0", r#"miku_gpu_xid_errors_total{gpu="0",xid="79"} 2"#]);
+    }
+
+    #[test]
+    fn a_sample_that_none_followed_is_shown_no_more() {
+        let (mut metrics, names) = sink();
+        let time = Nanos::now();
+        let sample =
+            GpuSample { time, valid_until: time, devices: Ok(vec![device("0", Ok(reading()))]), xids: Vec::new() };
+        metrics.observe(&Observation::Gpu(Gpu::Sample(sample)), &names);
+        assert_eq!(told(&metrics), ["miku_gpu_up 0"]);
     }
 
     #[test]

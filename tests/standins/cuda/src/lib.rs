@@ -1,11 +1,14 @@
-//! A stand-in for NVIDIA's driver interface, `libcuda.so.1`: the functions that ask for memory, with their real C interface.
+//! A stand-in for NVIDIA's driver interface, `libcuda.so.1`: the functions that ask for memory, and those that a small job
+//! needs, with their real C interface.
 //!
 //! There are as many bytes as `CUDA_STANDIN_BYTES` in the environment says, and nothing is ever behind them. Names, arguments
 //! and results are those of `cuda.h`.
 
-use std::ffi::{c_int, c_uint, c_ulonglong, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 type CuResult = c_int;
 const SUCCESS: CuResult = 0;
@@ -64,4 +67,46 @@ pub extern "C" fn cuMemCreate(
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemAllocManaged(to: *mut c_ulonglong, size: usize, _flags: c_uint) -> CuResult {
     give(to, size)
+}
+
+/// Functions that do nothing and succeed, with as many arguments as they have.
+macro_rules! idle {
+    ($($function:ident($($argument:ident: $type:ty),*)),+ $(,)?) => {
+        $(
+            #[doc = concat!("`", stringify!($function), "`")]
+            #[unsafe(no_mangle)]
+            pub extern "C" fn $function($($argument: $type),*) -> CuResult {
+                SUCCESS
+            }
+        )+
+    };
+}
+
+idle! {
+    cuInit(_flags: c_uint),
+    cuDeviceGet(_device: *mut c_int, _ordinal: c_int),
+    cuDevicePrimaryCtxRetain(_context: *mut *mut c_void, _device: c_int),
+    cuCtxSetCurrent(_context: *mut c_void),
+    cuModuleLoadData(_module: *mut *mut c_void, _image: *const c_void),
+    cuModuleGetFunction(_function: *mut *mut c_void, _module: *mut c_void, _name: *const c_char),
+    cuLaunchKernel(
+        _function: *mut c_void,
+        _blocks_x: c_uint,
+        _blocks_y: c_uint,
+        _blocks_z: c_uint,
+        _threads_x: c_uint,
+        _threads_y: c_uint,
+        _threads_z: c_uint,
+        _shared_bytes: c_uint,
+        _stream: *mut c_void,
+        _parameters: *mut *mut c_void,
+        _extra: *mut *mut c_void
+    ),
+}
+
+/// `cuCtxSynchronize`: as long as a kernel may take.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuCtxSynchronize() -> CuResult {
+    thread::sleep(Duration::from_millis(10));
+    SUCCESS
 }
