@@ -244,15 +244,21 @@ fn switch(ctx: &TracePointContext, registers: impl Fn(()) -> Result<Registers, S
 /// Why a thread does not run any more: its new state.
 #[inline(always)]
 fn off_state(state: u64, own: u64, registers: impl Fn(()) -> Result<Registers, Skip>) -> u32 {
-    if state & STATES == 0 {
-        return off(OffReason::Cpu);
-    }
+    let could_run = state & STATES == 0;
     let Ok(registers) = registers(()) else {
-        return off(if state & UNINTERRUPTIBLE != 0 { OffReason::Disk } else { OffReason::Call });
+        return off(match (could_run, state & UNINTERRUPTIBLE) {
+            (true, _) => OffReason::Cpu,
+            (false, 0) => OffReason::Call,
+            (false, _) => OffReason::Disk,
+        });
     };
     let call = registers.orig_ax;
-    if state & INTERRUPTIBLE != 0 && selector(call, registers.di, registers.si) == Some(own) {
+    // One that was woken and put off again on its way out of the wait has not begun its turn.
+    if (could_run || state & INTERRUPTIBLE != 0) && selector(call, registers.di, registers.si) == Some(own) {
         return LOOP_WAITS;
+    }
+    if could_run {
+        return off(OffReason::Cpu);
     }
     off(match call {
         // Until the child has become another program.
