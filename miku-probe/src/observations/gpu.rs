@@ -274,38 +274,12 @@ pub struct GpuSample {
 }
 
 impl GpuSample {
-    /// The part of a GPU's memory of which less means that nothing is left.
-    const SCARCE: f64 = 0.005;
-
-    /// The time to the end of the memory, in seconds, that is too short to wait.
-    const SOON: f64 = 60.0;
-
     /// All that the GPUs used since the driver was loaded, in joules; none unless each of them tells it.
     #[must_use]
     pub fn energy_joules(&self) -> Option<f64> {
         let whole = self.devices.as_deref().ok()?.iter().filter(|device| !device.gpu.contains(':'));
         let energies: Option<Vec<f64>> = whole.map(|device| device.told.as_ref().ok()?.energy_joules).collect();
         energies.filter(|energies| !energies.is_empty()).map(|energies| energies.iter().sum())
-    }
-
-    /// Whether the GPUs that `service` uses have memory left, or why not; none when it uses none.
-    #[must_use]
-    pub fn memory_left(&self, service: ServiceId) -> Option<Result<(), String>> {
-        let mut verdict = None;
-        for Device { gpu, told } in self.devices.as_deref().ok()? {
-            let Ok(Reading { memory: Some(memory), processes, exhausted_in, .. }) = told else { continue };
-            if !processes.iter().any(|process| process.service == Some(service)) {
-                continue;
-            }
-            if (memory.free as f64) < Self::SCARCE * memory.total as f64 {
-                return Some(Err(format!("GPU {gpu} has {} MiB of memory left", memory.free >> 20)));
-            }
-            if let Some(seconds) = exhausted_in.filter(|seconds| *seconds < Self::SOON) {
-                return Some(Err(format!("the memory of GPU {gpu} is used up in {seconds:.0} s")));
-            }
-            verdict = Some(Ok(()));
-        }
-        verdict
     }
 }
 
@@ -355,17 +329,6 @@ mod tests {
             devices: Ok(energies.iter().enumerate().map(device).collect()),
             xids: Vec::new(),
         }
-    }
-
-    #[test]
-    fn memory_is_left_until_there_is_none_or_soon_will_be() {
-        let verdict = |free, exhausted_in| sample(free, exhausted_in, &[None]).memory_left(BOT);
-        assert_eq!(verdict(1 << 30, None), Some(Ok(())));
-        assert_eq!(verdict(1 << 30, Some(61.0)), Some(Ok(())));
-        assert_eq!(verdict(1 << 30, Some(59.0)), Some(Err("the memory of GPU 0 is used up in 59 s".to_owned())));
-        assert_eq!(verdict(10 << 20, None), Some(Err("GPU 0 has 10 MiB of memory left".to_owned())));
-        assert_eq!(sample(0, None, &[None]).memory_left(ServiceId(1)), None, "it uses none");
-        assert_eq!(sample(0, None, &[]).memory_left(BOT), None);
     }
 
     #[test]

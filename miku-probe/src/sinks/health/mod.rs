@@ -16,7 +16,10 @@ pub use self::check::{Check, Report, Status};
 use self::facts::{GpuMemory, OF_A_SERVICE, ServiceFacts, Verdict};
 pub use self::facts::{Stall, Thresholds};
 use crate::discovery::usage::machine_memory;
-use crate::observations::{Discord, GatewayChange, Names, Observation, ProcessEnd, ProcessNews, Shard, Sink};
+use crate::observations::{
+    CallOutcome, Device, Discord, EventLoop, GatewayChange, Gpu, GpuSample, Llm, Names, Observation, ProcessEnd,
+    ProcessNews, Shard, Sink, StallChange,
+};
 use crate::units::Nanos;
 
 /// How long the probe may go without a heartbeat before it counts as dead.
@@ -167,18 +170,18 @@ impl Health {
     }
 
     /// Reports that the event loop of `service` stands still in one turn, or that it runs. Before that nothing is checked.
-    pub fn loop_stalled(&self, service: &str, stall: Option<Stall>) {
+    fn loop_stalled(&self, service: &str, stall: Option<Stall>) {
         self.state().services.entry(service.to_owned()).or_default().stalled(stall);
     }
 
     /// Reports that a call of a language model by `service` ended, well or not.
-    pub fn llm_answered(&self, service: &str, well: bool, time: Nanos) {
+    fn llm_answered(&self, service: &str, well: bool, time: Nanos) {
         self.state().services.entry(service.to_owned()).or_default().answered(well, time);
     }
 
     /// Reports how much memory of a GPU is used: bytes, and how many there are. One of which that cannot be told any more is
     /// not checked.
-    pub fn gpu_memory(&self, gpu: &str, memory: Option<(u64, u64)>, time: Nanos) {
+    fn gpu_memory(&self, gpu: &str, memory: Option<(u64, u64)>, time: Nanos) {
         let mut state = self.state();
         match memory {
             Some((used, total)) => drop(state.gpus.insert(gpu.to_owned(), GpuMemory { used, total, time })),
@@ -186,6 +189,23 @@ impl Health {
                 state.gpus.remove(gpu);
                 state.checks.retain(|entry| entry.subject.gpu.as_deref() != Some(gpu));
             }
+        }
+    }
+
+    /// Takes in what all GPUs told: those that are not among them, or did not tell, are not checked any more.
+    fn gpus(&self, sample: &GpuSample) {
+        let devices = sample.devices.as_deref().unwrap_or_default();
+        let told = |device: &Device| {
+            let memory = device.told.as_ref().ok()?.memory?;
+            Some((device.gpu.clone(), (memory.used, memory.total)))
+        };
+        let told: BTreeMap<_, _> = devices.iter().filter_map(told).collect();
+        let known: Vec<_> = self.state().gpus.keys().cloned().collect();
+        for gpu in known.iter().filter(|gpu| !told.contains_key(*gpu)) {
+            self.gpu_memory(gpu, None, sample.time);
+        }
+        for (gpu, memory) in told {
+            self.gpu_memory(&gpu, Some(memory), sample.time);
         }
     }
 
@@ -297,6 +317,21 @@ impl Sink for Health {
                 self.gateway(names.service(service), shard, change, time);
             }
             Observation::Process { service, ref what } => self.process(names.service(service), what),
+            Observation::EventLoop { service, what: EventLoop::Stall(ref stall) } => {
+                let lasts = stall.change != StallChange::Ended;
+                let stall = lasts.then(|| Stall { since: stall.since, place: stall.in_words() });
+                self.loop_stalled(names.service(service), stall);
+            }
+            Observation::Llm { service, what: Llm::Call(ref call) } => {
+                let well = match call.outcome {
+                    CallOutcome::Complete => true,
+                    CallOutcome::Failed => false,
+                    // Nobody knows how it would have ended.
+                    CallOutcome::Aborted | CallOutcome::Unknown => return,
+                };
+                self.llm_answered(names.service(service), well, Nanos::now());
+            }
+            Observation::Gpu(Gpu::Sample(ref sample)) => self.gpus(sample),
             _ => {}
         }
     }
