@@ -141,6 +141,15 @@ impl World for Outside {
     }
 }
 
+/// Gives back to the system what loading needed for a while: the kernel's types alone take some ten MiB.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number, and memory that is in use stays as it is.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 impl<S: Sink> Watch<S> {
     /// Loads the kernel side, finds the processes, attaches. Needs a tokio runtime with I/O and time.
     ///
@@ -207,6 +216,7 @@ impl<S: Sink> Watch<S> {
             samplers::process::start(watch.core.watched.clone(), watch.core.answers.clone(), interval)?;
         }
         samplers::tcp::start(watch.core.watched.clone(), watch.core.answers.clone());
+        give_back_memory();
         Ok(watch)
     }
 

@@ -127,7 +127,9 @@ fn block(program: &mut Process, probe: &Probe, way: &str, place: &str) {
     let grown = probe.wait_for(&format!("that the loop was blocked: {way}"), |scrape| {
         let mut times = times(scrape);
         times.iter_mut().for_each(|(name, value)| *value -= before.get(name).unwrap_or(&0.0));
-        (times["stalls"] >= 1.0).then_some(times)
+        // A stall is told while it lasts, where its time went only afterwards.
+        let told: f64 = times.iter().filter(|(name, _)| *name != "stalls").map(|(_, time)| time).sum();
+        (times["stalls"] >= 1.0 && told > 0.28).then_some(times)
     });
     eprintln!("{way}: {grown:.3?}");
     // Elsewhere there is little, but for what the loop does besides and what others take of the processor.
