@@ -156,8 +156,8 @@ use case;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // More at once would disturb what they measure.
-    arguments.test_threads.get_or_insert(2);
+    // They wait more than they compute; many more at once would disturb what they measure.
+    arguments.test_threads.get_or_insert(3);
     let cases = [
         ("servers", servers::cases()),
         ("clients", clients::cases()),
