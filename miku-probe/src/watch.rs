@@ -598,7 +598,7 @@ impl<S: Sink> Core<S> {
                 self.pipeline.tcp_round(&round, Nanos::now());
             }
             Sample::TcpFailed(reason) => self.unattached.push((net::KIND, reason)),
-            Sample::Gpu(sample) => self.pipeline.observe(&Observation::Gpu(Gpu::Sample(sample))),
+            Sample::Gpu(sample) => self.pipeline.gpus(sample),
             Sample::Stall(Target { service, .. }, what) => {
                 self.pipeline.observe(&Observation::EventLoop { service, what: EventLoop::Stall(what) });
             }

@@ -170,4 +170,11 @@ pub enum Llm {
         /// How long the first call that it answered waited because of that, if known.
         load: Option<Nanos>,
     },
+    /// What a call, which is served here, had of the energy that this machine's GPUs drew.
+    Energy {
+        /// The model that answered it.
+        model: Symbol,
+        /// All GPUs' draw while it was under way, at each moment in equal parts with the others under way.
+        joules: f64,
+    },
 }

@@ -5,6 +5,7 @@
 
 mod bots;
 mod connections;
+mod energy;
 mod hosts;
 mod listening;
 mod models;

@@ -5,14 +5,18 @@
 
 use std::collections::HashMap;
 
+use super::Pipeline;
 use super::bots::Out;
+use super::energy::EnergyShares;
 use super::services::Link;
-use crate::observations::{CallOutcome, Llm, LlmCall, LlmLabels, Observation, Operation, Sink, Unmatched};
+use crate::observations::{
+    CallOutcome, Gpu, GpuSample, Llm, LlmCall, LlmLabels, Observation, Operation, Sink, Unmatched,
+};
 use crate::protocols::discord::reply::LlmId;
 use crate::protocols::discord::usage::Vocabulary;
 use crate::protocols::http1::{Event, ExchangeId, Finished, Media, Request};
 use crate::protocols::llm::{Call, Follower, Inflaters, Progress};
-use crate::units::{ConnId, Nanos, Side, Symbol, Tgid};
+use crate::units::{ConnId, Nanos, ServiceId, Side, Symbol, Tgid};
 
 /// The label `protocol`.
 const LLM: &str = "llm";
@@ -33,6 +37,8 @@ pub(super) struct Models {
     /// How many of them each process has.
     counts: HashMap<Tgid, usize>,
     inflaters: Inflaters,
+    /// What the GPUs drew for calls that are served here, once they have told what they draw.
+    energy: Option<EnergyShares<(ServiceId, Symbol)>>,
     /// The number of the next call.
     next: u64,
 }
@@ -129,11 +135,11 @@ impl Models {
             Side::Client => out.kept.servers.name(request.host, link, &mut out.names.symbols).address,
         };
         let mut following = Following { id: LlmId(self.next), follower, server, begun: false, bot_knows: false };
-        let began = following.begin_if_certain(is_bot, out);
+        let began = following.begin_if_certain(is_bot, &mut self.energy, out);
         let heard = Heard { llm: following.id, began, first_token: None };
         if let Some(lost) = self.calls.insert((id, request.id), following) {
             // Another connection had this one's name, and its end was never told.
-            self.forget(id.tgid, &lost, out);
+            self.forget(id.tgid, &lost, request.start, out);
         }
         (true, began.then_some(heard))
     }
@@ -154,7 +160,7 @@ impl Models {
         };
         let following = self.calls.get_mut(&(id, exchange))?;
         let Progress { tokens, first, gap, at_once } = following.follower.tell(event);
-        let began = following.begin_if_certain(is_bot, out);
+        let began = following.begin_if_certain(is_bot, &mut self.energy, out);
         if gap.is_some() || at_once > 0 {
             let labels = following.labels(out);
             for (gap, count) in [(gap, 1), (Some(Nanos(0)), at_once)] {
@@ -177,7 +183,7 @@ impl Models {
         out: &mut Out<'_, S>,
     ) -> Option<LlmId> {
         let following = self.calls.remove(&(id, finished.id))?;
-        self.forget(id.tgid, &following, out);
+        self.forget(id.tgid, &following, finished.end, out);
         let Following { id: llm, follower, server, bot_knows, .. } = following;
         let known = bot_knows.then_some(llm);
         let (side, operation) = (follower.side(), follower.endpoint().operation);
@@ -189,6 +195,9 @@ impl Models {
         }
         if let Some(reason) = call.unread {
             out.observe(&Observation::Unmatched { protocol: LLM, reason });
+        }
+        if let Some(energy) = self.energy.as_mut().filter(|_| side == Side::Server) {
+            energy.ended((out.service, model), call.start, call.end);
         }
         let since = |time: Nanos| time.since(call.start);
         out.llm(Llm::Call(LlmCall {
@@ -210,8 +219,8 @@ impl Models {
         known
     }
 
-    /// A call is followed no more.
-    fn forget<S: Sink>(&mut self, tgid: Tgid, following: &Following, out: &mut Out<'_, S>) {
+    /// A call is followed no more; it ended then.
+    fn forget<S: Sink>(&mut self, tgid: Tgid, following: &Following, end: Nanos, out: &mut Out<'_, S>) {
         if let Some(count) = self.counts.get_mut(&tgid) {
             *count -= 1;
             if *count == 0 {
@@ -219,20 +228,41 @@ impl Models {
             }
         }
         if following.begun {
-            out.llm(Llm::InFlight { side: following.follower.side(), server: following.server, change: -1 });
+            following.in_flight(end, -1, &mut self.energy, out);
         }
     }
 }
 
 impl Following {
     /// Tells that it is a call, once that is certain. Returned is whether a bot is to be told too.
-    fn begin_if_certain<S: Sink>(&mut self, is_bot: bool, out: &mut Out<'_, S>) -> bool {
+    fn begin_if_certain<S: Sink>(
+        &mut self,
+        is_bot: bool,
+        energy: &mut Option<EnergyShares<(ServiceId, Symbol)>>,
+        out: &mut Out<'_, S>,
+    ) -> bool {
         if !self.follower.is_call() || std::mem::replace(&mut self.begun, true) {
             return false;
         }
-        out.llm(Llm::InFlight { side: self.follower.side(), server: self.server, change: 1 });
+        self.in_flight(self.follower.start(), 1, energy, out);
         self.bot_knows = is_bot && self.follower.side() == Side::Client;
         self.bot_knows
+    }
+
+    /// It began, or ended.
+    fn in_flight<S: Sink>(
+        &self,
+        time: Nanos,
+        change: i8,
+        energy: &mut Option<EnergyShares<(ServiceId, Symbol)>>,
+        out: &mut Out<'_, S>,
+    ) {
+        let side = self.follower.side();
+        // Where the server of a client's call is, and whose GPUs it uses, is not known.
+        if let Some(energy) = energy.as_mut().filter(|_| side == Side::Server) {
+            energy.in_flight(time, change);
+        }
+        out.llm(Llm::InFlight { side, server: self.server, change });
     }
 
     /// What tells it from others, as far as that is known by now.
@@ -240,6 +270,22 @@ impl Following {
         let (side, operation) = (self.follower.side(), self.follower.endpoint().operation);
         let (model, _) = model(self.follower.model(), out);
         LlmLabels { side, model, server: self.server, operation, streaming: self.follower.streaming() }
+    }
+}
+
+impl<S: Sink, W> Pipeline<S, W> {
+    /// Takes in what the GPUs told, and shares out what they drew among the calls that are served here.
+    pub fn gpus(&mut self, sample: GpuSample) {
+        let (time, joules) = (sample.time, sample.energy_joules());
+        self.sink.observe(&Observation::Gpu(Gpu::Sample(sample)), &self.names);
+        let energy = &mut self.models.energy;
+        if joules.is_some() {
+            energy.get_or_insert_default();
+        }
+        for ((service, model), joules) in energy.iter_mut().flat_map(|energy| energy.reading(time, joules)) {
+            let what = Llm::Energy { model, joules };
+            self.sink.observe(&Observation::Llm { service, what }, &self.names);
+        }
     }
 }
 

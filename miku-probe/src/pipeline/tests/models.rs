@@ -1,7 +1,9 @@
 //! Calls of language models, by any process and to it.
 
 use super::*;
-use crate::observations::{CallOutcome, Llm, LlmCall, Operation};
+use crate::observations::{CallOutcome, Device, GpuSample, Llm, LlmCall, Operation, Reading};
+
+const SECOND: u64 = 1_000_000_000;
 
 const ASK: &[u8] = b"POST /v1/chat/completions HTTP/1.1\r\nHost: llm.local:8080\r\nContent-Length: 30\r\n\r\n\
     {\"model\":\"m\",\"stream\":true   }";
@@ -166,4 +168,43 @@ fn names_of_models_are_capped() {
     let models: std::collections::HashSet<_> = calls(&pipeline).iter().map(|call| call.labels.model).collect();
     assert!(models.len() <= 65, "{}", models.len());
     assert!(pipeline.sink.count(|seen| matches!(seen, Observation::LabelOverflow { label: "model" })) >= 135);
+}
+
+/// GPUs that draw 100 W, and are asked once a second.
+fn sampled(second: u64) -> GpuSample {
+    let reading = Reading { energy_joules: Some(5_000.0 + 100.0 * second as f64), ..Reading::default() };
+    GpuSample {
+        time: Nanos(second * SECOND),
+        valid_until: Nanos((second + 2) * SECOND),
+        devices: Ok(vec![Device { gpu: "0".to_owned(), told: Ok(reading) }]),
+        xids: Vec::new(),
+    }
+}
+
+#[test]
+fn what_gpus_draw_goes_to_the_calls_that_are_served() {
+    const ASK: &[u8] = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 13\r\n\r\n{\"model\":\"m\"}";
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{\"model\":\"m\"}";
+    for (origin, asks, answers, expected) in [
+        (Origin::Accepted, Direction::In, Direction::Out, Some(200.0)),
+        (Origin::Connected, Direction::Out, Direction::In, None),
+    ] {
+        let mut pipeline = pipeline();
+        for second in 1..=6 {
+            pipeline.gpus(sampled(second));
+            if second == 2 {
+                pipeline.record(&open(2 * SECOND, FD, origin));
+                pipeline.record(&data(2 * SECOND + 1, 2 * SECOND, 0, asks, ASK));
+            }
+            if second == 4 {
+                pipeline.record(&data(4 * SECOND + 1, 2 * SECOND, 0, answers, ANSWER));
+            }
+        }
+        let joules: Vec<f64> = told(&pipeline)
+            .iter()
+            .filter_map(|what| if let Llm::Energy { joules, .. } = what { Some(joules.round()) } else { None })
+            .collect();
+        assert_eq!(joules, Vec::from_iter(expected), "{origin:?}");
+    }
 }

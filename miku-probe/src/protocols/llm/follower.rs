@@ -134,6 +134,12 @@ impl Follower {
         self.id
     }
 
+    /// When the request's first byte moved.
+    #[must_use]
+    pub const fn start(&self) -> Nanos {
+        self.start
+    }
+
     /// Which end the watched process is.
     #[must_use]
     pub const fn side(&self) -> Side {

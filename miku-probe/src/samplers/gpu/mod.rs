@@ -8,7 +8,6 @@
 //! Processes are numbered as the probe sees them, since it runs in the initial PID namespace, and so those of containers are
 //! too.
 
-pub mod energy;
 pub mod forecast;
 mod nvml;
 mod worker;

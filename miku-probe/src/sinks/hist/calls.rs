@@ -202,7 +202,7 @@ impl CallTimes {
         let side = match what {
             Llm::InFlight { side, .. } => *side,
             Llm::Call(LlmCall { labels, .. }) | Llm::Gap { labels, .. } => labels.side,
-            Llm::ModelSwitch { .. } => return false,
+            Llm::ModelSwitch { .. } | Llm::Energy { .. } => return false,
         };
         if !filter.passes_side(service, side, names) {
             return matches!(what, Llm::Call(_));
@@ -222,7 +222,7 @@ impl CallTimes {
                     speeds.inter_token.record_many(*gap, *count);
                 }
             }
-            Llm::ModelSwitch { .. } => {}
+            Llm::ModelSwitch { .. } | Llm::Energy { .. } => {}
         }
         false
     }

@@ -36,6 +36,7 @@ struct Families {
     in_flight: Family<IntGauge, 3>,
     prompt: Family<Counter, 3>,
     predicted: Family<Counter, 3>,
+    energy: Family<Counter, 2>,
     queue: Family<Histogram, 6>,
     finishes: Family<IntCounter, 4>,
     switches: Family<IntCounter, 2>,
@@ -104,6 +105,14 @@ impl Families {
                 "miku_llm_predicted_seconds_total",
                 "Time that servers say they generated answers (llama.cpp's timings).",
                 [service, side, model],
+                &[],
+            ),
+            energy: family(
+                registry,
+                "miku_llm_energy_joules_total",
+                "Energy that the GPUs of this machine drew for calls of language models that are served here: all that they drew \
+                 while calls were under way, at each moment in equal parts.",
+                [service, model],
                 &[],
             ),
             queue: family(
@@ -247,6 +256,7 @@ pub(super) struct Series {
     calls: FastMap<Key, CallSeries>,
     in_flight: FastMap<(ServiceId, Side, Text), IntGauge>,
     switches: FastMap<(ServiceId, Text), SwitchSeries>,
+    energy: FastMap<(ServiceId, Text), Counter>,
 }
 
 impl Series {
@@ -256,6 +266,7 @@ impl Series {
             calls: FastMap::default(),
             in_flight: FastMap::default(),
             switches: FastMap::default(),
+            energy: FastMap::default(),
         }
     }
 
@@ -279,6 +290,7 @@ impl Series {
                 overflow
             }
             Llm::ModelSwitch { model, load } => self.switched(service, *model, *load, names),
+            Llm::Energy { model, joules } => self.drawn(service, *model, *joules, names),
         }
     }
 
@@ -307,6 +319,18 @@ impl Series {
             .or_insert_with(|| family.get([names.service(service), side.as_str(), key.2.text(names)]))
             .add(i64::from(change));
         over.then_some("server_address")
+    }
+
+    fn drawn(&mut self, service: ServiceId, model: Symbol, joules: f64, names: &Names) -> Overflow {
+        let mut key = (service, Text::Symbol(model));
+        let over = self.energy.len() >= MODEL_LIMIT && !self.energy.contains_key(&key);
+        if over {
+            key.1 = Text::Other;
+        }
+        let family = &self.families.energy;
+        let counter = self.energy.entry(key).or_insert_with(|| family.get([names.service(service), key.1.text(names)]));
+        counter.inc_by(joules.max(0.0));
+        over.then_some("model")
     }
 
     fn switched(&mut self, service: ServiceId, model: Symbol, load: Option<Nanos>, names: &Names) -> Overflow {

@@ -16,9 +16,12 @@ const POINTS_MAX: usize = 16_384;
 /// Requests that have ended and wait for a reading.
 const ENDED_MAX: usize = 4_096;
 
+/// Beginnings and ends that wait for a reading. Where more do, none comes any more.
+const CHANGES_MAX: usize = 65_536;
+
 /// Shares out the energy. `K` is what a request is counted under.
 #[derive(Clone, Debug)]
-pub struct EnergyShares<K> {
+pub(super) struct EnergyShares<K> {
     /// The latest reading. It is taken in when the next one comes: by then all is known that happened before it.
     next: Option<(Nanos, f64)>,
     /// The reading up to which the clock goes.
@@ -38,12 +41,15 @@ impl<K> Default for EnergyShares<K> {
 
 impl<K> EnergyShares<K> {
     /// A request began (`+1`) or ended (`-1`).
-    pub fn in_flight(&mut self, time: Nanos, change: i8) {
+    pub(super) fn in_flight(&mut self, time: Nanos, change: i8) {
         self.changes.push((time, change));
+        if self.changes.len() > CHANGES_MAX {
+            self.forget();
+        }
     }
 
     /// A request that was under way from `start` to `end` is to be told of.
-    pub fn ended(&mut self, key: K, start: Nanos, end: Nanos) {
+    pub(super) fn ended(&mut self, key: K, start: Nanos, end: Nanos) {
         if self.ended.len() < ENDED_MAX {
             self.ended.push((key, start, end));
         }
@@ -51,15 +57,24 @@ impl<K> EnergyShares<K> {
 
     /// Takes in a reading, in joules since whenever, and tells the shares that are known by now, in joules. Without a reading,
     /// what was drawn in between is not known, nor is the share of any request that was under way.
-    pub fn reading(&mut self, time: Nanos, joules: Option<f64>) -> Vec<(K, f64)> {
+    pub(super) fn reading(&mut self, time: Nanos, joules: Option<f64>) -> Vec<(K, f64)> {
         let Some(joules) = joules else {
-            (self.next, self.last) = (None, None);
-            self.clock.clear();
+            self.forget();
             return Vec::new();
         };
         let Some((to, drawn)) = self.next.replace((time, joules)) else { return Vec::new() };
         self.advance(to, drawn);
         self.told(to)
+    }
+
+    /// Of what was drawn so far nothing is known any more, only how many are under way.
+    fn forget(&mut self) {
+        (self.next, self.last) = (None, None);
+        self.clock.clear();
+        self.ended.clear();
+        for (_, change) in std::mem::take(&mut self.changes) {
+            self.change(change);
+        }
     }
 
     /// Brings the clock to a reading.
