@@ -161,8 +161,12 @@ fn leave(code: usize) {
 
 fn raise(signal: usize) {
     let signal = as_code(signal);
-    // SAFETY: both take numbers; the runtime's own handlers are for faults, and this is none.
+    // It is meant to die, and nobody looks at what is left of it.
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live rlimit; the others take numbers, and the runtime's own handlers are for faults, of which
+    // this is none.
     unsafe {
+        assert_eq!(libc::setrlimit(libc::RLIMIT_CORE, &raw const none), 0);
         libc::signal(signal, libc::SIG_DFL);
         libc::raise(signal);
     }
