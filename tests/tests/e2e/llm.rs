@@ -185,16 +185,22 @@ fn assert_quantiles(total: &Value, calls: &[Call], tolerance: f64, unread: u64) 
 }
 
 /// Has a client make calls that are watched at both ends, and holds all against it.
+/// Has a client make its calls; those that were answered. A connection that is used again at once llama.cpp closes now and
+/// then instead.
+fn answered(client: &mut Client) -> Vec<Call> {
+    let mut calls = client.go();
+    let asked = calls.len();
+    calls.retain(|call| call.status == Some(200));
+    assert!(calls.len() * 4 >= asked * 3, "of {asked} calls only {} were answered", calls.len());
+    calls
+}
+
 fn compare(options: &[&str], tolerance: f64) {
     let server = llamacpp();
     let mut client = client(&server, options);
     let probe = watch(&server, &client);
     let hist = hist(&client);
-    let mut calls = client.go();
-    let asked = calls.len();
-    // A connection that is used again at once llama.cpp closes now and then instead of answering.
-    calls.retain(|call| call.status == Some(200));
-    assert!(calls.len() * 4 >= asked * 3, "of {asked} calls only {} were answered", calls.len());
+    let calls = answered(&mut client);
     assert_counts(&probe, &calls);
     assert_means(&probe, &calls, tolerance);
     assert_quantiles(&conclude(hist, calls.len())["total"], &calls, tolerance, unread(&probe.scrape()));
@@ -302,7 +308,7 @@ fn live_as_json_and_as_blocks() {
     let mut watch = command(&["hist", "--llm", "--ascii", "--interval", "0.2", "--service", &services[0]]);
     let mut blocks = Process::start("hist", watch.args(["--service", &services[1]]));
     blocks.wait_said(PATIENCE, |line| line.contains("bot (pid").then_some(()));
-    let calls = client.go();
+    let calls = answered(&mut client);
     let last = conclude(json, calls.len());
     assert_eq!(last["in_flight"], 0);
     let models = last["models"].as_array().expect("an array");
