@@ -1198,12 +1198,10 @@ pub struct TracepointOffsets {
     pub newtask_pid: u32,
     /// `task:task_newtask`, `clone_flags`.
     pub newtask_clone_flags: u32,
+    /// `sock:inet_sock_set_state`, `oldstate`.
+    pub set_state_oldstate: u32,
     /// `sock:inet_sock_set_state`, `newstate`.
     pub set_state_newstate: u32,
-    /// `sock:inet_sock_set_state`, `sport`.
-    pub set_state_sport: u32,
-    /// `sock:inet_sock_set_state`, `dport`.
-    pub set_state_dport: u32,
     /// `syscalls:sys_enter_close`, `fd`.
     pub close_fd: u32,
     /// `sock:inet_sock_set_state`, `skaddr`.
@@ -1212,12 +1210,11 @@ pub struct TracepointOffsets {
     pub destroy_skaddr: u32,
     /// `oom:mark_victim`, `pid`.
     pub mark_victim_pid: u32,
-    /// Zero.
-    pub padding: u32,
 }
 
-/// What `sock:sock_recv_length` and `sock:sock_send_length` tell. They are so hot that their fields are loaded where they
-/// have been since they came, in Linux 6.3, and not read by a helper; user space sees to it that they are there.
+/// What `sock:sock_recv_length` and `sock:sock_send_length` tell in their ordinary form. They are so hot that their fields
+/// are loaded where they have been since they came, in Linux 6.3, and not read by a helper; user space sees to it that they
+/// are there.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LengthEvent {
@@ -1280,19 +1277,24 @@ pub struct StackOffsets {
     pub stack: u32,
 }
 
-/// Offsets in the kernel's `struct sock`, read from its type information by user space before loading; 0 where they are
-/// not needed.
+/// Offsets in the kernel's `struct sock`, read from its type information by user space before loading.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketOffsets {
     /// `sk_type`.
     pub socket_type: u32,
-    /// `skc_dport` of its `__sk_common`.
+    /// `skc_family` of its `__sk_common`.
+    pub family: u32,
+    /// The same, `skc_dport`.
     pub dport: u32,
     /// The same, `skc_daddr`.
     pub daddr: u32,
     /// The same, `skc_v6_daddr`.
     pub v6_daddr: u32,
+    /// `sk_protocol`.
+    pub protocol: u32,
+    /// `inet_sport` of the `struct inet_sock` that it begins.
+    pub sport: u32,
 }
 
 /// Offsets in the kernel's structures of a task and of what its threads share, read from its type information by user space
@@ -1319,10 +1321,6 @@ pub struct TaskOffsets {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetOffsets {
-    /// `sock:inet_sock_set_state`, `oldstate`.
-    pub set_state_oldstate: u32,
-    /// The same, `protocol`.
-    pub set_state_protocol: u32,
     /// `tcp:tcp_retransmit_skb`, `skaddr`.
     pub retransmit_skaddr: u32,
     /// The same, `skbaddr`.
@@ -1333,22 +1331,12 @@ pub struct NetOffsets {
     pub receive_reset_skaddr: u32,
     /// `struct sock`, `sk_err`.
     pub sock_error: u32,
-    /// `struct sock_common`, `skc_family`.
-    pub family: u32,
-    /// The same, `skc_dport`.
-    pub dport: u32,
-    /// The same, `skc_daddr`.
-    pub daddr: u32,
-    /// The same, `skc_v6_daddr`.
-    pub v6_daddr: u32,
-    /// The same, `skc_net`.
+    /// `struct sock_common`, `skc_net`.
     pub net: u32,
     /// `struct net`, the `inum` of its `ns`.
     pub net_inum: u32,
     /// `struct sk_buff`, the `tcp_gso_segs` of the `struct tcp_skb_cb` in its `cb`.
     pub skb_segments: u32,
-    /// `struct sock`, `sk_type`.
-    pub socket_type: u32,
     /// `struct task_struct`, `files`.
     pub files: u32,
     /// `struct files_struct`, `fdt`.
@@ -1430,9 +1418,9 @@ const _: () = {
     assert!(size_of::<ListenerKey>() == 8);
     assert!(size_of::<ResolveCall>() == 24);
     assert!(size_of::<DialCall>() == 16);
-    assert!(size_of::<NetOffsets>() == 88);
+    assert!(size_of::<NetOffsets>() == 60);
     assert!(size_of::<Counters>() == 184);
-    assert!(size_of::<TracepointOffsets>() == 40);
+    assert!(size_of::<TracepointOffsets>() == 32);
     assert!(size_of::<CudaAllocations>() == 48);
     assert!(size_of::<LoopThread>() == 280);
     assert!(offset_of!(LoopThread, generation) == 24);
@@ -1447,7 +1435,7 @@ const _: () = {
     assert!(offset_of!(SwitchEvent, prev_state) == 32);
     assert!(offset_of!(SwitchEvent, next_pid) == 56);
     assert!(size_of::<StackOffsets>() == 4);
-    assert!(size_of::<SocketOffsets>() == 16);
+    assert!(size_of::<SocketOffsets>() == 28);
     assert!(size_of::<TaskOffsets>() == 28);
 };
 

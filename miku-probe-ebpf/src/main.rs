@@ -15,4 +15,5 @@ mod process;
 mod registers;
 mod segment;
 mod socket;
+mod state;
 mod tls;

@@ -42,19 +42,18 @@ static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 static OFFSETS: TracepointOffsets = TracepointOffsets {
     newtask_pid: 0,
     newtask_clone_flags: 0,
+    set_state_oldstate: 0,
     set_state_newstate: 0,
-    set_state_sport: 0,
-    set_state_dport: 0,
     close_fd: 0,
     set_state_skaddr: 0,
     destroy_skaddr: 0,
     mark_victim_pid: 0,
-    padding: 0,
 };
 
 /// Where this kernel's sockets keep what is read of them.
 #[unsafe(no_mangle)]
-static SOCKET_OFFSETS: SocketOffsets = SocketOffsets { socket_type: 0, dport: 0, daddr: 0, v6_daddr: 0 };
+static SOCKET_OFFSETS: SocketOffsets =
+    SocketOffsets { socket_type: 0, family: 0, dport: 0, daddr: 0, v6_daddr: 0, protocol: 0, sport: 0 };
 
 /// Where this kernel's tasks keep what is read of them.
 #[unsafe(no_mangle)]

@@ -1,7 +1,8 @@
 //! How the TCP connections of watched processes come about, fail and suffer, and the names that these processes resolve.
 //!
 //! Hooks: `sock:inet_sock_set_state` and `tcp:tcp_destroy_sock`, for the lives of sockets; `tcp:tcp_retransmit_skb`,
-//! `tcp:tcp_send_reset`, `tcp:tcp_receive_reset`; uprobes on libc's `getaddrinfo` and `connect`. All are rare.
+//! `tcp:tcp_send_reset`, `tcp:tcp_receive_reset`, each in either of its forms (`socket/by_socket.rs` says why there are two);
+//! uprobes on libc's `getaddrinfo` and `connect`. All are rare.
 //!
 //! A `connect` begins within the call of the process, whose socket is then known; it ends whenever the network says so, in
 //! whoever's context that is. A connection that is accepted is made before anybody asks for it, so it is counted for who
@@ -17,19 +18,20 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_user_str};
-use aya_ebpf::macros::{map, tracepoint, uprobe};
+use aya_ebpf::macros::{map, raw_tracepoint, tracepoint, uprobe};
 use aya_ebpf::maps::LruHashMap;
-use aya_ebpf::programs::{ProbeContext, TracePointContext};
+use aya_ebpf::programs::{ProbeContext, RawTracePointContext, TracePointContext};
 use miku_probe_abi::{
     ANSWERS_MAX, DialCall, ERRNO_UNTOLD, ListenerKey, NAME_MAX, NetEvent, NetOffsets, NetRecord, NetSocket, RecordKind,
     ResolveCall, ResolvedRecord,
 };
 
 use crate::maps::{
-    RECORDS, SOCKETS, Skip, Wake, count, current, field, header, lost_record, maybe_watched, offsets, put, wake_flags,
-    watched,
+    RECORDS, SOCKETS, Skip, Wake, count, current, field, header, lost_record, maybe_watched, offsets, put,
+    socket_offsets, wake_flags, watched,
 };
 use crate::memory::{read_kernel, read_user};
+use crate::state::{Change, states};
 use crate::tls::{now, table_full, thread};
 
 /// The TCP sockets of watched processes, by the kernel's address of them. User space sets the size.
@@ -51,21 +53,14 @@ static NET_DIALING: LruHashMap<u64, DialCall> = LruHashMap::with_max_entries(409
 /// Where this kernel keeps what is read here.
 #[unsafe(no_mangle)]
 static NET_OFFSETS: NetOffsets = NetOffsets {
-    set_state_oldstate: 0,
-    set_state_protocol: 0,
     retransmit_skaddr: 0,
     retransmit_skbaddr: 0,
     send_reset_skaddr: 0,
     receive_reset_skaddr: 0,
     sock_error: 0,
-    family: 0,
-    dport: 0,
-    daddr: 0,
-    v6_daddr: 0,
     net: 0,
     net_inum: 0,
     skb_segments: 0,
-    socket_type: 0,
     files: 0,
     table: 0,
     table_length: 0,
@@ -74,13 +69,6 @@ static NET_OFFSETS: NetOffsets = NetOffsets {
     socket_file: 0,
     socket_sock: 0,
 };
-
-/// States of `net/tcp_states.h`.
-const TCP_ESTABLISHED: i32 = 1;
-const TCP_SYN_SENT: i32 = 2;
-const TCP_SYN_RECV: i32 = 3;
-const TCP_CLOSE: i32 = 7;
-const TCP_LISTEN: i32 = 10;
 
 const IPPROTO_TCP: u16 = 6;
 const AF_INET: u16 = 2;
@@ -99,24 +87,28 @@ fn places() -> NetOffsets {
 
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]
 pub(crate) fn net_set_state(ctx: TracePointContext) -> u32 {
-    let _: Result<(), Skip> = try_set_state(&ctx);
+    let _: Result<(), Skip> = Change::of_event(&ctx).and_then(|change| try_set_state(&change));
     0
 }
 
-fn try_set_state(ctx: &TracePointContext) -> Result<(), Skip> {
-    let (offsets, places) = (offsets(), places());
-    let state: i32 = field(ctx, offsets.set_state_newstate)?;
-    if !matches!(state, TCP_ESTABLISHED | TCP_SYN_SENT | TCP_CLOSE | TCP_LISTEN)
-        || field::<u16>(ctx, places.set_state_protocol)? != IPPROTO_TCP
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub(crate) fn net_set_state_raw(ctx: RawTracePointContext) -> i32 {
+    let _: Result<(), Skip> = try_set_state(&Change::of_arguments(&ctx));
+    0
+}
+
+#[inline(always)]
+fn try_set_state(change: &Change) -> Result<(), Skip> {
+    if !matches!(change.now, states::ESTABLISHED | states::SYN_SENT | states::CLOSE | states::LISTEN)
+        || change.protocol()? != IPPROTO_TCP
     {
         return Err(Skip);
     }
-    let socket: u64 = field(ctx, offsets.set_state_skaddr)?;
-    match state {
-        TCP_SYN_SENT => began(socket),
-        TCP_LISTEN => listens(socket, field(ctx, offsets.set_state_sport)?),
-        TCP_CLOSE => closed(socket, field(ctx, offsets.set_state_sport)?),
-        _ => established(socket, field(ctx, places.set_state_oldstate)?, field(ctx, offsets.set_state_sport)?),
+    match change.now {
+        states::SYN_SENT => began(change.socket),
+        states::LISTEN => listens(change.socket, change.port()?),
+        states::CLOSE => closed(change.socket, change.port()?),
+        _ => established(change),
     }
 }
 
@@ -159,9 +151,10 @@ fn enter(socket: u64, entry: NetSocket) -> Result<(), Skip> {
 
 /// A connection is made, by this side or the other.
 #[inline(always)]
-fn established(socket: u64, before: i32, port: u16) -> Result<(), Skip> {
-    if before == TCP_SYN_RECV {
-        let tgid = NET_LISTENERS.get_ptr(listener(socket, port)?).ok_or(Skip)?;
+fn established(change: &Change) -> Result<(), Skip> {
+    let socket = change.socket;
+    if change.before == states::SYN_RECV {
+        let tgid = NET_LISTENERS.get_ptr(listener(socket, change.port()?)?).ok_or(Skip)?;
         // SAFETY: the pointer is to a live map value.
         let tgid = unsafe { *tgid };
         if !watched(tgid) {
@@ -202,41 +195,71 @@ fn closed(socket: u64, port: u16) -> Result<(), Skip> {
 
 #[tracepoint(category = "tcp", name = "tcp_destroy_sock")]
 pub(crate) fn net_destroy(ctx: TracePointContext) -> u32 {
-    if let Ok(socket) = field::<u64>(&ctx, offsets().destroy_skaddr) {
-        // One that is not there is nobody's.
-        let _: Result<(), Skip> = NET_SOCKETS.remove(socket).map_err(|_| Skip);
-    }
+    let _: Result<(), Skip> = field(&ctx, offsets().destroy_skaddr).and_then(destroyed);
     0
+}
+
+/// By `TP_PROTO(struct sock *sk)` of `trace/events/tcp.h`.
+#[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
+pub(crate) fn net_destroy_raw(ctx: RawTracePointContext) -> i32 {
+    let _: Result<(), Skip> = destroyed(ctx.arg(0));
+    0
+}
+
+#[inline(always)]
+fn destroyed(socket: u64) -> Result<(), Skip> {
+    NET_SOCKETS.remove(socket).map_err(|_| Skip)
 }
 
 #[tracepoint(category = "tcp", name = "tcp_retransmit_skb")]
 pub(crate) fn net_retransmit(ctx: TracePointContext) -> u32 {
-    let _: Result<(), Skip> = try_retransmit(&ctx);
+    let places = places();
+    let _: Result<(), Skip> = field(&ctx, places.retransmit_skaddr)
+        .and_then(|socket| retransmitted(socket, field(&ctx, places.retransmit_skbaddr)?));
     0
 }
 
-fn try_retransmit(ctx: &TracePointContext) -> Result<(), Skip> {
-    let places = places();
-    let socket: u64 = field(ctx, places.retransmit_skaddr)?;
+/// By `TP_PROTO(const struct sock *sk, const struct sk_buff *skb, …)` of `trace/events/tcp.h`.
+#[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
+pub(crate) fn net_retransmit_raw(ctx: RawTracePointContext) -> i32 {
+    let _: Result<(), Skip> = retransmitted(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[inline(always)]
+fn retransmitted(socket: u64, buffer: u64) -> Result<(), Skip> {
     let (tgid, _) = owner(socket)?;
-    let buffer: u64 = field(ctx, places.retransmit_skbaddr)?;
     // What goes to the network card at once may be several segments.
-    let segments: u16 = read_kernel(buffer + u64::from(places.skb_segments))?;
+    let segments: u16 = read_kernel(buffer + u64::from(places().skb_segments))?;
     let count = if segments == 0 { 1 } else { u32::from(segments) };
     tell(socket, tgid, NetEvent::Retransmitted, Told { count, ..Told::default() })
 }
 
 #[tracepoint(category = "tcp", name = "tcp_send_reset")]
 pub(crate) fn net_send_reset(ctx: TracePointContext) -> u32 {
-    let socket = field(&ctx, places().send_reset_skaddr);
-    let _: Result<(), Skip> = socket.and_then(|socket| reset(socket, NetEvent::ResetSent));
+    let _: Result<(), Skip> =
+        field(&ctx, places().send_reset_skaddr).and_then(|socket| reset(socket, NetEvent::ResetSent));
+    0
+}
+
+/// By `TP_PROTO(const struct sock *sk, …)` of `trace/events/tcp.h`.
+#[raw_tracepoint(tracepoint = "tcp_send_reset")]
+pub(crate) fn net_send_reset_raw(ctx: RawTracePointContext) -> i32 {
+    let _: Result<(), Skip> = reset(ctx.arg(0), NetEvent::ResetSent);
     0
 }
 
 #[tracepoint(category = "tcp", name = "tcp_receive_reset")]
 pub(crate) fn net_receive_reset(ctx: TracePointContext) -> u32 {
-    let socket = field(&ctx, places().receive_reset_skaddr);
-    let _: Result<(), Skip> = socket.and_then(|socket| reset(socket, NetEvent::ResetReceived));
+    let _: Result<(), Skip> =
+        field(&ctx, places().receive_reset_skaddr).and_then(|socket| reset(socket, NetEvent::ResetReceived));
+    0
+}
+
+/// By `TP_PROTO(struct sock *sk)` of `trace/events/tcp.h`.
+#[raw_tracepoint(tracepoint = "tcp_receive_reset")]
+pub(crate) fn net_receive_reset_raw(ctx: RawTracePointContext) -> i32 {
+    let _: Result<(), Skip> = reset(ctx.arg(0), NetEvent::ResetReceived);
     0
 }
 
@@ -274,15 +297,15 @@ struct Told {
 
 #[inline(always)]
 fn tell(socket: u64, tgid: u32, event: NetEvent, told: Told) -> Result<(), Skip> {
-    let places = places();
-    let family: u16 = read_kernel(socket + u64::from(places.family))?;
-    let port: [u8; 2] = read_kernel(socket + u64::from(places.dport))?;
+    let at = socket_offsets();
+    let family: u16 = read_kernel(socket + u64::from(at.family))?;
+    let port: [u8; 2] = read_kernel(socket + u64::from(at.dport))?;
     let mut address = [0; 16];
     if family == AF_INET {
-        let four: [u8; 4] = read_kernel(socket + u64::from(places.daddr))?;
+        let four: [u8; 4] = read_kernel(socket + u64::from(at.daddr))?;
         address[..4].copy_from_slice(&four);
     } else {
-        address = read_kernel(socket + u64::from(places.v6_daddr))?;
+        address = read_kernel(socket + u64::from(at.v6_daddr))?;
     }
     put_event(tgid, event, told, Peer { family, port, address })
 }
@@ -380,8 +403,9 @@ fn socket_of(fd: i32) -> Result<u64, Skip> {
         return Err(Skip);
     }
     let sock: u64 = read_kernel(socket + u64::from(places.socket_sock))?;
-    let family: u16 = read_kernel(sock + u64::from(places.family))?;
-    let kind: u16 = read_kernel(sock + u64::from(places.socket_type))?;
+    let at = socket_offsets();
+    let family: u16 = read_kernel(sock + u64::from(at.family))?;
+    let kind: u16 = read_kernel(sock + u64::from(at.socket_type))?;
     if kind == SOCK_STREAM && (family == AF_INET || family == AF_INET6) { Ok(sock) } else { Err(Skip) }
 }
 

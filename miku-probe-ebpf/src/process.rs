@@ -1,11 +1,12 @@
 //! Lives of processes: which are born to watched ones, become other programs, end, or begin to serve or to call.
 //!
 //! Hooks: `task:task_newtask` (it tells threads from processes, which `sched:sched_process_fork` does not),
-//! `sched:sched_process_exec`, `sched:sched_process_exit`, `oom:mark_victim`, `sock:inet_sock_set_state`. All are rare.
+//! `sched:sched_process_exec`, `sched:sched_process_exit`, `oom:mark_victim`, `sock:inet_sock_set_state`, the last in
+//! either of its forms: it alone meets other programs, in interrupts. All are rare.
 
 use aya_ebpf::helpers::bpf_get_current_task;
-use aya_ebpf::macros::tracepoint;
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::macros::{raw_tracepoint, tracepoint};
+use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use miku_probe_abi::{
     EXIT_OOM_VICTIM, EXIT_STATUS_KNOWN, ExitRecord, FILTER_SLOTS, ProcessRecord, RecordKind, TARGET_OOM_VICTIM,
 };
@@ -14,12 +15,10 @@ use crate::maps::{
     FILTER, Skip, TARGETS, Wake, count, current, field, header, maybe_watched, offsets, put, task_offsets, watched,
 };
 use crate::memory::read_kernel;
+use crate::state::{Change, states};
 
 /// `CLONE_THREAD` of `linux/sched.h`.
 const CLONE_THREAD: u64 = 0x1_0000;
-/// `TCP_SYN_SENT` and `TCP_LISTEN` of `net/tcp_states.h`.
-const TCP_SYN_SENT: i32 = 2;
-const TCP_LISTEN: i32 = 10;
 /// The one port that says something of a process before it is watched: TLS.
 const HTTPS: u16 = 443;
 /// `SIGNAL_GROUP_EXIT` of `linux/sched/signal.h`: all threads end together, with one status.
@@ -129,16 +128,22 @@ fn try_mark_victim(ctx: &TracePointContext) -> Result<(), Skip> {
 
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state(ctx: TracePointContext) -> u32 {
-    let _: Result<(), Skip> = try_set_state(&ctx);
+    let _: Result<(), Skip> = Change::of_event(&ctx).and_then(|change| try_set_state(&change));
     0
 }
 
-fn try_set_state(ctx: &TracePointContext) -> Result<(), Skip> {
-    let offsets = offsets();
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub(crate) fn inet_sock_set_state_raw(ctx: RawTracePointContext) -> i32 {
+    let _: Result<(), Skip> = try_set_state(&Change::of_arguments(&ctx));
+    0
+}
+
+#[inline(always)]
+fn try_set_state(change: &Change) -> Result<(), Skip> {
     // Both states are entered by the process itself, in `listen` and in `connect`; the others may be entered by anybody.
-    match field::<i32>(ctx, offsets.set_state_newstate)? {
-        TCP_LISTEN => tell(RecordKind::Listen, 0, field(ctx, offsets.set_state_sport)?),
-        TCP_SYN_SENT if field::<u16>(ctx, offsets.set_state_dport)? == HTTPS => tell(RecordKind::Dial, 0, HTTPS),
+    match change.now {
+        states::LISTEN => tell(RecordKind::Listen, 0, change.port()?),
+        states::SYN_SENT if change.peer_port()? == HTTPS => tell(RecordKind::Dial, 0, HTTPS),
         _ => {}
     }
     Ok(())

@@ -372,7 +372,7 @@ impl<S: Sink> Core<S> {
         // Nobody tells the end of a process that was never watched.
         self.failed.retain(|(_, tgid)| Path::new(&format!("/proc/{tgid}")).exists());
         self.apply(changes);
-        if self.kernel.way() == Way::Sockets {
+        if matches!(self.kernel.way(), Way::Sockets(_)) {
             self.forget_untold();
         }
         Ok(())
@@ -479,7 +479,7 @@ impl<S: Sink> Core<S> {
         self.watched.insert(Target { service, tgid });
         self.order(Attacher::watch, tgid);
         self.kernel.tell_turns();
-        if self.kernel.way() == Way::Sockets {
+        if matches!(self.kernel.way(), Way::Sockets(_)) {
             // A connection becomes known by its first bytes, with all that is to be known of it.
             let listens = |socket: &Socket| socket.listening && socket.transport == Transport::Unix;
             if sockets::sockets(tgid).is_ok_and(|sockets| sockets.iter().any(listens)) {
@@ -646,6 +646,7 @@ impl<S: Sink> Core<S> {
         ] {
             let count = total - std::mem::replace(told, total);
             if count > 0 {
+                log::debug!("lost {count} by {}", at.as_str());
                 self.pipeline.observe(&Observation::Lost { at, count });
             }
         }

@@ -5,23 +5,26 @@
 //! becomes known by its first bytes, and a descriptor that is used again by its socket. Closings of other sockets are told
 //! by `syscalls:sys_enter_close`, which is attached only while there are Unix sockets to follow.
 //!
-//! All are tracepoints in their ordinary form, which runs with preemption off. In their raw form, as on system calls,
-//! programs run preemptibly from Linux 7 on, and while the task of one is preempted the kernel leaves that program out for
-//! all others on the processor.
+//! Each is there twice, and user space attaches one of the two. In its ordinary form a tracepoint runs no program on a
+//! processor where another one runs, or where a map is just changed by a system call. In its raw form it runs its programs
+//! then too, and at less cost, but from Linux 7 on preemptibly: while the task of one is preempted, the kernel leaves that
+//! program out for all others on the processor.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
-use aya_ebpf::macros::tracepoint;
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::macros::{map, raw_tracepoint, tracepoint};
+use aya_ebpf::maps::PerCpuArray;
+use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use miku_probe_abi::{Connection, ConnectionKey, Direction, LengthEvent, OpenRecord, Origin};
 
 use super::{AF_INET, AF_INET6, AF_UNIX, Call, Shape, UNMOVED, close, number, open, opening, tells};
 use crate::maps::{CONNECTIONS, SOCKETS, Skip, count, current, field, maybe_watched, offsets, socket_offsets, watched};
 use crate::memory::{read_kernel, read_user_bytes};
 use crate::registers::{Registers, SavedRegisters};
+use crate::state::{Change, states};
 
-/// `TCP_FIN_WAIT1` and `TCP_LAST_ACK` of `net/tcp_states.h`: what a socket enters whose own process ends its side.
-const ENDED: [i32; 2] = [4, 9];
+/// What a socket enters whose own process ends its side.
+const ENDED: [i32; 2] = [states::FIN_WAIT1, states::LAST_ACK];
 
 /// Sizes of `struct sockaddr_in`, `struct sockaddr_in6` and of a `struct sockaddr_un` without a path; where the second
 /// keeps its address.
@@ -30,35 +33,74 @@ const INET6_SIZE: u32 = 28;
 const UNIX_SIZE: u32 = 2;
 const INET6_AT: usize = 8;
 
+/// The connection that becomes known now: too much for the stack.
+#[map]
+static OPENING: PerCpuArray<OpenRecord> = PerCpuArray::with_max_entries(1, 0);
+
 #[tracepoint(category = "sock", name = "sock_recv_length")]
 pub(crate) fn sock_recv_length(ctx: TracePointContext) -> u32 {
-    let _: Result<(), Skip> = try_length(&ctx, Direction::In);
+    let _: Result<(), Skip> = try_length(Direction::In, || Length::of_event(&ctx));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sock_recv_length")]
+pub(crate) fn sock_recv_length_raw(ctx: RawTracePointContext) -> i32 {
+    let _: Result<(), Skip> = try_length(Direction::In, || Length::of_arguments(&ctx));
     0
 }
 
 #[tracepoint(category = "sock", name = "sock_send_length")]
 pub(crate) fn sock_send_length(ctx: TracePointContext) -> u32 {
-    let _: Result<(), Skip> = try_length(&ctx, Direction::Out);
+    let _: Result<(), Skip> = try_length(Direction::Out, || Length::of_event(&ctx));
     0
+}
+
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+pub(crate) fn sock_send_length_raw(ctx: RawTracePointContext) -> i32 {
+    let _: Result<(), Skip> = try_length(Direction::Out, || Length::of_arguments(&ctx));
+    0
+}
+
+/// What a socket moved.
+struct Length {
+    /// The kernel's address of the socket.
+    socket: u64,
+    /// Bytes, or the negative error.
+    result: i64,
+    /// `MSG_*`.
+    flags: u64,
+}
+
+impl Length {
+    #[inline(always)]
+    fn of_event(ctx: &TracePointContext) -> Self {
+        let event = ctx.as_ptr() as *const LengthEvent;
+        // SAFETY: a tracepoint's context holds its fields, which user space has found where the layout says.
+        unsafe {
+            Self {
+                socket: (&raw const (*event).sk).read_volatile(),
+                result: i64::from((&raw const (*event).ret).read_volatile()),
+                flags: (&raw const (*event).flags).read_volatile() as u64,
+            }
+        }
+    }
+
+    /// By `TP_PROTO(struct sock *sk, int ret, int flags)` of `trace/events/sock.h`.
+    #[inline(always)]
+    fn of_arguments(ctx: &RawTracePointContext) -> Self {
+        Self { socket: ctx.arg(0), result: i64::from(ctx.arg::<i32>(1)), flags: ctx.arg::<i32>(2) as u64 }
+    }
 }
 
 /// A socket moved bytes, or failed to.
 #[inline(always)]
-fn try_length(ctx: &TracePointContext, direction: Direction) -> Result<(), Skip> {
+fn try_length(direction: Direction, length: impl FnOnce() -> Length) -> Result<(), Skip> {
     let (tgid, tid) = current();
     if !maybe_watched(tgid) {
         return Err(Skip);
     }
-    let event = ctx.as_ptr() as *const LengthEvent;
-    // SAFETY: a tracepoint's context holds its fields, which user space has found where the layout says.
-    let (socket, result, flags) = unsafe {
-        (
-            (&raw const (*event).sk).read_volatile(),
-            i64::from((&raw const (*event).ret).read_volatile()),
-            (&raw const (*event).flags).read_volatile(),
-        )
-    };
-    let peeked = direction == Direction::In && flags as u64 & UNMOVED != 0;
+    let Length { socket, result, flags } = length();
+    let peeked = direction == Direction::In && flags & UNMOVED != 0;
     if peeked || (result < 0 && !tells(result)) {
         return Err(Skip);
     }
@@ -73,7 +115,7 @@ fn try_length(ctx: &TracePointContext, direction: Direction) -> Result<(), Skip>
         _ => (Shape::File, owner(socket)?.fd),
     };
     let call = Call { key: ConnectionKey { tgid, fd }, tid, result, registers: &registers };
-    let connection = connection(event, &call, socket)?;
+    let connection = connection(&call, socket)?;
     call.moved(connection, direction, shape)
 }
 
@@ -90,7 +132,7 @@ fn registers() -> Registers {
 
 /// The connection of this call; when the socket was not seen on this descriptor before, a new one.
 #[inline(always)]
-fn connection(event: *const LengthEvent, call: &Call<'_>, socket: u64) -> Result<*mut Connection, Skip> {
+fn connection(call: &Call<'_>, socket: u64) -> Result<*mut Connection, Skip> {
     let known = CONNECTIONS.get_ptr_mut(call.key);
     if let Some(connection) = known
         // SAFETY: the pointer is to a live map value.
@@ -101,21 +143,38 @@ fn connection(event: *const LengthEvent, call: &Call<'_>, socket: u64) -> Result
     if call.result <= 0 || !watched(call.key.tgid) {
         return Err(Skip);
     }
-    // SAFETY: as in `try_length`.
-    let family = unsafe { (&raw const (*event).family).read_volatile() };
+    let family: u16 = read_kernel(socket + u64::from(socket_offsets().family))?;
     if !matches!(u64::from(family), AF_UNIX | AF_INET | AF_INET6) {
         return Err(Skip);
     }
-    if let Some(older) = known {
+    if known.is_some() {
         // Its descriptor is used again, so it was closed, which nobody told.
-        // SAFETY: as above.
-        let older = unsafe { *older };
-        close(call.key, &older)?;
+        replace(call.key)?;
     }
+    appear(call, socket, family)?;
+    CONNECTIONS.get_ptr_mut(call.key).ok_or(Skip)
+}
+
+/// Closes what was on this descriptor before. On its own, as [`appear`] is, since what either needs is too much for the stack
+/// beside the other's and what is needed to tell bytes.
+#[inline(never)]
+fn replace(key: ConnectionKey) -> Result<(), Skip> {
+    let older = CONNECTIONS.get_ptr(key).ok_or(Skip)?;
+    // SAFETY: the pointer is to a live map value.
+    let older = unsafe { *older };
+    close(key, &older)
+}
+
+/// A socket of this family is seen for the first time on this descriptor.
+#[inline(never)]
+fn appear(call: &Call<'_>, socket: u64, family: u16) -> Result<(), Skip> {
     let at = socket_offsets();
     let socket_type: u16 = read_kernel(socket + u64::from(at.socket_type))?;
-    let mut record = opening(call.key, Origin::FirstSeen, socket_type);
-    name_peer(&mut record, family, socket)?;
+    let record = OPENING.get_ptr_mut(0).ok_or(Skip)?;
+    // SAFETY: the pointer is to this processor's own value, and nothing else of this program runs on it meanwhile.
+    let record = unsafe { &mut *record };
+    *record = opening(call.key, Origin::FirstSeen, socket_type);
+    name_peer(record, family, socket)?;
     if record.address_length == 0 && call.registers.orig_ax == number::SENDTO {
         // A datagram that is sent without `connect` names its destination itself.
         let size = if u64::from(family) == AF_INET { INET_SIZE } else { INET6_SIZE };
@@ -124,11 +183,11 @@ fn connection(event: *const LengthEvent, call: &Call<'_>, socket: u64) -> Result
             record.address_length = size;
         }
     }
-    open(call.key, &record, socket)?;
+    open(call.key, record, socket)?;
     if SOCKETS.insert(socket, call.key, 0).is_err() {
         count(|counters| counters.table_full += 1);
     }
-    CONNECTIONS.get_ptr_mut(call.key).ok_or(Skip)
+    Ok(())
 }
 
 /// Writes down the address of a socket's other side, in the layout that system calls use; nothing when it has none.
@@ -167,26 +226,37 @@ fn owner(socket: u64) -> Result<ConnectionKey, Skip> {
 
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]
 pub(crate) fn sock_set_state(ctx: TracePointContext) -> u32 {
-    let _: Result<(), Skip> = try_set_state(&ctx);
+    let _: Result<(), Skip> = Change::of_event(&ctx).and_then(|change| try_set_state(&change));
     0
 }
 
-fn try_set_state(ctx: &TracePointContext) -> Result<(), Skip> {
-    let offsets = offsets();
-    let state: i32 = field(ctx, offsets.set_state_newstate)?;
-    if !ENDED.contains(&state) {
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub(crate) fn sock_set_state_raw(ctx: RawTracePointContext) -> i32 {
+    let _: Result<(), Skip> = try_set_state(&Change::of_arguments(&ctx));
+    0
+}
+
+#[inline(always)]
+fn try_set_state(change: &Change) -> Result<(), Skip> {
+    if !ENDED.contains(&change.now)
+        || SOCKETS.get_ptr(change.socket).is_none()
+        || registers().orig_ax == number::SHUTDOWN
+    {
         return Err(Skip);
     }
-    let socket: u64 = field(ctx, offsets.set_state_skaddr)?;
-    if SOCKETS.get_ptr(socket).is_none() || registers().orig_ax == number::SHUTDOWN {
-        return Err(Skip);
-    }
-    closed(socket)
+    closed(change.socket)
 }
 
 #[tracepoint(category = "tcp", name = "tcp_destroy_sock")]
 pub(crate) fn tcp_destroy_sock(ctx: TracePointContext) -> u32 {
     let _: Result<(), Skip> = field(&ctx, offsets().destroy_skaddr).and_then(closed);
+    0
+}
+
+/// By `TP_PROTO(struct sock *sk)` of `trace/events/tcp.h`.
+#[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
+pub(crate) fn tcp_destroy_sock_raw(ctx: RawTracePointContext) -> i32 {
+    let _: Result<(), Skip> = closed(ctx.arg(0));
     0
 }
 

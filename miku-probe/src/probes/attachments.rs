@@ -3,9 +3,10 @@
 use std::thread;
 
 use aya::Btf;
+use aya::programs::raw_trace_point::RawTracePointLink;
 use aya::programs::tp_btf::BtfTracePointLink;
 use aya::programs::trace_point::TracePointLink;
-use aya::programs::{BtfTracePoint, Link as _, Program, ProgramError, TracePoint};
+use aya::programs::{BtfTracePoint, Link as _, Program, ProgramError, RawTracePoint, TracePoint};
 
 use super::Hook;
 
@@ -16,6 +17,7 @@ pub struct Attachments(Vec<Attachment>);
 #[derive(Debug)]
 enum Attachment {
     BtfTracepoint(BtfTracePointLink),
+    RawTracepoint(RawTracePointLink),
     Tracepoint(TracePointLink),
 }
 
@@ -23,6 +25,7 @@ impl Attachment {
     fn end(self) -> Result<(), ProgramError> {
         match self {
             Self::BtfTracepoint(link) => link.detach(),
+            Self::RawTracepoint(link) => link.detach(),
             Self::Tracepoint(link) => link.detach(),
         }
     }
@@ -42,6 +45,14 @@ impl Attachments {
                 }
                 let link = program.attach()?;
                 Attachment::BtfTracepoint(program.take_link(link)?)
+            }
+            Hook::RawTracepoint(name) => {
+                let program: &mut RawTracePoint = program.try_into()?;
+                if program.fd().is_err() {
+                    program.load()?;
+                }
+                let link = program.attach(name)?;
+                Attachment::RawTracepoint(program.take_link(link)?)
             }
             Hook::Tracepoint(category, name) => {
                 let program: &mut TracePoint = program.try_into()?;

@@ -23,8 +23,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 
 use aya::programs::ProgramError;
+use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
-use miku_probe_abi::{NetOffsets, SocketOffsets, StackOffsets, TaskOffsets};
+use miku_probe_abi::{NetOffsets, StackOffsets, TaskOffsets};
 
 use self::socket::Way;
 use self::statistics::statistics_of;
@@ -98,8 +99,33 @@ pub enum Intent {
 pub enum Hook {
     /// A raw tracepoint with the kernel's type information, by name.
     BtfTracepoint(&'static str),
+    /// A raw tracepoint, by name.
+    RawTracepoint(&'static str),
     /// A tracepoint, by category and name.
     Tracepoint(&'static str, &'static str),
+}
+
+/// In which form programs stand on tracepoints that are hit in interrupts, or often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As any other. The kernel leaves out what meets another program, or a system call on a map, on its processor.
+    Ordinary,
+    /// Raw: cheaper, and left out only where the program itself is running on the processor already.
+    Raw,
+}
+
+impl Form {
+    /// The one that loses less.
+    #[must_use]
+    pub fn of_this_kernel() -> Self {
+        KernelVersion::current().map_or(Self::Ordinary, Self::of)
+    }
+
+    /// Raw programs run with preemption off before Linux 7. From then on a preempted one is left out for everybody else on
+    /// its processor (measured: ARCHITECTURE.md), and there is nothing to ask whether they are.
+    fn of(kernel: KernelVersion) -> Self {
+        if kernel < KernelVersion::new(7, 0, 0) { Self::Raw } else { Self::Ordinary }
+    }
 }
 
 /// A program of the object and where it belongs.
@@ -195,10 +221,7 @@ impl Kernel {
         let way = Way::of_this_kernel();
         // Each reading of the kernel's types takes some MiB: this one is over before the next.
         let KernelOffsets { sockets, tasks, net, stack } = types::kernel_offsets()?;
-        let socket_offsets = match way {
-            Way::Sockets => sockets?,
-            Way::Calls => SocketOffsets::default(),
-        };
+        let socket_offsets = sockets?;
         let mut failures = Vec::new();
         let task_offsets = tasks.unwrap_or_else(|error| {
             log::warn!("how a process ended cannot be told: {}", chain(&error));
@@ -290,8 +313,9 @@ impl Kernel {
     /// When a required probe cannot be attached. What was attached before it is detached when `self` is dropped.
     pub fn attach(&mut self) -> Result<(), ProbeError> {
         let btf = self.btf.take();
-        let net = if self.net { net::PROBES } else { &[] };
-        for probe in self.way.probes().iter().chain(process::PROBES).chain(net) {
+        let form = Form::of_this_kernel();
+        let net = if self.net { net::probes(form) } else { &[] };
+        for probe in self.way.probes().iter().chain(process::probes(form)).chain(net) {
             let outcome = self.attach_one(probe, btf.as_ref());
             self.account(probe, outcome)?;
         }
@@ -387,10 +411,13 @@ impl Kernel {
         std::mem::take(&mut self.failures)
     }
 
-    /// How many runs of the programs that tell what moves the kernel has left out, of all processes, watched or not.
+    /// How many runs of the programs that tell what moves, and how processes and connections live, the kernel has left out,
+    /// of all processes, watched or not.
     #[must_use]
     pub fn missed(&self) -> u64 {
-        let telling = |program: &str| self.way.probes().iter().any(|probe| probe.program == program);
+        let form = Form::of_this_kernel();
+        let families = [self.way.probes(), process::probes(form), net::probes(form)];
+        let telling = |program: &str| families.iter().copied().flatten().any(|probe| probe.program == program);
         let programs = self.run_statistics();
         programs.iter().filter(|program| telling(&program.program)).map(|program| program.missed).sum()
     }
@@ -466,5 +493,18 @@ mod tests {
         assert_eq!(status(Intent::Optional, true), Status::Attached);
         assert_eq!(status(Intent::Optional, false), Status::Missing);
         assert_eq!(status(Intent::Required, false), Status::Fatal);
+    }
+
+    #[test]
+    fn the_raw_form_is_for_kernels_that_let_it_run_to_its_end() {
+        for ((major, minor, patch), expected) in [
+            ((5, 10, 0), Form::Raw),
+            ((6, 12, 117), Form::Raw),
+            ((6, 19, 9), Form::Raw),
+            ((7, 0, 0), Form::Ordinary),
+            ((7, 2, 13), Form::Ordinary),
+        ] {
+            assert_eq!(Form::of(KernelVersion::new(major, minor, patch)), expected, "{major}.{minor}.{patch}");
+        }
     }
 }

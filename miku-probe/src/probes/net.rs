@@ -8,20 +8,35 @@
 use aya::maps::{HashMap, MapData, MapError};
 use miku_probe_abi::{ListenerKey, NetOffsets};
 
-use super::{Hook, Intent, OffsetError, Probe, TypesError, offsets};
+use super::{Form, Hook, Intent, OffsetError, Probe, TypesError, offsets};
 use crate::units::Tgid;
 
 /// The label `kind` of this family.
 pub const KIND: &str = "net";
 
-/// The probes of this family.
-pub(super) const PROBES: &[Probe] = &[
-    optional("net_set_state", "sock", "inet_sock_set_state"),
-    optional("net_destroy", "tcp", "tcp_destroy_sock"),
-    optional("net_retransmit", "tcp", "tcp_retransmit_skb"),
-    optional("net_send_reset", "tcp", "tcp_send_reset"),
-    optional("net_receive_reset", "tcp", "tcp_receive_reset"),
+const ORDINARY: &[Probe] = &[
+    optional("net_set_state", Hook::Tracepoint("sock", "inet_sock_set_state")),
+    optional("net_destroy", Hook::Tracepoint("tcp", "tcp_destroy_sock")),
+    optional("net_retransmit", Hook::Tracepoint("tcp", "tcp_retransmit_skb")),
+    optional("net_send_reset", Hook::Tracepoint("tcp", "tcp_send_reset")),
+    optional("net_receive_reset", Hook::Tracepoint("tcp", "tcp_receive_reset")),
 ];
+
+const RAW: &[Probe] = &[
+    optional("net_set_state_raw", Hook::RawTracepoint("inet_sock_set_state")),
+    optional("net_destroy_raw", Hook::RawTracepoint("tcp_destroy_sock")),
+    optional("net_retransmit_raw", Hook::RawTracepoint("tcp_retransmit_skb")),
+    optional("net_send_reset_raw", Hook::RawTracepoint("tcp_send_reset")),
+    optional("net_receive_reset_raw", Hook::RawTracepoint("tcp_receive_reset")),
+];
+
+/// The probes of this family.
+pub(super) const fn probes(form: Form) -> &'static [Probe] {
+    match form {
+        Form::Ordinary => ORDINARY,
+        Form::Raw => RAW,
+    }
+}
 
 /// The programs of this family that stand in libc.
 pub(super) const PROGRAMS: &[&str] = &[RESOLVE, RESOLVE_RETURN, DIAL, DIAL_RETURN];
@@ -31,8 +46,8 @@ pub(super) const RESOLVE_RETURN: &str = "net_resolve_return";
 pub(super) const DIAL: &str = "net_dial";
 pub(super) const DIAL_RETURN: &str = "net_dial_return";
 
-const fn optional(program: &'static str, category: &'static str, name: &'static str) -> Probe {
-    Probe { program, kind: KIND, hook: Hook::Tracepoint(category, name), intent: Intent::Optional }
+const fn optional(program: &'static str, hook: Hook) -> Probe {
+    Probe { program, kind: KIND, hook, intent: Intent::Optional }
 }
 
 /// Why TCP's tracepoints are of no use on this kernel.

@@ -46,15 +46,13 @@ pub(super) fn read() -> Result<TracepointOffsets, OffsetError> {
     Ok(TracepointOffsets {
         newtask_pid: offset(&events, "task/task_newtask", "pid")?,
         newtask_clone_flags: offset(&events, "task/task_newtask", "clone_flags")?,
+        set_state_oldstate: offset(&events, "sock/inet_sock_set_state", "oldstate")?,
         set_state_newstate: offset(&events, "sock/inet_sock_set_state", "newstate")?,
-        set_state_sport: offset(&events, "sock/inet_sock_set_state", "sport")?,
-        set_state_dport: offset(&events, "sock/inet_sock_set_state", "dport")?,
         close_fd: offset(&events, "syscalls/sys_enter_close", "fd")?,
         set_state_skaddr: offset(&events, "sock/inet_sock_set_state", "skaddr")?,
         destroy_skaddr: offset(&events, "tcp/tcp_destroy_sock", "skaddr").unwrap_or_default(),
         // Without it the program reads what is no process's number, and finds nobody.
         mark_victim_pid: offset(&events, "oom/mark_victim", "pid").unwrap_or_default(),
-        padding: 0,
     })
 }
 
@@ -62,8 +60,6 @@ pub(super) fn read() -> Result<TracepointOffsets, OffsetError> {
 pub(super) fn net(types: NetOffsets) -> Result<NetOffsets, OffsetError> {
     let events = Path::new(TRACEFS.path).join("events");
     Ok(NetOffsets {
-        set_state_oldstate: offset(&events, "sock/inet_sock_set_state", "oldstate")?,
-        set_state_protocol: offset(&events, "sock/inet_sock_set_state", "protocol")?,
         retransmit_skaddr: offset(&events, "tcp/tcp_retransmit_skb", "skaddr")?,
         retransmit_skbaddr: offset(&events, "tcp/tcp_retransmit_skb", "skbaddr")?,
         send_reset_skaddr: offset(&events, "tcp/tcp_send_reset", "skaddr")?,
@@ -72,7 +68,8 @@ pub(super) fn net(types: NetOffsets) -> Result<NetOffsets, OffsetError> {
     })
 }
 
-/// Whether this kernel's sockets tell by themselves what moves, in the layout that the programs know.
+/// Whether this kernel's sockets tell by themselves what moves, in the layout that the programs know. The fields are the
+/// arguments too, which programs in the raw form see.
 pub(super) fn sockets_tell() -> bool {
     let events = Path::new(TRACEFS.path).join("events");
     let is_at = |event, field, place: usize| {
@@ -81,7 +78,6 @@ pub(super) fn sockets_tell() -> bool {
     offset(&events, "tcp/tcp_destroy_sock", "skaddr").is_ok()
         && ["sock/sock_recv_length", "sock/sock_send_length"].into_iter().all(|event| {
             is_at(event, "sk", offset_of!(LengthEvent, sk))
-                && is_at(event, "family", offset_of!(LengthEvent, family))
                 && is_at(event, "ret", offset_of!(LengthEvent, ret))
                 && is_at(event, "flags", offset_of!(LengthEvent, flags))
         })

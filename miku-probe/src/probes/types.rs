@@ -57,9 +57,12 @@ fn socket_offsets(types: &Types<'_>) -> Result<SocketOffsets, TypesError> {
     // `struct sock` begins with its `struct sock_common`.
     Ok(SocketOffsets {
         socket_type: types.find("sock", "sk_type")?,
+        family: types.find("sock_common", "skc_family")?,
         dport: types.find("sock_common", "skc_dport")?,
         daddr: types.find("sock_common", "skc_daddr")?,
         v6_daddr: types.find("sock_common", "skc_v6_daddr")?,
+        protocol: types.find("sock", "sk_protocol")?,
+        sport: types.find("inet_sock", "inet_sport")?,
     })
 }
 
@@ -79,14 +82,9 @@ fn net_offsets(types: &Types<'_>) -> Result<NetOffsets, TypesError> {
     let offset = |structure, field| types.find(structure, field);
     Ok(NetOffsets {
         sock_error: offset("sock", "sk_err")?,
-        family: offset("sock_common", "skc_family")?,
-        dport: offset("sock_common", "skc_dport")?,
-        daddr: offset("sock_common", "skc_daddr")?,
-        v6_daddr: offset("sock_common", "skc_v6_daddr")?,
         net: offset("sock_common", "skc_net")?,
         net_inum: offset("net", "ns")? + offset("ns_common", "inum")?,
         skb_segments: offset("sk_buff", "cb")? + offset("tcp_skb_cb", "tcp_gso_segs")?,
-        socket_type: offset("sock", "sk_type")?,
         files: offset("task_struct", "files")?,
         table: offset("files_struct", "fdt")?,
         table_length: offset("fdtable", "max_fds")?,
@@ -255,10 +253,11 @@ mod tests {
         };
         let at = sockets.expect("they have been there since Linux 3.8");
         // `skc_daddr` has been the first field since then, and the port is behind the pair of addresses and the hash.
-        assert_eq!((at.daddr, at.dport), (0, 12));
+        assert_eq!((at.daddr, at.dport, at.family), (0, 12, 16));
         assert!(at.v6_daddr > 16 && at.socket_type > at.v6_daddr, "{at:?}");
+        // A `struct inet_sock` begins with a `struct sock`.
+        assert!(at.protocol > at.v6_daddr && at.sport > at.socket_type, "{at:?}");
         let net = net.expect("a kernel that tells of sockets tells of packets");
-        assert_eq!((net.daddr, net.dport, net.v6_daddr, net.family), (at.daddr, at.dport, at.v6_daddr, 16));
         // Of the control block's 48 bytes it is the ninth, behind two sequence numbers.
         assert_eq!(net.skb_segments % 8, 0, "{net:?}");
         let at = tasks.expect("they have been there since Linux 2.6");

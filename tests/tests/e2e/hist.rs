@@ -72,7 +72,7 @@ fn json_counts_and_quantiles() {
     let all: Vec<Value> = hist.said().iter().filter_map(|line| object(line)).collect();
     let sum: u64 = all.iter().filter_map(|value| value["interval"]["count"].as_u64()).sum();
     assert_eq!(sum, truth.total(), "the intervals together are the total");
-    assert!(all.iter().all(|value| value["lost"] == 0));
+    assert!(all.iter().all(|value| value["lost"] == 0), "{}", hist.story());
 }
 
 fn json_filters() {
@@ -134,7 +134,7 @@ fn replies_as_json() {
     let (_llm, url) = llm(&discord, &["--spread", "0.5"]);
     let name = discord.folder().display().to_string();
     let service = format!("bot=cmdline:--name {name}");
-    let mut watch = command(&["hist", "--reply", "--json", "--interval", "0.2", "--service", &service]);
+    let mut watch = command(&["hist", "-vv", "--reply", "--json", "--interval", "0.2", "--service", &service]);
     let mut hist = Process::start("hist", &mut watch);
     // It is there before the bot is, and misses nothing of it.
     hist.wait_said(PATIENCE, |line| object(line).map(drop));
@@ -165,5 +165,5 @@ fn replies_as_json() {
     let all: Vec<Value> = hist.said().iter().filter_map(|line| object(line)).collect();
     let sum: u64 = all.iter().filter_map(|value| value["interval"]["count"].as_u64()).sum();
     assert_eq!(sum, COUNT as u64, "the intervals together are the total");
-    assert!(all.iter().all(|value| value["lost"] == 0));
+    assert!(all.iter().all(|value| value["lost"] == 0), "{}", hist.story());
 }

@@ -128,10 +128,12 @@ fn assert_counts(probe: &Probe, calls: &[Call]) {
         }
         let output = counted("miku_llm_tokens_total", &[("type", "output")]);
         assert_eq!(output, sum(|call| call.output.expect("the server tells")), "output tokens of {service}");
-        let streamed = counted("miku_llm_request_duration_seconds_count", &[("streaming", "true")]);
+        let completed = |more: &[(&str, &str)]| {
+            counted("miku_llm_request_duration_seconds_count", &[&[("outcome", "complete")], more].concat())
+        };
+        let streamed = completed(&[("streaming", "true")]);
         assert_eq!(streamed, streams, "streams of {service}");
-        let named =
-            counted("miku_llm_request_duration_seconds_count", &[("model", "miku-tiny"), ("operation", "chat")]);
+        let named = completed(&[("model", "miku-tiny"), ("operation", "chat")]);
         assert_eq!(named, calls.len() as u64, "calls of {service} by their model");
         for (name, of) in [
             ("miku_llm_prompt_seconds_total", (|timings| timings.0) as fn((f64, f64)) -> f64),
@@ -184,7 +186,6 @@ fn assert_quantiles(total: &Value, calls: &[Call], tolerance: f64, unread: u64) 
     }
 }
 
-/// Has a client make calls that are watched at both ends, and holds all against it.
 /// Has a client make its calls; those that were answered. A connection that is used again at once llama.cpp closes now and
 /// then instead.
 fn answered(client: &mut Client) -> Vec<Call> {
@@ -195,6 +196,7 @@ fn answered(client: &mut Client) -> Vec<Call> {
     calls
 }
 
+/// Has a client make calls that are watched at both ends, and holds all against it.
 fn compare(options: &[&str], tolerance: f64) {
     let server = llamacpp();
     let mut client = client(&server, options);

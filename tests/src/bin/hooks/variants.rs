@@ -12,7 +12,9 @@ use aya::programs::{BtfTracePoint, FEntry, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
 use clap::ValueEnum;
 use miku_probe::probes::socket::Way;
-use miku_probe::probes::{Attachments, Hook, Kernel, Maps, RunStatistics, Sizes, TargetTable, process, run_statistics};
+use miku_probe::probes::{
+    Attachments, Form, Hook, Kernel, Maps, RunStatistics, Sizes, TargetTable, process, run_statistics,
+};
 use miku_probe::units::Tgid;
 use miku_probe_abi::FILTER_SLOTS;
 
@@ -176,7 +178,11 @@ impl Attached {
         match self.variant {
             Variant::EmptyFentry | Variant::EmptyTls | Variant::NaiveTls => 0,
             Variant::Tracepoints if kind == Kind::Other => 0,
-            Variant::Empty | Variant::Probe if kind == Kind::Other && Way::of_this_kernel() == Way::Sockets => 0,
+            Variant::Empty | Variant::Probe
+                if kind == Kind::Other && matches!(Way::of_this_kernel(), Way::Sockets(_)) =>
+            {
+                0
+            }
             Variant::Tracepoints | Variant::EmptyRawPair | Variant::RawPair | Variant::RawExitCloseRaw => 2,
             _ => 1,
         }
@@ -278,7 +284,7 @@ pub(crate) fn attach_empty(ebpf: &mut Ebpf, attachments: &mut Attachments) -> Re
     let types = || Btf::from_sys_fs().context("this kernel has no type information");
     let btf = (way == Way::Calls).then(types).transpose()?;
     let mut hooks: Vec<Hook> = Vec::new();
-    for probe in way.probes().iter().chain(process::PROBES) {
+    for probe in way.probes().iter().chain(process::probes(Form::of_this_kernel())) {
         // One program cannot stand twice on a tracepoint; the one on which two of the probe's do is rare.
         if hooks.contains(&probe.hook) {
             continue;
@@ -286,6 +292,7 @@ pub(crate) fn attach_empty(ebpf: &mut Ebpf, attachments: &mut Attachments) -> Re
         hooks.push(probe.hook);
         let name = match probe.hook {
             Hook::BtfTracepoint(_) => "empty_btf",
+            Hook::RawTracepoint(_) => "empty_raw",
             Hook::Tracepoint(..) => "empty_tracepoint",
         };
         let program = ebpf.program_mut(name).context("not in the object")?;
