@@ -8,6 +8,9 @@
 //! A thread's loop is the selector that it waits in again and again. Waits in others, such as for a single socket in the
 //! midst of a turn, are part of the turn.
 //!
+//! Of a process of which that is wanted, each wait for whatever comes is told by a record too: then all that was to be done
+//! because of what had come is done. Waits that only look what has come meanwhile are not.
+//!
 //! Both hooks are ordinary tracepoints, which run with preemption off.
 
 use aya_ebpf::EbpfContext as _;
@@ -18,12 +21,12 @@ use aya_ebpf::macros::{map, tracepoint};
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::TracePointContext;
 use miku_probe_abi::{
-    FILTER_SLOTS, LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OFF_REASONS, OffReason, SwitchEvent,
-    TURN_BOUNDS, WaitEvent,
+    FILTER_SLOTS, FILTER_TURNS, LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OFF_REASONS, OffReason,
+    RecordHeader, RecordKind, SwitchEvent, TURN_BOUNDS, WaitEvent,
 };
 
-use crate::maps::{Skip, count, current, maybe_watched, stack_offsets, watched};
-use crate::memory::read_kernel;
+use crate::maps::{Skip, Wake, count, current, field, filter, header, put, stack_offsets, tells_turns, watched};
+use crate::memory::{read_kernel, read_user};
 use crate::registers::{Registers, SavedRegisters};
 
 /// Threads of watched processes that wait in selectors, by their number.
@@ -101,7 +104,8 @@ pub(crate) fn selector_wait(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn try_wait(ctx: &TracePointContext) -> Result<(), Skip> {
     let (tgid, tid) = current();
-    if !maybe_watched(tgid) {
+    let filter = filter(tgid);
+    if filter == 0 {
         return Err(Skip);
     }
     let event = ctx.as_ptr() as *const WaitEvent;
@@ -146,6 +150,35 @@ fn try_wait(ctx: &TracePointContext) -> Result<(), Skip> {
     thread.turns[bucket] += 1;
     thread.wait_since = now;
     thread.turn_since = now;
+    if filter & FILTER_TURNS != 0 {
+        return tell_wait(ctx, tgid, u64::from(call));
+    }
+    Ok(())
+}
+
+/// A loop waits: tells it where that is wanted, and where it waits for whatever comes. With something left to do it only looks
+/// what has come meanwhile.
+#[inline(never)]
+fn tell_wait(ctx: &TracePointContext, tgid: u32, call: u64) -> Result<(), Skip> {
+    /// Where a call's arguments begin among the tracepoint's fields.
+    const ARGUMENTS: u32 = core::mem::offset_of!(WaitEvent, first) as u32;
+    if !tells_turns(tgid) {
+        return Err(Skip);
+    }
+    let place = match call {
+        number::POLL | number::PPOLL => 2,
+        number::SELECT | number::PSELECT6 => 4,
+        _ => 3,
+    };
+    let limit: u64 = field(ctx, ARGUMENTS + 8 * place)?;
+    let waits = match call {
+        number::POLL | number::EPOLL_WAIT | number::EPOLL_PWAIT => limit as i32 != 0,
+        // A `struct timespec` or `struct timeval`, or nothing, which is forever.
+        _ => limit == 0 || read_user::<[u64; 2]>(limit)? != [0, 0],
+    };
+    if waits {
+        put(RecordKind::Waits, Wake::Late, &header(RecordKind::Waits, size_of::<RecordHeader>()));
+    }
     Ok(())
 }
 

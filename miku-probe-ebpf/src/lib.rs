@@ -8,7 +8,7 @@
 use core::mem::{offset_of, size_of};
 
 /// The version of the layouts below; it rises whenever one of them changes.
-pub const ABI_VERSION: u8 = 6;
+pub const ABI_VERSION: u8 = 7;
 
 /// The most bytes that are copied of the start of one message, unless it is a call of Discord's API.
 pub const CAPTURE_MAX: usize = 4096;
@@ -98,6 +98,11 @@ pub enum RecordKind {
     Net = 25,
     /// A watched process resolved a host's name: [`ResolvedRecord`].
     Resolved = 26,
+    /// A thread that is an event loop, of a process with [`TARGET_TURNS`], waits, with nothing left to do until something
+    /// comes: a [`RecordHeader`] alone.
+    Waits = 27,
+    /// A thread of a process with [`TARGET_TURNS`] asked for a TCP connection: [`DialRecord`].
+    Dials = 28,
 }
 
 /// How many kinds of records there are.
@@ -105,7 +110,7 @@ pub const KINDS: usize = RecordKind::ALL.len();
 
 impl RecordKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Data,
         Self::Open,
         Self::Close,
@@ -124,6 +129,8 @@ impl RecordKind {
         Self::InflateEnd,
         Self::Net,
         Self::Resolved,
+        Self::Waits,
+        Self::Dials,
     ];
 
     /// The kind with this number.
@@ -246,6 +253,8 @@ pub struct OpenRecord {
     pub header: RecordHeader,
     /// The connection's generation.
     pub generation: u64,
+    /// The kernel's address of the socket, or 0 where it is not known.
+    pub socket: u64,
     /// The file descriptor.
     pub fd: i32,
     /// What `connect` returned: 0, or the negative error (`-EINPROGRESS` is none).
@@ -260,6 +269,16 @@ pub struct OpenRecord {
     pub address_length: u32,
     /// The other side's socket address as the system call gave it.
     pub address: [u8; ADDRESS_MAX],
+}
+
+/// A thread that asked for a connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct DialRecord {
+    /// Kind [`RecordKind::Dials`].
+    pub header: RecordHeader,
+    /// The kernel's address of the socket.
+    pub socket: u64,
 }
 
 /// The record's bytes begin a message.
@@ -395,8 +414,17 @@ pub struct ExitRecord {
     pub flags: u32,
 }
 
-/// The value of a watched process in the table of them: the kernel chose it to be killed for want of memory.
+/// In the value of a watched process in the table of them: the kernel chose it to be killed for want of memory.
 pub const TARGET_OOM_VICTIM: u32 = 1;
+
+/// The same: it is to be told when its event loops wait, and when its threads ask for connections.
+pub const TARGET_TURNS: u32 = 2;
+
+/// In a slot of the filter of processes: one of those that share it is watched.
+pub const FILTER_WATCHED: u64 = 1;
+
+/// The same: one of them has [`TARGET_TURNS`].
+pub const FILTER_TURNS: u64 = 2;
 /// What became of a TCP connection: its numbers are those on the ring.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -1370,10 +1398,10 @@ const _: () = {
     assert!(offset_of!(DataRecord, direction) == 54);
     assert!(CAPTURE_CALL <= u16::MAX as usize);
     assert!(offset_of!(DataRecord, tail) == 56);
-    assert!(size_of::<OpenRecord>() == 160);
-    assert!(offset_of!(OpenRecord, origin) == 40);
-    assert!(offset_of!(OpenRecord, address_length) == 44);
-    assert!(offset_of!(OpenRecord, address) == 48);
+    assert!(size_of::<OpenRecord>() == 168);
+    assert!(offset_of!(OpenRecord, origin) == 48);
+    assert!(offset_of!(OpenRecord, address_length) == 52);
+    assert!(offset_of!(OpenRecord, address) == 56);
     assert!(size_of::<InflatedRecord>() == 56);
     assert!(offset_of!(InflatedRecord, generation) == 24);
     assert!(offset_of!(InflatedRecord, handle) == 32);
@@ -1419,7 +1447,7 @@ const _: () = {
     assert!(size_of::<ResolveCall>() == 24);
     assert!(size_of::<DialCall>() == 16);
     assert!(size_of::<NetOffsets>() == 60);
-    assert!(size_of::<Counters>() == 184);
+    assert!(size_of::<Counters>() == 200);
     assert!(size_of::<TracepointOffsets>() == 32);
     assert!(size_of::<CudaAllocations>() == 48);
     assert!(size_of::<LoopThread>() == 280);
@@ -1468,6 +1496,7 @@ plain!(
     DataRecord,
     InflatedRecord,
     OpenRecord,
+    DialRecord,
     CloseRecord,
     HandshakeRecord,
     ServerNameRecord,

@@ -10,14 +10,15 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TracePointContext;
 use miku_probe_abi::{
     ABI_VERSION, Connection, ConnectionKey, Counters, FILTER_SLOTS, Plain, RecordHeader, RecordKind, SocketOffsets,
-    StackOffsets, TaskOffsets, TracepointOffsets, bytes_of,
+    StackOffsets, TARGET_TURNS, TaskOffsets, TracepointOffsets, bytes_of,
 };
 
 /// All records, in the order in which they happened on each processor. User space sets the size.
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
-/// Not 0 where a watched process may be: a slot is shared by all numbers with the same low bits.
+/// [`FILTER_WATCHED`](miku_probe_abi::FILTER_WATCHED) where a watched process may be, and more: a slot is shared by all
+/// numbers with the same low bits.
 #[map]
 pub(crate) static FILTER: Array<u64> = Array::with_max_entries(FILTER_SLOTS, 0);
 
@@ -108,16 +109,29 @@ pub(crate) fn stack_offsets() -> StackOffsets {
     unsafe { read_volatile(&raw const STACK_OFFSETS) }
 }
 
+/// What may hold for `tgid`, or for another in its slot: `FILTER_*`. What is not in it is certain.
+#[inline(always)]
+pub(crate) fn filter(tgid: u32) -> u64 {
+    FILTER.get(tgid & (FILTER_SLOTS - 1)).copied().unwrap_or(0)
+}
+
 /// Whether `tgid` may be watched: false is certain.
 #[inline(always)]
 pub(crate) fn maybe_watched(tgid: u32) -> bool {
-    FILTER.get(tgid & (FILTER_SLOTS - 1)).is_some_and(|slot| *slot != 0)
+    filter(tgid) != 0
 }
 
 /// Whether `tgid` is watched.
 #[inline(always)]
 pub(crate) fn watched(tgid: u32) -> bool {
     TARGETS.get_ptr(tgid).is_some()
+}
+
+/// Whether it is to be told what the turns of a process with [`FILTER_TURNS`](miku_probe_abi::FILTER_TURNS) are.
+#[inline(always)]
+pub(crate) fn tells_turns(tgid: u32) -> bool {
+    // SAFETY: the pointer is to a value of a preallocated map.
+    TARGETS.get_ptr(tgid).is_some_and(|target| unsafe { *target } & TARGET_TURNS != 0)
 }
 
 /// The process and the thread that run now.

@@ -22,13 +22,13 @@ use aya_ebpf::macros::{map, raw_tracepoint, tracepoint, uprobe};
 use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext, TracePointContext};
 use miku_probe_abi::{
-    ANSWERS_MAX, DialCall, ERRNO_UNTOLD, ListenerKey, NAME_MAX, NetEvent, NetOffsets, NetRecord, NetSocket, RecordKind,
-    ResolveCall, ResolvedRecord,
+    ANSWERS_MAX, DialCall, DialRecord, ERRNO_UNTOLD, FILTER_TURNS, ListenerKey, NAME_MAX, NetEvent, NetOffsets,
+    NetRecord, NetSocket, RecordKind, ResolveCall, ResolvedRecord,
 };
 
 use crate::maps::{
-    RECORDS, SOCKETS, Skip, Wake, count, current, field, header, lost_record, maybe_watched, offsets, put,
-    socket_offsets, wake_flags, watched,
+    RECORDS, SOCKETS, Skip, Wake, count, current, field, filter, header, lost_record, maybe_watched, offsets, put,
+    socket_offsets, tells_turns, wake_flags, watched,
 };
 use crate::memory::{read_kernel, read_user};
 use crate::state::{Change, states};
@@ -122,7 +122,13 @@ fn caller() -> Result<u32, Skip> {
 /// A process calls `connect`.
 #[inline(always)]
 fn began(socket: u64) -> Result<(), Skip> {
-    enter(socket, NetSocket { connecting: now(), tgid: caller()?, padding: 0 })
+    let tgid = caller()?;
+    enter(socket, NetSocket { connecting: now(), tgid, padding: 0 })?;
+    if filter(tgid) & FILTER_TURNS != 0 && tells_turns(tgid) {
+        let header = header(RecordKind::Dials, size_of::<DialRecord>());
+        put(RecordKind::Dials, Wake::Late, &DialRecord { header, socket });
+    }
+    Ok(())
 }
 
 /// A process calls `listen`.

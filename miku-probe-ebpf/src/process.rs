@@ -8,7 +8,8 @@ use aya_ebpf::helpers::bpf_get_current_task;
 use aya_ebpf::macros::{raw_tracepoint, tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use miku_probe_abi::{
-    EXIT_OOM_VICTIM, EXIT_STATUS_KNOWN, ExitRecord, FILTER_SLOTS, ProcessRecord, RecordKind, TARGET_OOM_VICTIM,
+    EXIT_OOM_VICTIM, EXIT_STATUS_KNOWN, ExitRecord, FILTER_SLOTS, FILTER_WATCHED, ProcessRecord, RecordKind,
+    TARGET_OOM_VICTIM,
 };
 
 use crate::maps::{
@@ -45,8 +46,8 @@ fn try_newtask(ctx: &TracePointContext) -> Result<(), Skip> {
         return Err(Skip);
     }
     if let Some(slot) = FILTER.get_ptr_mut(child & (FILTER_SLOTS - 1)) {
-        // SAFETY: the pointer is to a map value; every writer writes the same 1.
-        unsafe { *slot = 1 };
+        // SAFETY: the pointer is to a map value, in which this is only ever set.
+        unsafe { *slot |= FILTER_WATCHED };
     }
     tell(RecordKind::Fork, child, 0);
     Ok(())

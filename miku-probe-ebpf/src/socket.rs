@@ -209,13 +209,14 @@ impl Call<'_> {
     }
 }
 
-/// A connection that becomes known now, with nothing said of its other side yet.
+/// A connection that becomes known now, with nothing said of its other side yet; its socket is known, or 0.
 #[inline(always)]
-fn opening(key: ConnectionKey, origin: Origin, socket_type: u16) -> OpenRecord {
+fn opening(key: ConnectionKey, origin: Origin, socket_type: u16, socket: u64) -> OpenRecord {
     let header = header(RecordKind::Open, size_of::<OpenRecord>());
     OpenRecord {
         header,
         generation: header.time_ns,
+        socket,
         fd: key.fd,
         result: 0,
         origin: origin as u8,
@@ -226,11 +227,11 @@ fn opening(key: ConnectionKey, origin: Origin, socket_type: u16) -> OpenRecord {
     }
 }
 
-/// Enters a connection into the table and tells it; its socket is known, or 0.
+/// Enters a connection into the table and tells it.
 #[inline(always)]
-fn open(key: ConnectionKey, record: &OpenRecord, socket: u64) -> Result<(), Skip> {
+fn open(key: ConnectionKey, record: &OpenRecord) -> Result<(), Skip> {
     let mut connection = Connection::new(record.generation, CONNECTION_TOLD, u16::from(record.socket_type));
-    connection.socket = socket;
+    connection.socket = record.socket;
     if CONNECTIONS.insert(key, connection, 0).is_err() {
         count(|counters| counters.table_full += 1);
         return Err(Skip);

@@ -48,6 +48,7 @@ fn open(fd: i32) -> Vec<u8> {
     let record = OpenRecord {
         header: header(RecordKind::Open, 1, size_of::<OpenRecord>()),
         generation: 1,
+        socket: 0,
         fd,
         result: 0,
         origin: Origin::Accepted as u8,

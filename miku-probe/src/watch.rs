@@ -275,6 +275,12 @@ impl<S: Sink> Watch<S> {
             if core.pipeline.saw_unix() {
                 core.kernel.tell_closings();
             }
+            for bot in core.pipeline.take_new_bots() {
+                // One that has ended meanwhile has no turns.
+                if let Err(error) = core.targets.tell_turns(bot) {
+                    log::debug!("turns of {bot} are not told: {error}");
+                }
+            }
             if taken < BATCH {
                 return;
             }

@@ -142,7 +142,7 @@ impl Call<'_> {
         address: u64,
         length: u32,
     ) -> Result<(), Skip> {
-        let mut record = opening(key, origin, socket_type);
+        let mut record = opening(key, origin, socket_type, 0);
         if origin == Origin::Connected && self.result != errno::EINPROGRESS {
             record.result = self.result as i32;
         }
@@ -156,7 +156,7 @@ impl Call<'_> {
             put(RecordKind::Open, Wake::Late, &record);
             return Ok(());
         }
-        open(key, &record, 0)
+        open(key, &record)
     }
 }
 

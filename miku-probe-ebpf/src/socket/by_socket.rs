@@ -173,7 +173,7 @@ fn appear(call: &Call<'_>, socket: u64, family: u16) -> Result<(), Skip> {
     let record = OPENING.get_ptr_mut(0).ok_or(Skip)?;
     // SAFETY: the pointer is to this processor's own value, and nothing else of this program runs on it meanwhile.
     let record = unsafe { &mut *record };
-    *record = opening(call.key, Origin::FirstSeen, socket_type);
+    *record = opening(call.key, Origin::FirstSeen, socket_type, socket);
     name_peer(record, family, socket)?;
     if record.address_length == 0 && call.registers.orig_ax == number::SENDTO {
         // A datagram that is sent without `connect` names its destination itself.
@@ -183,7 +183,7 @@ fn appear(call: &Call<'_>, socket: u64, family: u16) -> Result<(), Skip> {
             record.address_length = size;
         }
     }
-    open(call.key, record, socket)?;
+    open(call.key, record)?;
     if SOCKETS.insert(socket, call.key, 0).is_err() {
         count(|counters| counters.table_full += 1);
     }

@@ -1,9 +1,9 @@
 //! From the bytes of a record to its meaning.
 
 use miku_probe_abi::{
-    ABI_VERSION, Answer, BindRecord, CloseRecord, DataRecord, EXIT_OOM_VICTIM, EXIT_STATUS_KNOWN, ExitRecord,
-    HandshakeRecord, INFLATED_ENDS, INFLATED_STARTS, InflatedRecord, NetEvent, NetRecord, OpenRecord, Origin, Plain,
-    ProcessRecord, RecordHeader, RecordKind, ResolvedRecord, ServerNameRecord, TAIL, TlsError,
+    ABI_VERSION, Answer, BindRecord, CloseRecord, DataRecord, DialRecord, EXIT_OOM_VICTIM, EXIT_STATUS_KNOWN,
+    ExitRecord, HandshakeRecord, INFLATED_ENDS, INFLATED_STARTS, InflatedRecord, NetEvent, NetRecord, OpenRecord,
+    Origin, Plain, ProcessRecord, RecordHeader, RecordKind, ResolvedRecord, ServerNameRecord, TAIL, TlsError,
 };
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -73,6 +73,8 @@ pub struct Open<'a> {
     pub errno: i32,
     /// `SOCK_STREAM`, `SOCK_DGRAM` or another type; 0 when not known.
     pub socket_type: i32,
+    /// A number that no other socket has meanwhile; 0 when not known.
+    pub socket: u64,
     /// The other side's socket address as the kernel has it; empty when not known.
     pub address: &'a [u8],
 }
@@ -241,6 +243,26 @@ pub enum Record<'a> {
     Net(Net),
     /// A name was resolved, or was not.
     Resolved(Resolved<'a>),
+    /// A thread that is an event loop waits, with nothing left to do until something comes.
+    Waits {
+        /// Of which process.
+        tgid: Tgid,
+        /// Which thread.
+        tid: u32,
+        /// Since when.
+        time: Nanos,
+    },
+    /// A thread asked for a connection.
+    Dials {
+        /// Of which process.
+        tgid: Tgid,
+        /// Which thread.
+        tid: u32,
+        /// When.
+        time: Nanos,
+        /// What the connection's [`Open`] will name.
+        socket: u64,
+    },
     /// Something in the life of a process.
     Process {
         /// Which process.
@@ -266,6 +288,8 @@ impl Record<'_> {
             | Record::Bind(Bind { time, .. })
             | Record::Net(Net { time, .. })
             | Record::Resolved(Resolved { time, .. })
+            | Record::Waits { time, .. }
+            | Record::Dials { time, .. }
             | Record::Process { time, .. } => *time,
         }
     }
@@ -288,6 +312,8 @@ impl Record<'_> {
             Record::Bind(_) => RecordKind::Bind,
             Record::Net(_) => RecordKind::Net,
             Record::Resolved(_) => RecordKind::Resolved,
+            Record::Waits { .. } => RecordKind::Waits,
+            Record::Dials { .. } => RecordKind::Dials,
             Record::Process { event, .. } => match event {
                 Process::Fork { .. } => RecordKind::Fork,
                 Process::Exec => RecordKind::Exec,
@@ -338,6 +364,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         }
         RecordKind::Net => Record::Net(net(bytes, tgid, time)?),
         RecordKind::Resolved => Record::Resolved(resolved(bytes, tgid, time)?),
+        RecordKind::Waits => Record::Waits { tgid, tid: header.tid, time },
+        RecordKind::Dials => Record::Dials { tgid, tid: header.tid, time, socket: read::<DialRecord>(bytes)?.socket },
         RecordKind::Fork => process(Process::Fork { child: Tgid(read::<ProcessRecord>(bytes)?.child) }),
         RecordKind::Exec => process(Process::Exec),
         RecordKind::Exit => process(Process::Exit { end: end(&read(bytes)?)? }),
@@ -452,6 +480,7 @@ fn open(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Open<'_>, DecodeError> 
         origin: Origin::from_number(record.origin).ok_or(DecodeError::Number(record.origin))?,
         errno: -record.result,
         socket_type: i32::from(record.socket_type),
+        socket: record.socket,
         address: bytes.get(ADDRESS_AT..end).ok_or(short(bytes, end))?,
     })
 }
@@ -751,6 +780,26 @@ mod tests {
         let mut bytes = data_record(b"GET", 3);
         bytes[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
         assert!(matches!(decode(&bytes), Err(DecodeError::Short { .. })));
+    }
+
+    #[test]
+    fn decodes_waits() {
+        let header = header(RecordKind::Waits, size_of::<RecordHeader>());
+        let record = decode(bytes_of(&header)).expect("a header is all that it is");
+        assert_eq!((record.kind(), record.time()), (RecordKind::Waits, Nanos(header.time_ns)));
+        let Record::Waits { tgid: Tgid(42), tid, .. } = record else { panic!("{record:?}") };
+        assert_eq!(tid, header.tid);
+    }
+
+    #[test]
+    fn decodes_dials() {
+        let record = DialRecord { header: header(RecordKind::Dials, size_of::<DialRecord>()), socket: 77 };
+        let bytes = bytes_of(&record);
+        let told = decode(bytes).expect("it is whole");
+        assert_eq!((told.kind(), told.time()), (RecordKind::Dials, Nanos(record.header.time_ns)));
+        assert!(matches!(told, Record::Dials { tgid: Tgid(42), socket: 77, .. }), "{told:?}");
+        let short = RecordHeader { length: size_of::<RecordHeader>() as u32, ..record.header };
+        assert!(matches!(decode(bytes_of(&short)), Err(DecodeError::Short { .. })));
     }
 
     #[test]

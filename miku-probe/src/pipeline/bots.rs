@@ -11,6 +11,7 @@ use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 
+use super::connections::Made;
 use super::models::Heard;
 use super::services::Service;
 use crate::intake::Inflated;
@@ -19,7 +20,7 @@ use crate::protocols::discord::calls::{self, Action};
 use crate::protocols::discord::gateway::{self, Gateways, Told};
 use crate::protocols::discord::payload::{Payload, Shard};
 use crate::protocols::discord::reply::{
-    self, At, Author, CallId, Input, InteractionKind, LlmId, Replies, Source, Token,
+    self, At, Author, CallId, Dial, Input, InteractionKind, LlmId, Replies, Source, Token,
 };
 use crate::protocols::discord::usage::Guilds;
 use crate::protocols::discord::voice;
@@ -49,6 +50,8 @@ const ACTIVE_EVERY: Nanos = Nanos(10_000_000_000);
 #[derive(Debug, Default)]
 pub(super) struct Bots {
     bots: HashMap<Tgid, Bot>,
+    /// Those of which nobody was told yet that they are.
+    new: Vec<Tgid>,
     /// One key for all, so that users and channels of several processes of a service count once.
     hasher: RandomState,
     active_told: Nanos,
@@ -102,8 +105,16 @@ impl Bots {
 
     /// The bot that a process is, from now on.
     pub(super) fn enter(&mut self, tgid: Tgid, service: ServiceId, time: Nanos) -> &mut Bot {
-        let hasher = &self.hasher;
-        self.bots.entry(tgid).or_insert_with(|| Bot::new(service, time, hasher.clone()))
+        let Self { bots, new, hasher, .. } = self;
+        bots.entry(tgid).or_insert_with(|| {
+            new.push(tgid);
+            Bot::new(service, time, hasher.clone())
+        })
+    }
+
+    /// The bots that were entered since this was last asked.
+    pub(super) fn take_new(&mut self) -> Vec<Tgid> {
+        std::mem::take(&mut self.new)
     }
 
     /// Takes a bot off the list, to be told that it is no more.
@@ -214,12 +225,35 @@ impl Bot {
         self.replies.feed(at, input, &mut |event| out.replied(event));
     }
 
-    /// A call of Discord's API began.
+    /// One of its event loops waits, with nothing left to do.
+    pub(super) fn waits<S: Sink>(&mut self, tid: u32, time: Nanos, out: &mut Out<'_, S>) {
+        let at = At { time, tid, source: Source(0) };
+        self.replies.feed(at, Input::Waits, &mut |event| out.replied(event));
+    }
+
+    /// One of its threads asks for a connection.
+    pub(super) fn dials<S: Sink>(&mut self, tid: u32, time: Nanos, socket: u64, out: &mut Out<'_, S>) {
+        let at = At { time, tid, source: Source(0) };
+        self.replies.feed(at, Input::Dials { dial: Dial(socket) }, &mut |event| out.replied(event));
+    }
+
+    /// What is told next is the first that goes over a connection, if that was made so.
+    fn opens<S: Sink>(&mut self, at: At, made: Option<Made>, out: &mut Out<'_, S>) {
+        let dial = match made {
+            None => return,
+            Some(Made::Socket(socket)) => Some(Dial(socket)),
+            Some(Made::Handshake) => None,
+        };
+        self.feed(at, Input::Opens { dial }, out);
+    }
+
+    /// A call of Discord's API began; `made`: it is the first over a connection that was made so.
     pub(super) fn call<S: Sink>(
         &mut self,
         id: ConnId,
         tid: u32,
         request: &Request<'_>,
+        made: Option<Made>,
         out: &mut Out<'_, S>,
     ) -> Interest {
         let action = Action::of(request.method, request.path, &self.hasher);
@@ -228,6 +262,7 @@ impl Bot {
         let body = (wants_body && self.has_room(out)).then(|| Collected::new(calls::BODY_MAX));
         self.calling.insert((id, request.id), Calling { id: call, action, body });
         let at = self.at(id, tid, request.start);
+        self.opens(at, made, out);
         self.feed(at, Input::CallBegan { call, action: action_of(&action) }, out);
         if wants_body { Interest::Request } else { Interest::Nothing }
     }
@@ -238,6 +273,7 @@ impl Bot {
         id: ConnId,
         tid: u32,
         request: &Request<'_>,
+        made: Option<Made>,
         heard: Option<Heard>,
         out: &mut Out<'_, S>,
     ) {
@@ -245,6 +281,8 @@ impl Bot {
         if request.side == Side::Server {
             self.feed(at, Input::ServingBegan, out);
             self.feed(at, Input::Received, out);
+        } else {
+            self.opens(at, made, out);
         }
         self.heard(at, heard, out);
     }

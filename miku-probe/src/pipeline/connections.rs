@@ -53,6 +53,8 @@ pub(super) struct Connection {
     pub(super) server_name: Option<Box<str>>,
     /// Of a TLS stream: how long its handshake took, while it waits for the class of its peer to be known.
     pub(super) handshake: Option<Nanos>,
+    /// How it came to be, where it was not there before.
+    pub(super) made: Option<Made>,
     /// Of a TLS stream: the socket that carries it.
     pub(super) socket: Option<ConnId>,
     /// Of a socket: the TLS stream that it carries.
@@ -62,6 +64,15 @@ pub(super) struct Connection {
     pub(super) websocket: Option<Box<websocket::Machine>>,
     /// Whether that is known to be none of a gateway of Discord's.
     pub(super) is_others: bool,
+}
+
+/// How a connection came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// With this socket.
+    Socket(u64),
+    /// By a TLS handshake.
+    Handshake,
 }
 
 impl Connection {
@@ -77,6 +88,7 @@ impl Connection {
             bytes_out: 0,
             server_name: None,
             handshake: None,
+            made: None,
             socket: None,
             carried: Carried::Unknown,
             machine: Machine::default(),

@@ -2,7 +2,7 @@
 //! becomes one.
 
 use super::bots::{Bots, Out};
-use super::connections::Connection;
+use super::connections::{Connection, Made};
 use super::models::Models;
 use super::services::Link;
 use super::{Pipeline, Step, World};
@@ -21,14 +21,21 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         let Self { connections, services, names, sink, bots, models, .. } = self;
         let Some(connection) = connections.get_mut(id) else { return };
         let Connection {
-            service, peer, ref server_name, ref mut machine, ref mut websocket, ref mut is_others, ..
+            service,
+            peer,
+            made,
+            ref server_name,
+            ref mut machine,
+            ref mut websocket,
+            ref mut is_others,
+            ..
         } = *connection;
         let server_name = server_name.as_deref();
         let link = Link { service, scheme: id.handle.scheme(), peer, server_name };
         let Some(kept) = services.get_mut(usize::from(service.0)) else { return };
         let tid = if let Step::Segment(_, tid) = step { tid } else { 0 };
         let out = Out { service, kept, names, sink };
-        let mut listening = Listening { id, tid, link, bots, models, out, became: None };
+        let mut listening = Listening { id, tid, link, made, bots, models, out, became: None };
         match step {
             Step::Segment(segment, _) => {
                 if websocket.is_none() && !machine.has_begun() && websocket::Machine::looks_like_frames(&segment) {
@@ -76,6 +83,7 @@ struct Listening<'a, 'b, S> {
     id: ConnId,
     tid: u32,
     link: Link<'a>,
+    made: Option<Made>,
     bots: &'a mut Bots,
     models: &'a mut Models,
     out: Out<'b, S>,
@@ -165,15 +173,16 @@ impl<S: Sink> Listener for Listening<'_, '_, S> {
     }
 
     fn interest(&mut self, request: &Request<'_>) -> Interest {
-        let Self { id, tid, link, bots, models, out, .. } = self;
+        let Self { id, tid, link, made, bots, models, out, .. } = self;
+        let made = made.filter(|_| request.id.is_first());
         if out.kept.is_discords(*link, request.side, request.path, request.host) {
             let bot = bots.enter(id.tgid, out.service, request.start);
-            return bot.call(*id, *tid, request, out);
+            return bot.call(*id, *tid, request, made, out);
         }
         let bot = bots.get_mut(id.tgid);
         let (follows, heard) = models.request(*id, *link, request, bot.is_some(), out);
         if let Some(bot) = bot {
-            bot.request(*id, *tid, request, heard, out);
+            bot.request(*id, *tid, request, made, heard, out);
         }
         if follows { Interest::Whole } else { Interest::Nothing }
     }

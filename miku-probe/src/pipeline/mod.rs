@@ -23,7 +23,7 @@ use miku_probe_abi::RecordKind;
 
 use self::bots::{Bot, Bots, Out};
 pub use self::connections::Peer;
-use self::connections::{Carried, Connection, Connections};
+use self::connections::{Carried, Connection, Connections, Made};
 use self::models::Models;
 use self::services::Service;
 use crate::discovery::addresses::decode_address;
@@ -221,6 +221,10 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             Record::Bind(bind) => self.bind(&bind),
             Record::Net(net) => self.net(&net),
             Record::Resolved(resolved) => self.resolved(&resolved),
+            Record::Waits { tgid, tid, time } => self.with_bot(tgid, |bot, out| bot.waits(tid, time, out)),
+            Record::Dials { tgid, tid, time, socket } => {
+                self.with_bot(tgid, |bot, out| bot.dials(tid, time, socket, out));
+            }
             Record::Process { tgid, time: at, event } => {
                 if event == Process::Exec && self.target(tgid).is_some() {
                     self.forget_streams(tgid, at);
@@ -230,6 +234,11 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             }
         }
         (time, None)
+    }
+
+    /// The processes that turned out to be bots since this was last asked: it is to be told when their event loops wait.
+    pub fn take_new_bots(&mut self) -> Vec<Tgid> {
+        self.bots.take_new()
     }
 
     /// How many records so far held bytes of the process's.
@@ -273,8 +282,9 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         let peer =
             decode_address(open.address).map(|address| self.connections.peer_of_address(&address, open.socket_type));
         let host = peer.and_then(|peer| self.host_at(service, peer.ip?, open.time));
-        if !self.connections.insert(open.id, Connection { host, ..Connection::new(open.id.generation, service, peer) })
-        {
+        let made = (open.socket != 0).then_some(Made::Socket(open.socket));
+        let connection = Connection { host, made, ..Connection::new(open.id.generation, service, peer) };
+        if !self.connections.insert(open.id, connection) {
             self.observe(&Observation::Lost { at: LostWhere::Table, count: 1 });
         }
     }

@@ -7,7 +7,7 @@
 //! count under the stream's name instead of a class, and a stream without a name has its socket's class. A socket that is
 //! said to carry two streams at once is believed of neither.
 
-use super::connections::Carried;
+use super::connections::{Carried, Made};
 use super::servers::host_name;
 use super::{End, Peer, Pipeline, World};
 use crate::intake::{Bind, Handshake, ServerName};
@@ -33,6 +33,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         let class = self.socket_class(handshake.id);
         let Some(connection) = self.connections.get_mut(handshake.id) else { return };
         let service = connection.service;
+        connection.made = handshake.outcome.is_ok().then_some(Made::Handshake);
         if connection.server_name.is_none()
             && class.is_none()
             && let Ok(duration) = handshake.outcome

@@ -89,6 +89,7 @@ fn open(time: u64, fd: i32, origin: Origin) -> Vec<u8> {
     let record = OpenRecord {
         header: header(RecordKind::Open, time, size_of::<OpenRecord>()),
         generation: time,
+        socket: 0,
         fd,
         result: 0,
         origin: origin as u8,

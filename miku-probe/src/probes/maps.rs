@@ -3,8 +3,8 @@
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, Pod};
 use miku_probe_abi::{
-    CONNECTION_TOLD, Connection, ConnectionKey, Counters, FILTER_SLOTS, InflateCall, InflateStream, Stream, StreamKey,
-    TlsCall,
+    CONNECTION_TOLD, Connection, ConnectionKey, Counters, FILTER_SLOTS, FILTER_TURNS, FILTER_WATCHED, InflateCall,
+    InflateStream, Stream, StreamKey, TARGET_TURNS, TlsCall,
 };
 
 use super::ProbeError;
@@ -72,7 +72,23 @@ impl TargetTable {
     pub fn insert(&mut self, tgid: Tgid) -> Result<(), ProbeError> {
         self.watched.insert(tgid.0, 0, 0)?;
         // The slot is set last: while it is 0 the kernel side looks no further.
-        Ok(self.filter.set(tgid.0 & (FILTER_SLOTS - 1), 1, 0)?)
+        self.filter(tgid, FILTER_WATCHED)
+    }
+
+    /// Has it told when the event loops of a watched process wait.
+    ///
+    /// # Errors
+    /// When it is not watched.
+    pub fn tell_turns(&mut self, tgid: Tgid) -> Result<(), ProbeError> {
+        let value = self.watched.get(&tgid.0, 0)?;
+        self.watched.insert(tgid.0, value | TARGET_TURNS, 0)?;
+        self.filter(tgid, FILTER_TURNS)
+    }
+
+    fn filter(&mut self, tgid: Tgid, more: u64) -> Result<(), ProbeError> {
+        let slot = tgid.0 & (FILTER_SLOTS - 1);
+        let value = self.filter.get(&slot, 0)?;
+        Ok(self.filter.set(slot, value | more, 0)?)
     }
 
     /// Ends to watch; a process that was not watched is no error.

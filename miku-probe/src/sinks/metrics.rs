@@ -454,6 +454,8 @@ const fn record_kind(kind: RecordKind) -> &'static str {
         RecordKind::InflateEnd => "inflate_end",
         RecordKind::Net => "net",
         RecordKind::Resolved => "resolved",
+        RecordKind::Waits => "waits",
+        RecordKind::Dials => "dials",
     }
 }
 

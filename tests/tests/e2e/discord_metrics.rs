@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use miku_probe_tests::exposition::Scrape;
-use miku_probe_tests::harness::discord::{Discord, Kind, Log};
+use miku_probe_tests::harness::discord::{Discord, Kind, LlmCall, Log};
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::secure::attach;
 use miku_probe_tests::harness::{PATIENCE, eventually};
@@ -27,6 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(replies_without_reference, Discord, DiscordZstd, Hermetic),
         case!(replies_through_rate_limits, Discord, DiscordZstd, Hermetic),
         case!(phases_of_a_stream, DiscordZstd, Hermetic),
+        case!(phases_of_many_streams_at_once, DiscordZstd, Hermetic),
         case!(unanswered, DiscordZstd, Hermetic),
         case!(hostile_commands, Discord, DiscordZstd, Hermetic),
         case!(two_hundred_a_second, DiscordZstd, Hermetic),
@@ -406,6 +407,39 @@ fn phases_of_a_stream() {
         assert_eq!(scrape.count(&format!("{PHASE}_count"), &labels), u64::from(COUNT), "{phase}");
         let seen = scrape.sum(&format!("{PHASE}_sum"), &labels);
         assert!((seen - told).abs() <= 0.005 * f64::from(COUNT), "{phase}: {told} s by the LLM, {seen} s by the probe");
+    }
+}
+
+/// Of people who are answered at once, some eight at any time, it is told of most how long their model took, and of each what
+/// it took: each call takes as long as any other. The busier the machine, the more arrives in one turn of the bot.
+fn phases_of_many_streams_at_once() {
+    const COUNT: usize = 120;
+    let most = if is_quiet() { 0.7 } else { 0.4 };
+    let mut discord = discord(&["--delay-ms", "30"]);
+    let (_llm, url) = llm(&discord, &["--prompt-ms", "200", "--token-ms", "20", "--tokens", "10"]);
+    let mut command = bot(Compression::Zstd, &["--llm", &url, "--stream-llm"]);
+    let (_bot, probe) = watched_from_the_start(&mut discord, &mut command);
+    let load = json!({"do": "messages", "text": "!replyllm hi", "count": COUNT, "channels": 40, "rate": 15});
+    discord.tell_within(Duration::from_secs(60), &load);
+    discord.wait_replies(COUNT);
+    assert_replies(&probe, &mut discord, 0);
+    let calls = discord.llm_calls();
+    assert_eq!(calls.len(), COUNT);
+    let scrape = probe.scrape();
+    let mean = |of: fn(&LlmCall) -> f64| calls.iter().map(of).sum::<f64>() / COUNT as f64;
+    let first = mean(|call| call.until_first);
+    let rest = mean(|call| call.until_last - call.until_first);
+    for (phase, told) in [("llm_first_token", first), ("llm_generation", rest)] {
+        let labels = [("service", "bot"), ("phase", phase)];
+        let count = scrape.sum(&format!("{PHASE}_count"), &labels);
+        let seen = scrape.sum(&format!("{PHASE}_sum"), &labels) / count;
+        eprintln!(
+            "{phase}: {count} of {COUNT} replies, {:.1} ms on average, {:.1} by the model",
+            seen * 1e3,
+            told * 1e3
+        );
+        assert!(count >= most * COUNT as f64, "{phase}: {count}\n{}", probe.told());
+        assert!((seen - told).abs() <= reply_within(), "{phase}: {told} s by the model, {seen} s by the probe");
     }
 }
 

@@ -138,6 +138,7 @@ fn voice_is_what_goes_over_udp_to_where_its_server_said() {
         let record = OpenRecord {
             header: header(RecordKind::Open, 40_000, size_of::<OpenRecord>()),
             generation: 40_000,
+            socket: 0,
             fd,
             result: 0,
             origin: Origin::FirstSeen as u8,

@@ -10,12 +10,14 @@
 //! (`message_reference`), in whatever channel. Those ties are exact. All else is concluded, and only so far:
 //!
 //! - **Turns.** An event loop goes on with what it awaited in the turn in which that arrives. So what a thread sends is put
-//!   down to the one thing that it received in this turn, if it received nothing else, has sent nothing since, and not more
-//!   than 5 ms went by. A turn lasts at most 20 ms; what was received before, and made the thread send nothing in that
-//!   time, is over: that is how messages that the bot ignores fall out. A turn says for whom the bot types, for whom it
-//!   calls a language model, and whom a message without a reference answers, if it goes to that person's channel and nobody
-//!   else there is at the point of being answered. For what goes to a channel it is enough that of all that was received
-//!   only one thing is of that channel.
+//!   down to the one thing that it received in this turn, if it received nothing else and has sent nothing before. A turn
+//!   ends where the loop waits with nothing left to do. Of threads of which that is not told, a turn lasts at most 20 ms
+//!   and up to the first thing that is received after something was sent, and what is sent more than 5 ms after what was
+//!   received is put down to nothing. What was received, and made the thread send nothing in that turn, is over: that is how
+//!   messages that the bot ignores fall out. What waits for a new connection is put down to what made the thread ask for
+//!   that. A turn says for whom the bot types, for whom it calls a language model, and whom a message without a reference
+//!   answers, if it goes to that person's channel and nobody else there is at the point of being answered. For what goes to
+//!   a channel it is enough that of all that was received only one thing is of that channel.
 //! - **Sleepers.** A process of which code was seen to go on without anything received, or in a turn that something else
 //!   made, is believed less for five minutes: about a channel only if no other young message is there, about a language
 //!   model only if the call's start and end agree and nobody else was at the point of doing anything.
@@ -32,7 +34,8 @@
 //!
 //! # Language models
 //! A call belongs to a conversation if its turn says so at its start, and at its end too: the answer was sent in the turn
-//! in which the model's answer, or a part of it, arrived. One of the two is enough if nobody else was at the point of
+//! in which the model's answer, or a part of it, arrived. If parts of other people's arrived as well, whose calls their starts
+//! said were theirs, that is no hindrance. One of the two is enough if nobody else was at the point of
 //! doing anything: each who began to be answered waited for a call of his own. It is enough, too, that only one
 //! conversation was open in the process, the process was serving no request, and nothing else made the thread call. If
 //! start and end disagree, it belongs to nobody. What belongs to nobody is [`Phase::Other`] and counts as
@@ -40,7 +43,7 @@
 //!
 //! # What is assumed
 //! Code that sleeps, or that waits for another thread, may go on in a turn that something else made. It takes two such
-//! coincidences at one conversation within 20 ms each to tie a call to the wrong one, and one to take a message without a
+//! coincidences at one conversation, each within a turn, to tie a call to the wrong one, and one to take a message without a
 //! reference for the answer to another message of the same channel. And what a timer makes the bot write where one person
 //! alone is at the point of being answered is taken for that answer.
 //!
@@ -61,7 +64,7 @@ mod turns;
 use std::collections::{HashMap, VecDeque};
 
 pub use self::events::{
-    Action, At, Author, Body, CallId, Event, Input, InteractionKind, LlmId, Reference, Reply, Source, Token,
+    Action, At, Author, Body, CallId, Dial, Event, Input, InteractionKind, LlmId, Reference, Reply, Source, Token,
 };
 use self::phases::{Span, part};
 use self::table::{Conversation, Id, Key, Retry, Rivals, State, Table, Try};
@@ -89,6 +92,12 @@ const TYPE_AGAIN: Nanos = Nanos(4_000_000_000);
 
 /// How many REST calls, and how many calls of language models, are followed at once.
 const CALLS_MAX: usize = 4_096;
+
+/// How long a connection may take to be made.
+const DIAL_MAX: Nanos = Nanos(60_000_000_000);
+
+/// How many connections that are not made yet are followed at once.
+const DIALS_MAX: usize = 1_024;
 
 /// How many nonces of refused messages are kept in mind.
 const REFUSED_MAX: usize = 64;
@@ -158,6 +167,10 @@ pub struct Replies {
     stray: Option<Nanos>,
     /// Nonces of messages that were refused, and are nobody's for certain.
     refused: VecDeque<u64>,
+    /// Connections that were asked for and over which nothing was sent yet: by which thread, when, and why.
+    dials: HashMap<Dial, (u32, Nanos, Why)>,
+    /// Of which source the next thing is the first, and why its connection was asked for.
+    opened: Option<(Source, Why)>,
     /// When code of the process was last seen to go on without, or in another's, turn.
     slept: Option<Nanos>,
 }
@@ -186,6 +199,9 @@ impl Replies {
                 let cause = self.enter(Key::Interaction(interaction, token.0), channel, state, time, tell);
                 self.turns.receive(tid, source, cause, time);
             }
+            Input::Waits => self.turns.wait(tid, time),
+            Input::Dials { dial } => self.dials(at, dial),
+            Input::Opens { dial } => self.opens(at, dial),
             Input::Received => self.turns.receive(tid, source, Cause::Other, time),
             Input::Bytes => self.turns.receive(tid, source, Cause::Bytes, time),
             Input::Sent => {
@@ -237,6 +253,7 @@ impl Replies {
             }
             keep
         });
+        self.dials.retain(|_, (_, time, _)| now.since(*time) < DIAL_MAX);
         while self.uncertain.front().is_some_and(|(time, _)| now.since(*time) > WINDOW) {
             self.uncertain.pop_front();
         }
@@ -287,8 +304,40 @@ impl Replies {
         id.map_or(Cause::Other, Cause::Conversation)
     }
 
-    fn call_began(&mut self, at: At, id: CallId, action: Action, tell: &mut impl FnMut(Event)) {
+    /// A thread asks for a connection.
+    fn dials(&mut self, at: At, dial: Dial) {
         let why = self.turns.send(at.tid, at.time);
+        // A name may have been resolved before, by another thread.
+        let why = if why == Why::Uncaused { Why::Dialed { known: true } } else { why };
+        if self.dials.len() < DIALS_MAX || self.dials.contains_key(&dial) {
+            self.dials.insert(dial, (at.tid, at.time, why));
+        }
+    }
+
+    /// The next thing goes over a new connection: finds out why that was asked for.
+    fn opens(&mut self, at: At, dial: Option<Dial>) {
+        let mut pending = self.dials.iter().filter(|(_, (tid, ..))| *tid == at.tid).map(|(dial, _)| *dial);
+        let asked = match dial {
+            Some(dial) => self.dials.remove(&dial).map(|(.., why)| why),
+            // Whichever it was, if there is one only.
+            None => match (pending.next(), pending.next()) {
+                (Some(one), None) => self.dials.remove(&one).map(|(.., why)| why),
+                _ if self.turns.are_told(at.tid) => Some(Why::Dialed { known: false }),
+                _ => None,
+            },
+        };
+        self.opened = asked.map(|why| (at.source, why));
+    }
+
+    /// Why a thread sends something: if over a connection that it had to wait for, why it asked for that.
+    fn why(&mut self, at: At) -> Why {
+        let now = self.turns.send(at.tid, at.time);
+        let asked = self.opened.take().filter(|(source, _)| *source == at.source);
+        asked.map_or(now, |(_, why)| why)
+    }
+
+    fn call_began(&mut self, at: At, id: CallId, action: Action, tell: &mut impl FnMut(Event)) {
+        let why = self.why(at);
         if self.calls.len() >= CALLS_MAX {
             tell(Event::Unmatched(Unmatched::TableFull));
             return;
@@ -439,7 +488,7 @@ impl Replies {
     fn owner_of(&self, why: Why) -> Option<Id> {
         match why {
             Why::Caused(cause) => self.owner(cause),
-            Why::Unclear(_) | Why::Late(_) | Why::Uncaused => None,
+            Why::Unclear(_) | Why::Late(_) | Why::Uncaused | Why::Dialed { .. } => None,
         }
     }
 
@@ -459,7 +508,7 @@ impl Replies {
                 let first = owners.next()?;
                 owners.all(|other| other == first).then_some(first)
             }
-            Why::Late(_) | Why::Uncaused => None,
+            Why::Late(_) | Why::Uncaused | Why::Dialed { .. } => None,
         }
     }
 
@@ -472,7 +521,8 @@ impl Replies {
             Why::Unclear(things) | Why::Late(things) => {
                 things.into_iter().flatten().any(|cause| self.owner(cause) == Some(id))
             }
-            Why::Uncaused => true,
+            Why::Uncaused | Why::Dialed { known: true } => true,
+            Why::Dialed { known: false } => false,
         }
     }
 
@@ -749,12 +799,30 @@ impl Replies {
         }
     }
 
+    /// The model's answer that made a conversation be answered. Of several parts that arrived in that turn it is the one of a
+    /// call of its own, if each is of somebody's.
+    fn ending(&self, id: Id, why: Why) -> Option<LlmId> {
+        let things = match why {
+            Why::Caused(Cause::Llm(llm)) => return Some(llm),
+            Why::Unclear(things) => things,
+            _ => return None,
+        };
+        let parts = things.into_iter().flatten().filter_map(|cause| match cause {
+            Cause::Llm(llm) => Some((llm, self.llms.get(&llm).and_then(|llm| llm.started_by))),
+            _ => None,
+        });
+        let mut own = None;
+        for (llm, owner) in parts {
+            if owner? == id && own.replace(llm).is_some() {
+                return None;
+            }
+        }
+        own
+    }
+
     /// The reply that a call makes.
     fn reply(&mut self, id: Id, call: &Call, end: Nanos) -> Option<Reply> {
-        let ending = match call.why {
-            Why::Caused(Cause::Llm(llm)) => Some(llm),
-            _ => None,
-        };
+        let ending = self.ending(id, call.why);
         let sleeper = self.is_sleeper(call.start);
         let one = self.table.get(id)?;
         let mut spans = Vec::new();
@@ -811,8 +879,8 @@ impl Replies {
     }
 
     fn llm_began(&mut self, at: At, id: LlmId, tell: &mut impl FnMut(Event)) {
-        let At { time, tid, .. } = at;
-        let why = self.turns.send(tid, time);
+        let time = at.time;
+        let why = self.why(at);
         if why == Why::Uncaused {
             self.slept(time);
         }

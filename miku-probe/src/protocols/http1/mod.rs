@@ -108,6 +108,14 @@ pub enum Interest {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ExchangeId(u32);
 
+impl ExchangeId {
+    /// Whether it is the first that was seen on its connection.
+    #[must_use]
+    pub fn is_first(self) -> bool {
+        self == Self::default()
+    }
+}
+
 /// The head of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<'a> {

@@ -68,6 +68,7 @@ fn before_anything_is_seen_only_what_is_measured_from_the_start_is_there() {
             "miku_probe_records_total{kind=\"close\"} 0",
             "miku_probe_records_total{kind=\"data\"} 0",
             "miku_probe_records_total{kind=\"dial\"} 0",
+            "miku_probe_records_total{kind=\"dials\"} 0",
             "miku_probe_records_total{kind=\"exec\"} 0",
             "miku_probe_records_total{kind=\"exit\"} 0",
             "miku_probe_records_total{kind=\"fork\"} 0",
@@ -82,6 +83,7 @@ fn before_anything_is_seen_only_what_is_measured_from_the_start_is_there() {
             "miku_probe_records_total{kind=\"plaintext\"} 0",
             "miku_probe_records_total{kind=\"resolved\"} 0",
             "miku_probe_records_total{kind=\"server_name\"} 0",
+            "miku_probe_records_total{kind=\"waits\"} 0",
             "miku_up 1",
         ]
     );

@@ -7,6 +7,10 @@ use crate::units::Nanos;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Source(pub u64);
 
+/// A connection, from when it is asked for to when something is sent over it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Dial(pub u64);
+
 /// A REST call, by any number that is its own while it is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId(pub u64);
@@ -153,6 +157,20 @@ pub enum Input {
         channel: Option<u64>,
         /// Its type.
         kind: InteractionKind,
+    },
+    /// The thread waits for whatever comes, with nothing left to do. Of a thread of which this is never told it is not known
+    /// when its turns end.
+    Waits,
+    /// The thread asked for a connection.
+    Dials {
+        /// Which.
+        dial: Dial,
+    },
+    /// What is told next is the first that is sent over a connection.
+    Opens {
+        /// Which: one that was not asked for since it is told is none that is new. A new one of which it is not known is
+        /// nothing.
+        dial: Option<Dial>,
     },
     /// Anything else was received: another event, a request, the answer to a call that is not told as such.
     Received,

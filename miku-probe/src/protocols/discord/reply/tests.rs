@@ -345,6 +345,74 @@ fn what_was_not_seen_is_not_taken_for_what_it_may_have_been() {
 }
 
 #[test]
+fn a_call_that_waits_for_a_connection_is_whose_turn_asked_for_it() {
+    const OTHER: u64 = 78;
+    let (dial, llm) = (Dial(9), LlmId(9));
+    for known in [true, false] {
+        let mut bot = Bot::default();
+        bot.feed(990, GATEWAY, Input::Waits);
+        bot.writes(1_000, ROOM, 5);
+        bot.feed(1_001, 900, Input::Dials { dial });
+        bot.feed(1_001, GATEWAY, Input::Waits);
+        bot.writes(1_003, OTHER, 6);
+        // The connection is there in the turn in which another person wrote.
+        bot.feed(1_004, 900, Input::Opens { dial: Some(dial).filter(|_| known) });
+        bot.feed(1_004, 900, Input::LlmBegan { llm });
+        bot.feed(1_005, GATEWAY, Input::Waits);
+        bot.feed(1_500, 900, Input::LlmReceived { llm, first_token: true });
+        bot.feed(1_900, 900, Input::LlmEnded { llm });
+        bot.posts(1_901, 2_000, ROOM, Reference::To(5));
+        let (_, phases) = bot.reply();
+        let expected =
+            [(Phase::Pickup, 4), (Phase::LlmFirstToken, 496), (Phase::LlmGeneration, 400), (Phase::Post, 99)];
+        assert_eq!(phases, [&expected[..], &[(Phase::Other, 1)]].concat(), "known: {known}");
+    }
+}
+
+#[test]
+fn of_several_connections_it_is_not_guessed_which_one_a_call_waited_for() {
+    let llm = LlmId(9);
+    let mut bot = Bot::default();
+    bot.feed(990, GATEWAY, Input::Waits);
+    for (millis, message, dial) in [(1_000, 5, Dial(1)), (1_010, 6, Dial(2))] {
+        bot.writes(millis, ROOM, message);
+        bot.feed(millis + 1, 900, Input::Dials { dial });
+        bot.feed(millis + 2, GATEWAY, Input::Waits);
+    }
+    bot.feed(1_020, 900, Input::Opens { dial: None });
+    bot.feed(1_020, 900, Input::LlmBegan { llm });
+    bot.feed(1_021, GATEWAY, Input::Waits);
+    bot.feed(1_500, 900, Input::LlmReceived { llm, first_token: true });
+    bot.feed(1_900, 900, Input::LlmEnded { llm });
+    // Its end does not tell either.
+    bot.feed(1_900, GATEWAY, Input::Waits);
+    bot.posts(1_901, 2_000, ROOM, Reference::To(5));
+    let (_, phases) = bot.reply();
+    assert!(
+        phases.iter().all(|(phase, _)| !matches!(phase, Phase::LlmFirstToken | Phase::LlmGeneration)),
+        "{phases:?}"
+    );
+}
+
+#[test]
+fn an_answer_is_made_by_the_model_call_of_its_own_among_several_that_arrive() {
+    const OTHER: u64 = 78;
+    let mut bot = Bot::default();
+    for (millis, channel, message, llm) in [(1_000, ROOM, 5, LlmId(1)), (1_010, OTHER, 6, LlmId(2))] {
+        bot.feed(millis - 1, GATEWAY, Input::Waits);
+        bot.writes(millis, channel, message);
+        bot.feed(millis + 1, llm.0, Input::LlmBegan { llm });
+    }
+    bot.feed(1_400, GATEWAY, Input::Waits);
+    bot.feed(1_500, 1, Input::LlmReceived { llm: LlmId(1), first_token: true });
+    bot.feed(1_501, 1, Input::LlmEnded { llm: LlmId(1) });
+    bot.feed(1_501, 2, Input::LlmReceived { llm: LlmId(2), first_token: true });
+    bot.posts(1_502, 1_600, ROOM, Reference::To(5));
+    let (_, phases) = bot.reply();
+    assert!(phases.contains(&(Phase::LlmFirstToken, 499)), "{phases:?}");
+}
+
+#[test]
 fn a_model_that_could_be_anybody_s_is_nobody_s() {
     let mut bot = Bot::default();
     bot.writes(1_000, ROOM, 5);
@@ -442,6 +510,9 @@ fn any_input() -> impl Strategy<Value = Input> {
         Just(Input::Received),
         Just(Input::Bytes),
         Just(Input::Sent),
+        Just(Input::Waits),
+        small.clone().prop_map(|dial| Input::Dials { dial: Dial(dial) }),
+        prop::option::of(small.clone()).prop_map(|dial| Input::Opens { dial: dial.map(Dial) }),
         (small.clone(), action).prop_map(|(call, action)| Input::CallBegan { call: CallId(call), action }),
         (small.clone(), status, body).prop_map(|(call, status, body)| Input::CallEnded {
             call: CallId(call),

@@ -1,4 +1,7 @@
 //! What made a thread send: the one thing that it received just before, or nothing that can be told.
+//!
+//! A turn is what a thread does between two waits for whatever comes. Of threads whose waits are not told, such as those of
+//! programs without an event loop, turns are guessed by time.
 
 use std::collections::HashMap;
 
@@ -6,10 +9,10 @@ use super::table::Id;
 use super::{LlmId, Source};
 use crate::units::Nanos;
 
-/// How long a turn of the event loop may take: what is received later begins a new one.
+/// How long a turn may take where it is not told when it ends: what is received later begins a new one.
 pub(super) const TURN: Nanos = Nanos(20_000_000);
 
-/// How soon after what it received a thread sends because of it.
+/// How soon after what it received a thread sends because of it, where turns are guessed.
 pub(super) const CAUSED: Nanos = Nanos(5_000_000);
 
 /// How many things that were received in one turn are told apart.
@@ -40,8 +43,17 @@ struct Turn {
     things: Vec<(Source, Cause)>,
     /// Something was sent in it.
     sent: bool,
-    /// When something was last received in it.
+    /// When something was last received in it, or when it began.
     last: Nanos,
+    /// The thread's waits are told: it is known when its turns end.
+    told: bool,
+}
+
+impl Turn {
+    /// Whether it goes on at `time`.
+    fn lasts(&self, time: Nanos) -> bool {
+        self.told || time.since(self.last) <= TURN
+    }
 }
 
 /// Why a thread sent something.
@@ -55,6 +67,12 @@ pub(super) enum Why {
     Late(Things),
     /// It received nothing in this turn: a timer or another thread made it send.
     Uncaused,
+    /// It had to wait for a connection. When it is known for which, it had received nothing in the turn in which it asked for
+    /// that: a timer made it, or the thread that resolved a name.
+    Dialed {
+        /// Whether that is known.
+        known: bool,
+    },
 }
 
 /// What each thread received in the turn that it is in.
@@ -64,16 +82,31 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// Takes in that a thread received something.
-    pub(super) fn receive(&mut self, tid: u32, source: Source, cause: Cause, time: Nanos) {
+    /// The turn that a thread is in; nothing when there are too many threads.
+    fn turn(&mut self, tid: u32, time: Nanos) -> Option<&mut Turn> {
         if self.threads.len() >= THREADS_MAX && !self.threads.contains_key(&tid) {
             self.threads.retain(|_, turn| time.since(turn.last) <= TURN);
             if self.threads.len() >= THREADS_MAX {
-                return;
+                return None;
             }
         }
-        let turn = self.threads.entry(tid).or_insert_with(|| Turn { things: Vec::new(), sent: false, last: time });
-        if turn.sent || time.since(turn.last) > TURN {
+        let new = || Turn { things: Vec::new(), sent: false, last: time, told: false };
+        Some(self.threads.entry(tid).or_insert_with(new))
+    }
+
+    /// Takes in that a thread waits for whatever comes, with nothing left to do: its turn is over.
+    pub(super) fn wait(&mut self, tid: u32, time: Nanos) {
+        let Some(turn) = self.turn(tid, time) else { return };
+        turn.things.clear();
+        turn.sent = false;
+        turn.last = time;
+        turn.told = true;
+    }
+
+    /// Takes in that a thread received something.
+    pub(super) fn receive(&mut self, tid: u32, source: Source, cause: Cause, time: Nanos) {
+        let Some(turn) = self.turn(tid, time) else { return };
+        if (turn.sent && !turn.told) || !turn.lasts(time) {
             turn.things.clear();
             turn.sent = false;
         }
@@ -91,13 +124,16 @@ impl Turns {
         }
     }
 
-    /// Takes in that a thread sent something, and tells why.
+    /// Takes in that a thread sent something, or asked for a connection to do so, and tells why.
     pub(super) fn send(&mut self, tid: u32, time: Nanos) -> Why {
-        let Some(turn) = self.threads.get_mut(&tid).filter(|turn| time.since(turn.last) <= TURN) else {
+        let Some(turn) = self.threads.get_mut(&tid).filter(|turn| turn.lasts(time)) else {
             return Why::Uncaused;
         };
+        if turn.told && turn.things.is_empty() {
+            return Why::Uncaused;
+        }
         let first = !std::mem::replace(&mut turn.sent, true);
-        let late = time.since(turn.last) > CAUSED;
+        let late = !turn.told && time.since(turn.last) > CAUSED;
         if let ([(_, cause)], true, false) = (&turn.things[..], first, late)
             && *cause != Cause::Bytes
         {
@@ -110,6 +146,11 @@ impl Turns {
             }
         }
         if late { Why::Late(things) } else { Why::Unclear(things) }
+    }
+
+    /// Whether it is told when a thread's turns end.
+    pub(super) fn are_told(&self, tid: u32) -> bool {
+        self.threads.get(&tid).is_some_and(|turn| turn.told)
     }
 
     /// Forgets everything: something was lost.
@@ -174,6 +215,23 @@ mod tests {
         assert_eq!(turns.send(7, Nanos(2)), unclear(&[MODEL]), "it was not the next thing");
         turns.receive(7, Source(1), Cause::Other, Nanos(3));
         assert_eq!(turns.send(7, Nanos(4)), Why::Caused(Cause::Other));
+    }
+
+    #[test]
+    fn where_waits_are_told_a_turn_lasts_until_the_next() {
+        let mut turns = Turns::default();
+        turns.wait(7, Nanos(0));
+        assert_eq!(turns.send(7, Nanos(1)), Why::Uncaused, "a timer");
+        turns.wait(7, Nanos(2));
+        turns.receive(7, Source(1), MODEL, Nanos(3));
+        assert_eq!(turns.send(7, Nanos(3 + 10 * TURN.0)), Why::Caused(MODEL), "however long the thread computed");
+        turns.receive(7, Source(2), Cause::Other, Nanos(4 + 10 * TURN.0));
+        let both = unclear(&[MODEL, Cause::Other]);
+        assert_eq!(turns.send(7, Nanos(5 + 10 * TURN.0)), both, "the first may have made it send twice");
+        turns.wait(7, Nanos(6 + 10 * TURN.0));
+        assert_eq!(turns.send(7, Nanos(7 + 10 * TURN.0)), Why::Uncaused, "however soon after");
+        turns.receive(8, Source(1), MODEL, Nanos(7 + 10 * TURN.0));
+        assert_eq!(turns.send(8, Nanos(8 + 11 * TURN.0)), Why::Uncaused, "another thread's waits are not told");
     }
 
     #[test]
