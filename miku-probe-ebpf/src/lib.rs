@@ -1736,7 +1736,7 @@ mod tests {
         for (place, kind) in RecordKind::ALL.into_iter().enumerate() {
             assert_eq!((kind.place(), RecordKind::from_number(kind as u8)), (place, Some(kind)));
         }
-        assert!([0, 17, 24, 27, 255].into_iter().all(|number| RecordKind::from_number(number).is_none()));
+        assert!([0, 17, 24, 29, 255].into_iter().all(|number| RecordKind::from_number(number).is_none()));
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub const KIND: &str = "event_loop";
 /// Turns after which a thread may be an event loop: whoever waits now and then in something is none.
 const TURNS_MIN: u64 = 8;
 
+/// The program that stands at the calls in which selectors wait.
+pub(super) const WAIT: &str = "selector_wait";
+
 /// The calls in which selectors wait: which program stands at all of them, and where. Not every kernel has all.
 const WAITS: [&str; 7] = [
     "sys_enter_epoll_wait",
@@ -83,7 +86,7 @@ impl Registers {
         };
         let switch = probe(program, "sched", "sched_switch");
         let there = WAITS.into_iter().filter(|name| offsets::exists("syscalls", name));
-        std::iter::once(switch).chain(there.map(|name| probe("selector_wait", "syscalls", name))).collect()
+        std::iter::once(switch).chain(there.map(|name| probe(WAIT, "syscalls", name))).collect()
     }
 }
 

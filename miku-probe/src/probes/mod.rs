@@ -411,15 +411,15 @@ impl Kernel {
         std::mem::take(&mut self.failures)
     }
 
-    /// How many runs of the programs that tell what moves, and how processes and connections live, the kernel has left out,
-    /// of all processes, watched or not.
+    /// How many runs of the programs that tell what moves, how processes and connections live, and when loops wait, the kernel
+    /// has left out, of all processes, watched or not.
     #[must_use]
     pub fn missed(&self) -> u64 {
         let form = Form::of_this_kernel();
-        let families = [self.way.probes(), process::probes(form), net::probes(form)];
-        let telling = |program: &str| families.iter().copied().flatten().any(|probe| probe.program == program);
-        let programs = self.run_statistics();
-        programs.iter().filter(|program| telling(&program.program)).map(|program| program.missed).sum()
+        let probes = [self.way.probes(), process::probes(form), net::probes(form)].into_iter().flatten();
+        let programs = probes.map(|probe| probe.program).chain(self.turns.then_some(event_loop::WAIT));
+        let missed = programs.filter_map(|name| Some(statistics_of(name, self.ebpf.program(name)?.fd().ok()?)?.missed));
+        missed.sum()
     }
 
     /// Run time and runs of every loaded program, as the kernel counts them; empty unless it has been told to.

@@ -191,6 +191,17 @@ impl Probe {
         found.unwrap_or_else(|| panic!("{what} does not show in the metrics\n{}", self.told()))
     }
 
+    /// Asserts that nothing of anything watched was lost. Runs that the kernel left out may be anybody's on the machine: whether
+    /// any was of what is watched, counts have to show.
+    pub fn assert_lossless(&self) {
+        let scrape = self.scrape();
+        for sample in
+            scrape.matching("miku_probe_lost_total", &[]).filter(|sample| sample.label("where") != "recursion")
+        {
+            assert!(sample.value == 0.0, "{} lost in {}\n{}", sample.value, sample.label("where"), self.told());
+        }
+    }
+
     /// What the probe counted, and what it says of itself, for a message.
     #[must_use]
     pub fn told(&self) -> String {

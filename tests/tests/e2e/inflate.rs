@@ -154,7 +154,7 @@ fn assert_records(probe: &Probe, messages: u64, ends: u64) {
         (seen == (messages, ends)).then_some(())
     });
     assert!(agreed.is_some(), "{seen:?} records came, not {:?}\n{}", (messages, ends), probe.told());
-    assert_eq!(probe.scrape().sum("miku_probe_lost_total", &[]), 0.0, "{}", probe.told());
+    probe.assert_lossless();
 }
 
 /// All sizes and events, on a stream that the probe sees from its start on, and on one after it.
