@@ -16,6 +16,7 @@ use aya::maps::MapData;
 use aya::util::KernelVersion;
 use miku_probe_abi::{LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OFF_REASONS, OffReason, StackOffsets};
 
+use super::unpreempted::Unpreempted;
 use super::{Hook, Intent, Probe, ProbeError, TypesError, offsets};
 use crate::observations::Turns;
 use crate::units::{Nanos, Tgid};
@@ -142,10 +143,12 @@ impl EventLoops {
 
     fn threads(&self) -> Vec<(u32, LoopThread)> {
         let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _unpreempted = Unpreempted::new();
         map.iter().filter_map(Result::ok).collect()
     }
 
     fn remove(&self, tid: u32) {
+        let _unpreempted = Unpreempted::new();
         // One that the map does not hold is gone already.
         let _gone: Result<(), _> = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&tid);
     }

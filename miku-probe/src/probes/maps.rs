@@ -11,6 +11,7 @@ use super::ProbeError;
 use super::cuda::AllocationTable;
 use super::event_loop::EventLoops;
 use super::net::ListenerTable;
+use super::unpreempted::Unpreempted;
 use crate::units::{ConnId, Handle, Nanos, Tgid};
 
 /// All maps, taken out of the loaded object.
@@ -70,6 +71,7 @@ impl TargetTable {
     /// # Errors
     /// When the table is full.
     pub fn insert(&mut self, tgid: Tgid) -> Result<(), ProbeError> {
+        let _unpreempted = Unpreempted::new();
         self.watched.insert(tgid.0, 0, 0)?;
         // The slot is set last: while it is 0 the kernel side looks no further.
         self.filter(tgid, FILTER_WATCHED)
@@ -80,6 +82,7 @@ impl TargetTable {
     /// # Errors
     /// When it is not watched.
     pub fn tell_turns(&mut self, tgid: Tgid) -> Result<(), ProbeError> {
+        let _unpreempted = Unpreempted::new();
         let value = self.watched.get(&tgid.0, 0)?;
         self.watched.insert(tgid.0, value | TARGET_TURNS, 0)?;
         self.filter(tgid, FILTER_TURNS)
@@ -124,12 +127,14 @@ impl ConnectionTable {
     /// Bytes in and out of a connection that is still open.
     #[must_use]
     pub fn bytes(&self, id: ConnId) -> Option<(u64, u64)> {
+        let _unpreempted = Unpreempted::new();
         let connection = self.0.get(&key(id)?, 0).ok()?;
         (Nanos(connection.generation) == id.generation).then_some((connection.bytes_in, connection.bytes_out))
     }
 
     /// Forgets a connection whose process ended without closing it.
     pub fn remove(&mut self, id: ConnId) {
+        let _unpreempted = Unpreempted::new();
         if let Some(key) = key(id).filter(|_| self.bytes(id).is_some()) {
             // A connection that is closed by its process in between is gone already.
             let _gone: Result<(), _> = self.0.remove(&key);
@@ -177,6 +182,7 @@ impl StreamTable {
 
 /// Removes the entries whose keys are `unwanted`.
 fn remove_all<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, unwanted: impl Fn(&K) -> bool) {
+    let _unpreempted = Unpreempted::new();
     let keys: Vec<K> = map.keys().filter_map(Result::ok).filter(unwanted).collect();
     for key in keys {
         // One that the kernel side removes in between is gone already.
@@ -193,6 +199,7 @@ impl CounterTable {
     /// # Errors
     /// When the map cannot be read.
     pub fn sum(&self) -> Result<Counters, ProbeError> {
+        let _unpreempted = Unpreempted::new();
         let mut sum = Counters::default();
         for counters in self.0.get(&0, 0)?.iter() {
             for (total, count) in sum.lost.iter_mut().zip(counters.lost) {

@@ -17,6 +17,7 @@ pub mod socket;
 mod statistics;
 pub mod tls;
 mod types;
+mod unpreempted;
 pub mod uprobe;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,69 @@
+//! Keeps a thread on its processor while it uses maps.
+//!
+//! Within a system call on a map the kernel leaves out all programs in the ordinary form on that processor (see
+//! [`super::Form`]). A thread that is preempted there makes that last until it runs again: until then nothing is seen of
+//! whoever took its place. One of a real-time policy is not preempted by those that have none.
+
+use std::marker::PhantomData;
+
+/// While it lives, no thread without a real-time policy takes the processor from the one that made it. To be held for as long
+/// as a map is used, and no longer.
+pub(super) struct Unpreempted {
+    /// The policy before, if it was changed.
+    before: Option<libc::c_int>,
+    /// It is the thread's that made it.
+    thread: PhantomData<*const ()>,
+}
+
+impl Unpreempted {
+    /// For the calling thread. Where the system refuses, which it may, all is as it was.
+    pub(super) fn new() -> Self {
+        // SAFETY: the call takes no pointer.
+        let before = unsafe { libc::sched_getscheduler(0) };
+        let ordinary = matches!(before, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE);
+        let changed = ordinary && set(libc::SCHED_FIFO, 1);
+        Self { before: changed.then_some(before), thread: PhantomData }
+    }
+}
+
+impl Drop for Unpreempted {
+    fn drop(&mut self) {
+        if let Some(before) = self.before
+            && !set(before, 0)
+        {
+            log::warn!("a thread keeps a real-time policy: {}", std::io::Error::last_os_error());
+        }
+    }
+}
+
+/// Gives the calling thread a policy; its nice value stays. Says whether the system did.
+fn set(policy: libc::c_int, priority: libc::c_int) -> bool {
+    let parameters = libc::sched_param { sched_priority: priority };
+    // SAFETY: the pointer is to live parameters, which the call reads.
+    unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> libc::c_int {
+        // SAFETY: the call takes no pointer.
+        unsafe { libc::sched_getscheduler(0) }
+    }
+
+    #[test]
+    fn what_it_changes_it_changes_back_and_only_the_outer_one_does() {
+        let before = policy();
+        let outer = Unpreempted::new();
+        if outer.before.is_none() {
+            eprintln!("SKIP: the system gives this thread no real-time policy");
+            return;
+        }
+        assert_eq!(policy(), libc::SCHED_FIFO);
+        drop(Unpreempted::new());
+        assert_eq!(policy(), libc::SCHED_FIFO, "the inner one changed nothing");
+        drop(outer);
+        assert_eq!(policy(), before);
+    }
+}
