@@ -5,6 +5,9 @@
 //! whoever took its place. One of a real-time policy is not preempted by those that have none.
 
 use std::marker::PhantomData;
+use std::sync::LazyLock;
+
+use super::Form;
 
 /// While it lives, no thread without a real-time policy takes the processor from the one that made it. To be held for as long
 /// as a map is used, and no longer.
@@ -16,8 +19,18 @@ pub(super) struct Unpreempted {
 }
 
 impl Unpreempted {
-    /// For the calling thread. Where the system refuses, which it may, all is as it was.
+    /// For the calling thread, where what is exact elsewhere depends on programs in the ordinary form: changing a policy costs
+    /// more than the use of a map.
     pub(super) fn new() -> Self {
+        static FORM: LazyLock<Form> = LazyLock::new(Form::of_this_kernel);
+        match *FORM {
+            Form::Ordinary => Self::take(),
+            Form::Raw => Self { before: None, thread: PhantomData },
+        }
+    }
+
+    /// Where the system refuses, which it may, all is as it was.
+    fn take() -> Self {
         // SAFETY: the call takes no pointer.
         let before = unsafe { libc::sched_getscheduler(0) };
         let ordinary = matches!(before, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE);
@@ -55,13 +68,13 @@ mod tests {
     #[test]
     fn what_it_changes_it_changes_back_and_only_the_outer_one_does() {
         let before = policy();
-        let outer = Unpreempted::new();
+        let outer = Unpreempted::take();
         if outer.before.is_none() {
             eprintln!("SKIP: the system gives this thread no real-time policy");
             return;
         }
         assert_eq!(policy(), libc::SCHED_FIFO);
-        drop(Unpreempted::new());
+        drop(Unpreempted::take());
         assert_eq!(policy(), libc::SCHED_FIFO, "the inner one changed nothing");
         drop(outer);
         assert_eq!(policy(), before);
