@@ -11,21 +11,22 @@
 //! Of a process of which that is wanted, each wait for whatever comes is told by a record too: then all that was to be done
 //! because of what had come is done. Waits that only look what has come meanwhile are not.
 //!
-//! Both hooks are ordinary tracepoints, which run with preemption off.
+//! The second is there in its raw form too, for kernels where that runs with preemption off, as ordinary tracepoints always do:
+//! `socket/by_socket.rs` says what is better about it.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_task_pt_regs,
 };
-use aya_ebpf::macros::{map, tracepoint};
+use aya_ebpf::macros::{map, raw_tracepoint, tracepoint};
 use aya_ebpf::maps::{Array, HashMap};
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use miku_probe_abi::{
     FILTER_SLOTS, FILTER_TURNS, LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OFF_REASONS, OffReason,
     RecordHeader, RecordKind, SwitchEvent, TURN_BOUNDS, WaitEvent,
 };
 
-use crate::maps::{Skip, Wake, count, current, field, filter, header, put, stack_offsets, tells_turns, watched};
+use crate::maps::{Skip, Wake, count, current, field, filter, header, put, switch_offsets, tells_turns, watched};
 use crate::memory::{read_kernel, read_user};
 use crate::registers::{Registers, SavedRegisters};
 
@@ -220,26 +221,35 @@ pub(crate) fn moves(tid: u32) {
     }
 }
 
+#[raw_tracepoint(tracepoint = "sched_switch")]
+pub(crate) fn sched_switch_raw(ctx: RawTracePointContext) -> i32 {
+    let _: Result<(), Skip> = Switch::of_arguments(&ctx).map(|switch| switch.take_in(by_helper));
+    0
+}
+
 #[tracepoint(category = "sched", name = "sched_switch")]
 pub(crate) fn sched_switch(ctx: TracePointContext) -> u32 {
-    switch(&ctx, |()| {
-        // SAFETY: the helpers have no preconditions: the task is the running one. The verifier holds each load to the type
-        // of what they return.
-        Ok(unsafe { SavedRegisters::load(bpf_task_pt_regs(bpf_get_current_task_btf()) as *const SavedRegisters) })
-    });
+    Switch::of_event(&ctx).take_in(by_helper);
     0
+}
+
+#[inline(always)]
+fn by_helper() -> Result<Registers, Skip> {
+    // SAFETY: the helpers have no preconditions: the task is the running one. The verifier holds each load to the type of what
+    // they return.
+    Ok(unsafe { SavedRegisters::load(bpf_task_pt_regs(bpf_get_current_task_btf()) as *const SavedRegisters) })
 }
 
 /// The same for kernels before 5.15, which have no helper that tells a task's saved registers.
 #[tracepoint(category = "sched", name = "sched_switch")]
 pub(crate) fn sched_switch_old(ctx: TracePointContext) -> u32 {
-    switch(&ctx, |()| {
+    Switch::of_event(&ctx).take_in(|| {
         /// `THREAD_SIZE` of `asm/page_64_types.h`, at whose end a thread's stack holds them, and their size.
         const STACK: u64 = 16 << 10;
         const REGISTERS: u64 = 21 * 8;
         // SAFETY: the helper has no preconditions.
         let task = unsafe { bpf_get_current_task() };
-        let stack: u64 = read_kernel(task + u64::from(stack_offsets().stack))?;
+        let stack: u64 = read_kernel(task + u64::from(switch_offsets().stack))?;
         let at = core::mem::offset_of!(SavedRegisters, call) as u64;
         read_kernel::<Registers>(stack + STACK - REGISTERS + at)
     });
@@ -247,38 +257,64 @@ pub(crate) fn sched_switch_old(ctx: TracePointContext) -> u32 {
 }
 
 /// A thread is taken off its processor, another is put on it.
-#[inline(always)]
-fn switch(ctx: &TracePointContext, registers: impl Fn(()) -> Result<Registers, Skip>) {
-    let event = ctx.as_ptr() as *const SwitchEvent;
-    // SAFETY: as in `try_wait`.
-    let (prev, state, next) = unsafe {
-        (
-            (&raw const (*event).prev_pid).read_volatile(),
-            (&raw const (*event).prev_state).read_volatile(),
-            (&raw const (*event).next_pid).read_volatile(),
-        )
-    };
-    if may_loop(prev)
-        && let Some(thread) = LOOPS.get_ptr_mut(prev)
-    {
+struct Switch {
+    prev: u32,
+    /// Of [`STATES`], or nothing where the thread could go on running.
+    state: u64,
+    next: u32,
+}
+
+impl Switch {
+    #[inline(always)]
+    fn of_event(ctx: &TracePointContext) -> Self {
+        let event = ctx.as_ptr() as *const SwitchEvent;
         // SAFETY: as in `try_wait`.
-        let thread = unsafe { &mut *thread };
-        thread.off_since = now();
-        thread.state = off_state(state, thread.selector, registers);
+        unsafe {
+            Self {
+                prev: (&raw const (*event).prev_pid).read_volatile(),
+                state: (&raw const (*event).prev_state).read_volatile(),
+                next: (&raw const (*event).next_pid).read_volatile(),
+            }
+        }
     }
-    if may_loop(next)
-        && let Some(thread) = LOOPS.get_ptr_mut(next)
-    {
-        // SAFETY: as in `try_wait`.
-        back(unsafe { &mut *thread });
+
+    /// By `TP_PROTO(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)` of
+    /// `trace/events/sched.h`, from Linux 5.18 on. The running task is still the one that is taken off.
+    #[inline(always)]
+    fn of_arguments(ctx: &RawTracePointContext) -> Result<Self, Skip> {
+        let preempted = ctx.arg::<u64>(0) & 0xff != 0;
+        let next = ctx.arg::<u64>(2) + u64::from(switch_offsets().pid);
+        Ok(Self {
+            prev: current().1,
+            state: if preempted { 0 } else { u64::from(ctx.arg::<u32>(3)) },
+            next: read_kernel(next)?,
+        })
+    }
+
+    #[inline(always)]
+    fn take_in(self, registers: impl Fn() -> Result<Registers, Skip>) {
+        if may_loop(self.prev)
+            && let Some(thread) = LOOPS.get_ptr_mut(self.prev)
+        {
+            // SAFETY: as in `try_wait`.
+            let thread = unsafe { &mut *thread };
+            thread.off_since = now();
+            thread.state = off_state(self.state, thread.selector, registers);
+        }
+        if may_loop(self.next)
+            && let Some(thread) = LOOPS.get_ptr_mut(self.next)
+        {
+            // SAFETY: as in `try_wait`.
+            back(unsafe { &mut *thread });
+        }
     }
 }
 
 /// Why a thread does not run any more: its new state.
 #[inline(always)]
-fn off_state(state: u64, own: u64, registers: impl Fn(()) -> Result<Registers, Skip>) -> u32 {
+fn off_state(state: u64, own: u64, registers: impl Fn() -> Result<Registers, Skip>) -> u32 {
     let could_run = state & STATES == 0;
-    let Ok(registers) = registers(()) else {
+    let Ok(registers) = registers() else {
         return off(match (could_run, state & UNINTERRUPTIBLE) {
             (true, _) => OffReason::Cpu,
             (false, 0) => OffReason::Call,

@@ -425,6 +425,10 @@ pub const FILTER_WATCHED: u64 = 1;
 
 /// The same: one of them has [`TARGET_TURNS`].
 pub const FILTER_TURNS: u64 = 2;
+
+/// Connections that the first of their two tables holds, at most: as many as its buckets take two pages.
+pub const CONNECTIONS_FEW: u32 = 512;
+
 /// What became of a TCP connection: its numbers are those on the ring.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -1297,10 +1301,13 @@ pub struct SwitchEvent {
     pub next_pid: u32,
 }
 
-/// Offsets in the kernel's `struct task_struct`; 0 where they are not needed.
+/// Offsets in the kernel's `struct task_struct` of what is read when tasks are switched, read from its type information by user
+/// space before loading; 0 where they are not needed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StackOffsets {
+pub struct SwitchOffsets {
+    /// `pid`.
+    pub pid: u32,
     /// `stack`.
     pub stack: u32,
 }
@@ -1462,7 +1469,7 @@ const _: () = {
     assert!(offset_of!(SwitchEvent, prev_pid) == 24);
     assert!(offset_of!(SwitchEvent, prev_state) == 32);
     assert!(offset_of!(SwitchEvent, next_pid) == 56);
-    assert!(size_of::<StackOffsets>() == 4);
+    assert!(size_of::<SwitchOffsets>() == 8);
     assert!(size_of::<SocketOffsets>() == 28);
     assert!(size_of::<TaskOffsets>() == 28);
 };
@@ -1524,7 +1531,7 @@ plain!(
     ResolveCall,
     DialCall,
     NetOffsets,
-    StackOffsets
+    SwitchOffsets
 );
 
 #[cfg(test)]

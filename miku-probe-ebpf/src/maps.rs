@@ -9,8 +9,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TracePointContext;
 use miku_probe_abi::{
-    ABI_VERSION, Connection, ConnectionKey, Counters, FILTER_SLOTS, Plain, RecordHeader, RecordKind, SocketOffsets,
-    StackOffsets, TARGET_TURNS, TaskOffsets, TracepointOffsets, bytes_of,
+    ABI_VERSION, ConnectionKey, Counters, FILTER_SLOTS, Plain, RecordHeader, RecordKind, SocketOffsets, SwitchOffsets,
+    TARGET_TURNS, TaskOffsets, TracepointOffsets, bytes_of,
 };
 
 /// All records, in the order in which they happened on each processor. User space sets the size.
@@ -25,10 +25,6 @@ pub(crate) static FILTER: Array<u64> = Array::with_max_entries(FILTER_SLOTS, 0);
 /// The watched processes, with what is known of each.
 #[map]
 pub(crate) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(8192, 0);
-
-/// The open connections of watched processes. User space sets the size.
-#[map]
-pub(crate) static CONNECTIONS: HashMap<ConnectionKey, Connection> = HashMap::with_max_entries(32768, 0);
 
 /// Whose a socket is, by the kernel's address of it. User space sets the size.
 #[map]
@@ -61,9 +57,9 @@ static SOCKET_OFFSETS: SocketOffsets =
 static TASK_OFFSETS: TaskOffsets =
     TaskOffsets { known: 0, group_leader: 0, exit_code: 0, signal: 0, live: 0, flags: 0, group_exit_code: 0 };
 
-/// Where this kernel's tasks keep their stacks.
+/// Where this kernel's tasks keep what is read when they are switched.
 #[unsafe(no_mangle)]
-static STACK_OFFSETS: StackOffsets = StackOffsets { stack: 0 };
+static SWITCH_OFFSETS: SwitchOffsets = SwitchOffsets { pid: 0, stack: 0 };
 
 /// User space is woken when this many bytes wait in the ring; below that it comes by itself.
 #[unsafe(no_mangle)]
@@ -102,11 +98,11 @@ pub(crate) fn task_offsets() -> TaskOffsets {
     unsafe { read_volatile(&raw const TASK_OFFSETS) }
 }
 
-/// Where a task keeps its stack.
+/// The places in a task that is switched that user space found.
 #[inline(always)]
-pub(crate) fn stack_offsets() -> StackOffsets {
+pub(crate) fn switch_offsets() -> SwitchOffsets {
     // SAFETY: as in `offsets`.
-    unsafe { read_volatile(&raw const STACK_OFFSETS) }
+    unsafe { read_volatile(&raw const SWITCH_OFFSETS) }
 }
 
 /// What may hold for `tgid`, or for another in its slot: `FILTER_*`. What is not in it is certain.

@@ -15,7 +15,8 @@ use miku_probe_abi::{
     Direction, GATHER_MAX, OpenRecord, Origin, RecordKind,
 };
 
-use crate::maps::{CONNECTIONS, SOCKETS, Skip, Wake, count, header, put};
+use crate::connections;
+use crate::maps::{SOCKETS, Skip, Wake, header, put};
 use crate::memory::read_user;
 use crate::registers::Registers;
 use crate::segment::{Course, Segment};
@@ -232,10 +233,7 @@ fn opening(key: ConnectionKey, origin: Origin, socket_type: u16, socket: u64) ->
 fn open(key: ConnectionKey, record: &OpenRecord) -> Result<(), Skip> {
     let mut connection = Connection::new(record.generation, CONNECTION_TOLD, u16::from(record.socket_type));
     connection.socket = record.socket;
-    if CONNECTIONS.insert(key, connection, 0).is_err() {
-        count(|counters| counters.table_full += 1);
-        return Err(Skip);
-    }
+    connections::enter(key, &connection)?;
     put(RecordKind::Open, Wake::Late, record);
     if u16::from(record.socket_type) == SOCK_STREAM {
         crate::event_loop::moves(record.header.tid);
@@ -246,7 +244,7 @@ fn open(key: ConnectionKey, record: &OpenRecord) -> Result<(), Skip> {
 /// Takes a connection off the table and tells that its process closed it.
 #[inline(always)]
 fn close(key: ConnectionKey, connection: &Connection) -> Result<(), Skip> {
-    CONNECTIONS.remove(key).map_err(|_| Skip)?;
+    connections::remove(key)?;
     if connection.socket != 0 {
         // One that was never entered, or has gone by itself, is no error.
         let _: Result<(), i32> = SOCKETS.remove(connection.socket).map_err(|_| 0);

@@ -144,9 +144,22 @@ pub struct RunArgs {
     #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
     #[command(flatten)]
     pub gpu: GpuArgs,
+    /// Tell turns and stalls of event loops; `off` leaves every system call of the machine on the kernel's faster way in
+    /// [default: on]
+    #[arg(long, value_name = "WHETHER")]
+    pub event_loops: Option<Choice>,
     /// Let the kernel time the BPF programs, for miku_probe_bpf_run_seconds_total; it makes them slightly slower
     #[arg(long)]
     pub bpf_stats: bool,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Choice {
+    /// It is
+    On,
+    /// It is not
+    Off,
 }
 
 /// Flags about GPUs.

@@ -77,6 +77,8 @@ pub struct Settings {
     pub process_interval: Option<Duration>,
     /// How GPUs are asked; `None` to leave them alone.
     pub gpu: Option<samplers::gpu::Settings>,
+    /// Whether turns of event loops are told, and stalls.
+    pub event_loops: bool,
 }
 
 /// The running probe. Dropping it detaches everything.
@@ -96,7 +98,8 @@ struct Core<S> {
     connections: ConnectionTable,
     streams: StreamTable,
     allocations: AllocationTable,
-    /// The threads that wait in selectors, and what has been told of them.
+    /// Whether turns of event loops are told; the threads that wait in selectors, and what has been told of them.
+    event_loops: bool,
     loops: EventLoops,
     loops_told: event_loop::Told,
     /// What attaches to libraries; `None` when the kernel refused the programs.
@@ -156,7 +159,7 @@ impl<S: Sink> Watch<S> {
     /// # Errors
     /// When any of that fails; then nothing stays attached.
     pub fn start(settings: Settings, sink: S) -> Result<Self, WatchError> {
-        let Settings { services, sizes, caps, process_interval, gpu } = settings;
+        let Settings { services, sizes, caps, process_interval, gpu, event_loops } = settings;
         let patterns = services
             .iter()
             .map(|service| service.routes.iter().map(|text| RoutePattern::parse(text)).collect())
@@ -176,6 +179,7 @@ impl<S: Sink> Watch<S> {
             connections,
             streams,
             allocations,
+            event_loops,
             loops,
             loops_told: event_loop::Told::default(),
             attacher,
@@ -204,7 +208,9 @@ impl<S: Sink> Watch<S> {
         if let Some(gpu) = gpu {
             samplers::gpu::start(gpu, watch.core.watched.clone(), watch.core.answers.clone())?;
         }
-        samplers::stalls::start(watch.core.loops.clone(), watch.core.watched.clone(), watch.core.answers.clone())?;
+        if event_loops {
+            samplers::stalls::start(watch.core.loops.clone(), watch.core.watched.clone(), watch.core.answers.clone())?;
+        }
         // The probes come first: what a process does between being found and being attached to would be missed.
         watch.core.kernel.attach()?;
         watch.core.scan()?;
@@ -275,12 +281,7 @@ impl<S: Sink> Watch<S> {
             if core.pipeline.saw_unix() {
                 core.kernel.tell_closings();
             }
-            for bot in core.pipeline.take_new_bots() {
-                // One that has ended meanwhile has no turns.
-                if let Err(error) = core.targets.tell_turns(bot) {
-                    log::debug!("turns of {bot} are not told: {error}");
-                }
-            }
+            core.tell_turns_of_new_bots();
             if taken < BATCH {
                 return;
             }
@@ -378,7 +379,7 @@ impl<S: Sink> Core<S> {
         // Nobody tells the end of a process that was never watched.
         self.failed.retain(|(_, tgid)| Path::new(&format!("/proc/{tgid}")).exists());
         self.apply(changes);
-        if matches!(self.kernel.way(), Way::Sockets(_)) {
+        if self.kernel.way() == Way::Sockets {
             self.forget_untold();
         }
         Ok(())
@@ -475,6 +476,18 @@ impl<S: Sink> Core<S> {
         }
     }
 
+    fn tell_turns_of_new_bots(&mut self) {
+        for bot in self.pipeline.take_new_bots() {
+            if !self.event_loops {
+                continue;
+            }
+            // One that has ended meanwhile has no turns.
+            if let Err(error) = self.targets.tell_turns(bot) {
+                log::debug!("turns of {bot} are not told: {error}");
+            }
+        }
+    }
+
     fn watch(&mut self, tgid: Tgid, service: ServiceId) {
         if let Err(error) = self.targets.insert(tgid) {
             log::warn!("cannot watch {tgid}: {error}");
@@ -484,8 +497,10 @@ impl<S: Sink> Core<S> {
         self.pipeline.add_target(tgid, service);
         self.watched.insert(Target { service, tgid });
         self.order(Attacher::watch, tgid);
-        self.kernel.tell_turns();
-        if matches!(self.kernel.way(), Way::Sockets(_)) {
+        if self.event_loops {
+            self.kernel.tell_turns();
+        }
+        if self.kernel.way() == Way::Sockets {
             // A connection becomes known by its first bytes, with all that is to be known of it.
             let listens = |socket: &Socket| socket.listening && socket.transport == Transport::Unix;
             if sockets::sockets(tgid).is_ok_and(|sockets| sockets.iter().any(listens)) {

@@ -11,7 +11,8 @@ use miku_probe_abi::{ADDRESS_MAX, CONNECTION_TOLD, Connection, ConnectionKey, Di
 
 use super::{AF_INET, AF_INET6, AF_UNIX};
 use super::{Call, SOCK_STREAM, SOCK_TYPE_MASK, Shape, UNMOVED, close, errno, number, open, opening, tells};
-use crate::maps::{CONNECTIONS, Skip, Wake, count, current, field, maybe_watched, offsets, put, watched};
+use crate::connections;
+use crate::maps::{Skip, Wake, current, field, maybe_watched, offsets, put, watched};
 use crate::memory::{read_user, read_user_bytes};
 use crate::registers::SavedRegisters;
 
@@ -74,7 +75,7 @@ impl Call<'_> {
     /// The connection of this call; on a socket that was not seen to open, a new one.
     #[inline(always)]
     fn connection(&self, family: Family) -> Result<*mut Connection, Skip> {
-        let socket_type = match CONNECTIONS.get_ptr_mut(self.key) {
+        let socket_type = match connections::find(self.key) {
             // SAFETY: the pointer is to a live map value.
             Some(connection) if unsafe { (*connection).flags } & CONNECTION_TOLD != 0 => return Ok(connection),
             // SAFETY: as above.
@@ -89,7 +90,7 @@ impl Call<'_> {
         let sendto = self.registers.orig_ax == number::SENDTO;
         let (address, length) = if sendto { (self.registers.r8, self.registers.r9 as u32) } else { (0, 0) };
         self.open(self.key, Origin::FirstSeen, socket_type, address, length)?;
-        CONNECTIONS.get_ptr_mut(self.key).ok_or(Skip)
+        connections::find(self.key).ok_or(Skip)
     }
 
     #[inline(always)]
@@ -108,7 +109,7 @@ impl Call<'_> {
         if !watched(self.key.tgid) {
             return Err(Skip);
         }
-        let socket_type = match CONNECTIONS.get_ptr(self.key) {
+        let socket_type = match connections::find(self.key) {
             // SAFETY: the pointer is to a live map value.
             Some(connection) => unsafe { (*connection).socket_type },
             None => 0,
@@ -126,10 +127,7 @@ impl Call<'_> {
         let key = ConnectionKey { tgid: self.key.tgid, fd: self.result as i32 };
         // SAFETY: the helper has no preconditions.
         let generation = unsafe { bpf_ktime_get_ns() };
-        if CONNECTIONS.insert(key, Connection::new(generation, 0, socket_type), 0).is_err() {
-            count(|counters| counters.table_full += 1);
-        }
-        Ok(())
+        connections::enter(key, &Connection::new(generation, 0, socket_type))
     }
 
     /// Begins a connection in the table, unless `connect` failed, and tells it.
@@ -173,7 +171,7 @@ fn try_close(ctx: &TracePointContext) -> Result<(), Skip> {
     }
     let fd: u64 = field(ctx, offsets().close_fd)?;
     let key = ConnectionKey { tgid, fd: fd as i32 };
-    let connection = CONNECTIONS.get_ptr_mut(key).ok_or(Skip)?;
+    let connection = connections::find(key).ok_or(Skip)?;
     // SAFETY: the pointer is to a live map value.
     let connection = unsafe { *connection };
     close(key, &connection)

@@ -18,7 +18,8 @@ use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use miku_probe_abi::{Connection, ConnectionKey, Direction, LengthEvent, OpenRecord, Origin};
 
 use super::{AF_INET, AF_INET6, AF_UNIX, Call, Shape, UNMOVED, close, number, open, opening, tells};
-use crate::maps::{CONNECTIONS, SOCKETS, Skip, count, current, field, maybe_watched, offsets, socket_offsets, watched};
+use crate::connections;
+use crate::maps::{SOCKETS, Skip, count, current, field, maybe_watched, offsets, socket_offsets, watched};
 use crate::memory::{read_kernel, read_user_bytes};
 use crate::registers::{Registers, SavedRegisters};
 use crate::state::{Change, states};
@@ -133,7 +134,7 @@ fn registers() -> Registers {
 /// The connection of this call; when the socket was not seen on this descriptor before, a new one.
 #[inline(always)]
 fn connection(call: &Call<'_>, socket: u64) -> Result<*mut Connection, Skip> {
-    let known = CONNECTIONS.get_ptr_mut(call.key);
+    let known = connections::find(call.key);
     if let Some(connection) = known
         // SAFETY: the pointer is to a live map value.
         && unsafe { (*connection).socket } == socket
@@ -152,14 +153,14 @@ fn connection(call: &Call<'_>, socket: u64) -> Result<*mut Connection, Skip> {
         replace(call.key)?;
     }
     appear(call, socket, family)?;
-    CONNECTIONS.get_ptr_mut(call.key).ok_or(Skip)
+    connections::find(call.key).ok_or(Skip)
 }
 
 /// Closes what was on this descriptor before. On its own, as [`appear`] is, since what either needs is too much for the stack
 /// beside the other's and what is needed to tell bytes.
 #[inline(never)]
 fn replace(key: ConnectionKey) -> Result<(), Skip> {
-    let older = CONNECTIONS.get_ptr(key).ok_or(Skip)?;
+    let older = connections::find(key).ok_or(Skip)?;
     // SAFETY: the pointer is to a live map value.
     let older = unsafe { *older };
     close(key, &older)
@@ -265,7 +266,7 @@ pub(crate) fn tcp_destroy_sock_raw(ctx: RawTracePointContext) -> i32 {
 fn closed(socket: u64) -> Result<(), Skip> {
     let key = owner(socket)?;
     let _: Result<(), Skip> = SOCKETS.remove(socket).map_err(|_| Skip);
-    let connection = CONNECTIONS.get_ptr(key).ok_or(Skip)?;
+    let connection = connections::find(key).ok_or(Skip)?;
     // SAFETY: the pointer is to a live map value.
     let connection = unsafe { *connection };
     if connection.socket != socket {

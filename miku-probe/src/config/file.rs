@@ -26,6 +26,9 @@
 //! interval = "1s"                          # how often they are asked; "off" leaves them alone
 //! library = "/opt/nvidia/libnvidia-ml.so.1"  # the driver's library, where the loader does not find it
 //!
+//! [event_loops]
+//! watch = true                             # `false`: no turns and stalls, and nothing hooked for them
+//!
 //! [[service]]                              # any number of them; the first that matches a process wins
 //! name = "bot"
 //! cmdline = 'bot\.py'                      # a selector: pid, comm, cmdline, exe, port or container,
@@ -63,6 +66,8 @@ pub struct File {
     pub health: HealthKeys,
     /// `[gpu]`.
     pub gpu: GpuKeys,
+    /// `[event_loops]`.
+    pub event_loops: EventLoopKeys,
     /// `[[service]]`.
     pub services: Vec<ServiceSpec>,
 }
@@ -75,6 +80,7 @@ struct Document {
     process: ProcessKeys,
     health: HealthKeys,
     gpu: GpuKeys,
+    event_loops: EventLoopKeys,
     service: Vec<ServiceKeys>,
 }
 
@@ -123,6 +129,14 @@ pub struct HealthKeys {
     pub descriptors_ratio: Option<f64>,
     /// Share of a GPU's memory.
     pub gpu_memory_ratio: Option<f64>,
+}
+
+/// The keys of `[event_loops]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventLoopKeys {
+    /// Whether their turns are told.
+    pub watch: Option<bool>,
 }
 
 /// The keys of `[gpu]`, not checked yet.
@@ -216,6 +230,7 @@ impl File {
             process: document.process,
             health: document.health,
             gpu: document.gpu,
+            event_loops: document.event_loops,
             services,
         })
     }

@@ -252,6 +252,7 @@ fn run(arguments: cli::RunArgs) -> Result<RunConfig, ConfigError> {
             caps,
             process_interval: Some(interval),
             gpu: gpu_settings(&arguments.gpu, file.gpu)?,
+            event_loops: event_loops(arguments.event_loops, &file.event_loops),
         },
         thresholds: health::thresholds(&file.health, interval)?,
         listen_addresses: listen_addresses(place, &addresses)?,
@@ -305,8 +306,10 @@ fn hist(arguments: &cli::HistArgs, color: bool) -> Result<HistConfig, ConfigErro
         routes: arguments.routes.iter().map(|route| pattern("--route", route)).collect::<Result<_, _>>()?,
     };
     let (sizes, caps) = limits(&arguments.limits, &file.limits)?;
+    // What is put down to a reply is known by the turns that did it; the other panels need none.
+    let event_loops = arguments.reply;
     Ok(HistConfig {
-        settings: Settings { services, sizes, caps, process_interval: None, gpu: None },
+        settings: Settings { services, sizes, caps, process_interval: None, gpu: None, event_loops },
         options: Options {
             interval,
             count,
@@ -328,7 +331,7 @@ fn stalls(arguments: &cli::StallsArgs) -> Result<StallsConfig, ConfigError> {
     let (sizes, caps) = limits(&arguments.limits, &file.limits)?;
     let services = services::merge(selections(&arguments.services)?, file.services)?;
     Ok(StallsConfig {
-        settings: Settings { services, sizes, caps, process_interval: None, gpu: None },
+        settings: Settings { services, sizes, caps, process_interval: None, gpu: None, event_loops: true },
         json: arguments.json,
         stack: arguments.stack,
     })
@@ -411,6 +414,11 @@ fn gpu_settings(flags: &cli::GpuArgs, file: file::GpuKeys) -> Result<Option<gpu:
     })?;
     settings.interval = interval.duration();
     Ok(Some(settings))
+}
+
+/// Whether turns of event loops are told.
+fn event_loops(flag: Option<cli::Choice>, file: &file::EventLoopKeys) -> bool {
+    flag.map_or(file.watch.unwrap_or(true), |choice| choice == cli::Choice::On)
 }
 
 /// The usual limits.

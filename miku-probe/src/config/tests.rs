@@ -322,6 +322,17 @@ fn gpus_are_asked_once_a_second_unless_told_otherwise() {
 }
 
 #[test]
+fn event_loops_are_watched_unless_told_otherwise() {
+    let watched = |arguments: &[&str]| ran(arguments).settings.event_loops;
+    assert!(watched(&[]));
+    assert!(!watched(&["--event-loops=off"]));
+    let (_folder, path) = file("[event_loops]\nwatch = false");
+    let config = format!("--config={path}");
+    assert!(!watched(&[&config]));
+    assert!(watched(&[&config, "--event-loops=on"]), "flags win");
+}
+
+#[test]
 fn a_profile_s_form_is_told_by_its_file_s_name() {
     let form = |arguments: &[&str]| match config(&[&["profile"], arguments].concat()) {
         Ok(Command::Profile(profile)) => profile.form,

@@ -1,6 +1,6 @@
 //! Turns of event loops: the twin of `event_loop.rs` on the kernel side.
 //!
-//! Hooks: `sched:sched_switch`, and `syscalls:sys_enter_*` of the calls in which selectors wait; from the first process on
+//! Hooks: `sched:sched_switch`, raw from Linux 5.18 on and before 7, and `syscalls:sys_enter_*` of the calls in which selectors wait; from the first process on
 //! that is watched. Metrics: `miku_event_loop_*`.
 //!
 //! The kernel side keeps what it counts by thread, in a map that is read here once a second. Which threads are event loops
@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::maps::MapData;
 use aya::util::KernelVersion;
-use miku_probe_abi::{LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OFF_REASONS, OffReason, StackOffsets};
+use miku_probe_abi::{LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OFF_REASONS, OffReason, SwitchOffsets};
 
 use super::unpreempted::Unpreempted;
-use super::{Hook, Intent, Probe, ProbeError, TypesError, offsets};
+use super::{Form, Hook, Intent, Probe, ProbeError, TypesError, offsets};
 use crate::observations::Turns;
 use crate::units::{Nanos, Tgid};
 
@@ -49,50 +49,64 @@ pub fn supported() -> Result<(), ProbeError> {
     Ok(offsets::loops_tell()?)
 }
 
-/// How the registers of a thread that is taken off its processor are found.
+/// How switches of threads are noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Registers {
-    /// By a helper, from Linux 5.15 on.
-    Helper,
-    /// On its stack.
-    Stack(StackOffsets),
+pub(super) enum Switches {
+    /// By the tracepoint's arguments, which tell all that is needed from Linux 5.18 on.
+    Raw(SwitchOffsets),
+    /// By its event, and a helper that finds the registers of a thread that is taken off.
+    Event,
+    /// By its event, and the registers at the end of that thread's stack: before Linux 5.15 there is no helper.
+    Stack(SwitchOffsets),
 }
 
-impl Registers {
+impl Switches {
     /// The way of this kernel.
     ///
     /// # Errors
     /// When it has no helper, and does not tell where a thread's stack is.
-    pub(super) fn of_this_kernel(stack: Result<StackOffsets, TypesError>) -> Result<Self, TypesError> {
-        if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(5, 15, 0)) {
-            stack.map(Self::Stack)
-        } else {
-            Ok(Self::Helper)
+    pub(super) fn of_this_kernel(form: Form, offsets: Result<SwitchOffsets, TypesError>) -> Result<Self, TypesError> {
+        KernelVersion::current().map_or(Ok(Self::Event), |kernel| Self::of(kernel, form, offsets))
+    }
+
+    fn of(kernel: KernelVersion, form: Form, offsets: Result<SwitchOffsets, TypesError>) -> Result<Self, TypesError> {
+        if kernel < KernelVersion::new(5, 15, 0) {
+            return offsets.map(Self::Stack);
         }
+        let told = form == Form::Raw && kernel >= KernelVersion::new(5, 18, 0);
+        Ok(offsets.ok().filter(|_| told).map_or(Self::Event, Self::Raw))
     }
 
     /// What the programs are told.
-    pub(super) fn offsets(self) -> StackOffsets {
+    pub(super) fn offsets(self) -> SwitchOffsets {
         match self {
-            Self::Helper => StackOffsets::default(),
-            Self::Stack(offsets) => offsets,
+            Self::Event => SwitchOffsets::default(),
+            Self::Raw(offsets) | Self::Stack(offsets) => offsets,
         }
     }
 
     /// The probes of this family that are for this kernel; without the first, the others are of no use.
     pub(super) fn probes(self) -> Vec<Probe> {
-        let program = match self {
-            Self::Helper => "sched_switch",
-            Self::Stack(_) => "sched_switch_old",
+        let event = Hook::Tracepoint("sched", "sched_switch");
+        let switch = match self {
+            Self::Raw(_) => probe("sched_switch_raw", Hook::RawTracepoint("sched_switch")),
+            Self::Event => probe("sched_switch", event),
+            Self::Stack(_) => probe("sched_switch_old", event),
         };
-        let switch = probe(program, "sched", "sched_switch");
         let there = WAITS.into_iter().filter(|name| offsets::exists("syscalls", name));
-        std::iter::once(switch).chain(there.map(|name| probe(WAIT, "syscalls", name))).collect()
+        std::iter::once(switch).chain(there.map(|name| probe(WAIT, Hook::Tracepoint("syscalls", name)))).collect()
     }
 }
 
-const fn probe(program: &'static str, category: &'static str, name: &'static str) -> Probe {
-    Probe { program, kind: KIND, hook: Hook::Tracepoint(category, name), intent: Intent::Optional }
+/// Where the programs of this family stand on this kernel.
+pub(super) fn hooks(form: Form) -> Vec<Hook> {
+    let switches = Switches::of_this_kernel(form, Ok(SwitchOffsets::default()));
+    let probes = switches.map(Switches::probes).unwrap_or_default();
+    probes.iter().map(|probe| probe.hook).collect()
+}
+
+const fn probe(program: &'static str, hook: Hook) -> Probe {
+    Probe { program, kind: KIND, hook, intent: Intent::Optional }
 }
 
 /// What a thread in the midst of a turn does now.
@@ -287,6 +301,20 @@ mod tests {
         thread.off_ns[OffReason::Sleep as usize] = turns * 500_000;
         thread.idle_ns = turns * 10;
         thread
+    }
+
+    #[test]
+    fn switches_are_noticed_as_the_kernel_allows() {
+        const PLACES: SwitchOffsets = SwitchOffsets { pid: 8, stack: 16 };
+        let of = |major, minor, form| Switches::of(KernelVersion::new(major, minor, 0), form, Ok(PLACES)).ok();
+        assert_eq!(of(5, 10, Form::Raw), Some(Switches::Stack(PLACES)));
+        assert_eq!(of(5, 15, Form::Raw), Some(Switches::Event), "the state is not among the arguments");
+        assert_eq!(of(5, 18, Form::Raw), Some(Switches::Raw(PLACES)));
+        assert_eq!(of(7, 0, Form::Ordinary), Some(Switches::Event));
+        let untold = || Err(TypesError::Malformed);
+        assert!(Switches::of(KernelVersion::new(5, 10, 0), Form::Raw, untold()).is_err());
+        let newer = Switches::of(KernelVersion::new(6, 12, 0), Form::Raw, untold());
+        assert_eq!(newer.ok(), Some(Switches::Event), "nothing need be known for that");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The kernel side's maps, each behind the few things user space does with it.
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::{Ebpf, Pod};
 use miku_probe_abi::{
     CONNECTION_TOLD, Connection, ConnectionKey, Counters, FILTER_SLOTS, FILTER_TURNS, FILTER_WATCHED, InflateCall,
@@ -43,7 +43,10 @@ impl Maps {
                 watched: HashMap::try_from(take("TARGETS")?)?,
                 filter: Array::try_from(take("FILTER")?)?,
             },
-            connections: ConnectionTable(HashMap::try_from(take("CONNECTIONS")?)?),
+            connections: ConnectionTable {
+                few: HashMap::try_from(take("CONNECTIONS")?)?,
+                more: HashMap::try_from(take("MORE_CONNECTIONS")?)?,
+            },
             streams: StreamTable {
                 streams: HashMap::try_from(take("STREAMS")?)?,
                 calls: HashMap::try_from(take("TLS_CALLS")?)?,
@@ -98,14 +101,17 @@ impl TargetTable {
     pub fn remove(&mut self, tgid: Tgid) {
         // The slot stays set, for another watched process may share it; a false positive costs one look-up a call.
         match self.watched.remove(&tgid.0) {
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
+            Ok(()) | Err(MapError::KeyNotFound) => {}
             Err(error) => log::debug!("cannot forget process {tgid}: {error}"),
         }
     }
 }
 
-/// The open connections of watched processes.
-pub struct ConnectionTable(HashMap<MapData, ConnectionKey, Connection>);
+/// The open connections of watched processes: those that the first of the kernel side's two tables has room for, and the others.
+pub struct ConnectionTable {
+    few: HashMap<MapData, ConnectionKey, Connection>,
+    more: HashMap<MapData, ConnectionKey, Connection>,
+}
 
 impl ConnectionTable {
     /// Enters a connection that was open before its process was watched; false when the kernel side knows it already.
@@ -113,22 +119,28 @@ impl ConnectionTable {
     /// # Errors
     /// When the table is full.
     pub fn seed(&mut self, id: ConnId) -> Result<bool, ProbeError> {
-        const NO_EXIST: u64 = 1; // BPF_NOEXIST of linux/bpf.h
-        let Some(key) = key(id) else { return Ok(false) };
-        match self.0.insert(key, Connection::new(id.generation.0, CONNECTION_TOLD, 0), NO_EXIST) {
+        let Some(key) = key(id).filter(|key| self.find(*key).is_none()) else { return Ok(false) };
+        let connection = Connection::new(id.generation.0, CONNECTION_TOLD, 0);
+        let outcome = match insert_new(&mut self.few, key, connection) {
+            Err(error) if errno(&error) == Some(libc::E2BIG) => insert_new(&mut self.more, key, connection),
+            outcome => outcome,
+        };
+        match outcome {
             Ok(()) => Ok(true),
-            Err(aya::maps::MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
-                Ok(false)
-            }
+            Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn find(&self, key: ConnectionKey) -> Option<Connection> {
+        self.few.get(&key, 0).or_else(|_| self.more.get(&key, 0)).ok()
     }
 
     /// Bytes in and out of a connection that is still open.
     #[must_use]
     pub fn bytes(&self, id: ConnId) -> Option<(u64, u64)> {
         let _unpreempted = Unpreempted::new();
-        let connection = self.0.get(&key(id)?, 0).ok()?;
+        let connection = self.find(key(id)?)?;
         (Nanos(connection.generation) == id.generation).then_some((connection.bytes_in, connection.bytes_out))
     }
 
@@ -137,8 +149,25 @@ impl ConnectionTable {
         let _unpreempted = Unpreempted::new();
         if let Some(key) = key(id).filter(|_| self.bytes(id).is_some()) {
             // A connection that is closed by its process in between is gone already.
-            let _gone: Result<(), _> = self.0.remove(&key);
+            let _gone: Result<(), _> = self.few.remove(&key).or_else(|_| self.more.remove(&key));
         }
+    }
+}
+
+fn insert_new(
+    map: &mut HashMap<MapData, ConnectionKey, Connection>,
+    key: ConnectionKey,
+    connection: Connection,
+) -> Result<(), MapError> {
+    const NO_EXIST: u64 = 1; // BPF_NOEXIST of linux/bpf.h
+    map.insert(key, connection, NO_EXIST)
+}
+
+/// What the kernel said against the use of a map.
+fn errno(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
     }
 }
 
@@ -153,7 +182,8 @@ const fn key(id: ConnId) -> Option<ConnectionKey> {
 impl ConnectionTable {
     /// Forgets all connections of a process, those included that were never told: sockets that were only made, or listen.
     pub fn forget(&mut self, tgid: Tgid) {
-        remove_all(&mut self.0, |key| key.tgid == tgid.0);
+        remove_all(&mut self.few, |key| key.tgid == tgid.0);
+        remove_all(&mut self.more, |key| key.tgid == tgid.0);
     }
 }
 

@@ -26,7 +26,7 @@ use std::fs::File;
 use aya::programs::ProgramError;
 use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
-use miku_probe_abi::{NetOffsets, StackOffsets, TaskOffsets};
+use miku_probe_abi::{CONNECTIONS_FEW, NetOffsets, SwitchOffsets, TaskOffsets};
 
 use self::socket::Way;
 use self::statistics::statistics_of;
@@ -163,6 +163,16 @@ pub const fn status(intent: Intent, attached: bool) -> Status {
     }
 }
 
+/// Where programs stand on this kernel, but for those in libraries: from the start, and with `event_loops` as soon as somebody is
+/// watched. A hook on which several stand is there several times.
+#[must_use]
+pub fn hooks(event_loops: bool) -> Vec<Hook> {
+    let form = Form::of_this_kernel();
+    let of_loops = if event_loops { event_loop::hooks(form) } else { Vec::new() };
+    let probes = Way::of_this_kernel().probes(form).iter().chain(process::probes(form)).chain(net::probes(form));
+    probes.map(|probe| probe.hook).chain(of_loops).collect()
+}
+
 /// Sizes that the configuration sets.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
@@ -196,12 +206,14 @@ pub struct Kernel {
     failures: Vec<Failure>,
     /// How sockets are noticed.
     way: Way,
+    /// In which form programs stand on tracepoints.
+    form: Form,
     /// Whether closings of descriptors are told.
     closes: bool,
     /// Whether TCP's tracepoints can be understood.
     net: bool,
-    /// How turns of event loops are noticed, unless they cannot be.
-    registers: Option<event_loop::Registers>,
+    /// How switches of event loops' threads are noticed, unless they cannot be.
+    switches: Option<event_loop::Switches>,
     /// Whether turns of event loops are told.
     turns: bool,
     /// The kernel's types, until everything is attached: they take more memory than all the rest.
@@ -219,9 +231,9 @@ impl Kernel {
         }
         lift_memory_lock();
         let offsets = offsets::read()?;
-        let way = Way::of_this_kernel();
+        let (way, form) = (Way::of_this_kernel(), Form::of_this_kernel());
         // Each reading of the kernel's types takes some MiB: this one is over before the next.
-        let KernelOffsets { sockets, tasks, net, stack } = types::kernel_offsets()?;
+        let KernelOffsets { sockets, tasks, net, switches } = types::kernel_offsets()?;
         let socket_offsets = sockets?;
         let mut failures = Vec::new();
         let task_offsets = tasks.unwrap_or_else(|error| {
@@ -230,20 +242,22 @@ impl Kernel {
             TaskOffsets::default()
         });
         let net_offsets = net::read_offsets(net);
-        let registers = loop_registers(stack, &mut failures);
-        let stack_offsets = registers.map(event_loop::Registers::offsets).unwrap_or_default();
+        let switches = loop_switches(form, switches, &mut failures);
+        let switch_offsets = switches.map(event_loop::Switches::offsets).unwrap_or_default();
         let btf = Btf::from_sys_fs().map_err(ProbeError::Types)?;
         let wake = u64::from(sizes.ring_bytes) / 4;
+        let few = sizes.connections.min(CONNECTIONS_FEW);
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
             .override_global("OFFSETS", &offsets, true)
             .override_global("WAKE_BYTES", &wake, true)
             .override_global("SOCKET_OFFSETS", &socket_offsets, true)
             .override_global("TASK_OFFSETS", &task_offsets, true)
-            .override_global("STACK_OFFSETS", &stack_offsets, true)
+            .override_global("SWITCH_OFFSETS", &switch_offsets, true)
             .override_global("NET_OFFSETS", net_offsets.as_ref().unwrap_or(&NetOffsets::default()), true)
             .map_max_entries("RECORDS", sizes.ring_bytes)
-            .map_max_entries("CONNECTIONS", sizes.connections)
+            .map_max_entries("CONNECTIONS", few)
+            .map_max_entries("MORE_CONNECTIONS", (sizes.connections - few).max(1))
             .map_max_entries("SOCKETS", sizes.connections)
             .map_max_entries("STREAMS", sizes.connections)
             .map_max_entries("NET_SOCKETS", sizes.connections)
@@ -289,9 +303,10 @@ impl Kernel {
             attached: BTreeMap::new(),
             failures,
             way,
+            form,
             closes: way == Way::Calls,
             net: net_offsets.is_ok(),
-            registers,
+            switches,
             turns: false,
             btf: Some(btf),
         };
@@ -314,9 +329,7 @@ impl Kernel {
     /// When a required probe cannot be attached. What was attached before it is detached when `self` is dropped.
     pub fn attach(&mut self) -> Result<(), ProbeError> {
         let btf = self.btf.take();
-        let form = Form::of_this_kernel();
-        let net = if self.net { net::probes(form) } else { &[] };
-        for probe in self.way.probes().iter().chain(process::probes(form)).chain(net) {
+        for probe in self.probes() {
             let outcome = self.attach_one(probe, btf.as_ref());
             self.account(probe, outcome)?;
         }
@@ -324,6 +337,12 @@ impl Kernel {
             self.attach_turns();
         }
         Ok(())
+    }
+
+    /// The probes that are attached from the start.
+    fn probes(&self) -> impl Iterator<Item = &'static Probe> + use<> {
+        let net = if self.net { net::probes(self.form) } else { &[] };
+        self.way.probes(self.form).iter().chain(process::probes(self.form)).chain(net)
     }
 
     /// Detaches every probe, and leaves the programs loaded for [`Kernel::attach`]: loading takes the verifier longer.
@@ -366,8 +385,8 @@ impl Kernel {
     }
 
     fn attach_turns(&mut self) {
-        let Some(registers) = self.registers else { return };
-        for (place, probe) in registers.probes().iter().enumerate() {
+        let Some(switches) = self.switches else { return };
+        for (place, probe) in switches.probes().iter().enumerate() {
             let outcome = self.attach_one(probe, None);
             let useless = place == 0 && outcome.is_err();
             if let Err(error) = self.account(probe, outcome) {
@@ -416,9 +435,7 @@ impl Kernel {
     /// has left out, of all processes, watched or not.
     #[must_use]
     pub fn missed(&self) -> u64 {
-        let form = Form::of_this_kernel();
-        let probes = [self.way.probes(), process::probes(form), net::probes(form)].into_iter().flatten();
-        let programs = probes.map(|probe| probe.program).chain(self.turns.then_some(event_loop::WAIT));
+        let programs = self.probes().map(|probe| probe.program).chain(self.turns.then_some(event_loop::WAIT));
         let missed = programs.filter_map(|name| Some(statistics_of(name, self.ebpf.program(name)?.fd().ok()?)?.missed));
         missed.sum()
     }
@@ -433,13 +450,14 @@ impl Kernel {
     }
 }
 
-/// How turns of event loops are noticed on this kernel; nothing, which is told, when they cannot be.
-fn loop_registers(
-    stack: Result<StackOffsets, TypesError>,
+/// How switches of event loops' threads are noticed on this kernel; nothing, which is told, when they cannot be.
+fn loop_switches(
+    form: Form,
+    offsets: Result<SwitchOffsets, TypesError>,
     failures: &mut Vec<Failure>,
-) -> Option<event_loop::Registers> {
+) -> Option<event_loop::Switches> {
     event_loop::supported()
-        .and_then(|()| Ok(event_loop::Registers::of_this_kernel(stack)?))
+        .and_then(|()| Ok(event_loop::Switches::of_this_kernel(form, offsets)?))
         .inspect_err(|error| {
             log::warn!("nothing of event loops can be seen: {}", chain(error));
             failures.push(Failure { kind: event_loop::KIND, reason: reason(error) });

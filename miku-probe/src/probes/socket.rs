@@ -15,7 +15,7 @@ pub enum Way {
     /// By the system calls on them.
     Calls,
     /// By the sockets' own tracepoints.
-    Sockets(Form),
+    Sockets,
 }
 
 /// The probe that tells closings of descriptors, of any kind.
@@ -44,16 +44,16 @@ impl Way {
     /// By the sockets, where this kernel's tell by themselves what moves; else by the calls.
     #[must_use]
     pub fn of_this_kernel() -> Self {
-        if offsets::sockets_tell() { Self::Sockets(Form::of_this_kernel()) } else { Self::Calls }
+        if offsets::sockets_tell() { Self::Sockets } else { Self::Calls }
     }
 
     /// The probes that are attached from the start.
     #[must_use]
-    pub const fn probes(self) -> &'static [Probe] {
-        match self {
-            Self::Calls => BY_CALL,
-            Self::Sockets(Form::Ordinary) => BY_SOCKET,
-            Self::Sockets(Form::Raw) => BY_SOCKET_RAW,
+    pub const fn probes(self, form: Form) -> &'static [Probe] {
+        match (self, form) {
+            (Self::Calls, _) => BY_CALL,
+            (Self::Sockets, Form::Ordinary) => BY_SOCKET,
+            (Self::Sockets, Form::Raw) => BY_SOCKET_RAW,
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 
-use miku_probe_abi::{NetOffsets, SocketOffsets, StackOffsets, TaskOffsets};
+use miku_probe_abi::{NetOffsets, SocketOffsets, SwitchOffsets, TaskOffsets};
 
 /// The kernel's own type information.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -37,8 +37,8 @@ pub(super) struct KernelOffsets {
     pub(super) tasks: Result<TaskOffsets, TypesError>,
     /// Of TCP's sockets and packets; the tracepoints' fields are not among it.
     pub(super) net: Result<NetOffsets, TypesError>,
-    /// Of a task's stack.
-    pub(super) stack: Result<StackOffsets, TypesError>,
+    /// Of tasks that are switched.
+    pub(super) switches: Result<SwitchOffsets, TypesError>,
 }
 
 /// Finds all of them at once: reading the kernel's types takes some MiB for a while.
@@ -49,7 +49,7 @@ pub(super) fn kernel_offsets() -> Result<KernelOffsets, TypesError> {
         sockets: socket_offsets(&types),
         tasks: task_offsets(&types),
         net: net_offsets(&types),
-        stack: types.find("task_struct", "stack").map(|stack| StackOffsets { stack }),
+        switches: switch_offsets(&types),
     })
 }
 
@@ -76,6 +76,10 @@ fn task_offsets(types: &Types<'_>) -> Result<TaskOffsets, TypesError> {
         flags: types.find("signal_struct", "flags")?,
         group_exit_code: types.find("signal_struct", "group_exit_code")?,
     })
+}
+
+fn switch_offsets(types: &Types<'_>) -> Result<SwitchOffsets, TypesError> {
+    Ok(SwitchOffsets { pid: types.find("task_struct", "pid")?, stack: types.find("task_struct", "stack")? })
 }
 
 fn net_offsets(types: &Types<'_>) -> Result<NetOffsets, TypesError> {

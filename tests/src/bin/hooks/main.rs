@@ -69,9 +69,17 @@ enum Verb {
 #[derive(Subcommand)]
 enum What {
     /// Empty programs on every hook of the probe.
-    Empty,
+    Empty {
+        /// On those of event loops too.
+        #[arg(long)]
+        event_loops: bool,
+    },
     /// The probe's programs on its hooks, with nobody watched.
-    Idle,
+    Idle {
+        /// On those of event loops too.
+        #[arg(long)]
+        event_loops: bool,
+    },
     /// Whether a running probe watches a process.
     Sight {
         /// The probe.
@@ -89,8 +97,8 @@ fn main() -> Result<()> {
         || std::fs::read(&arguments.object).with_context(|| format!("cannot read {}", arguments.object.display()));
     match arguments.verb {
         Verb::Work => worker::work(),
-        Verb::Toggle { what: What::Empty } => obey(&mut Empty::load(&object()?)?),
-        Verb::Toggle { what: What::Idle } => obey(&mut Idle::load()?),
+        Verb::Toggle { what: What::Empty { event_loops } } => obey(&mut Empty::load(&object()?, event_loops)?),
+        Verb::Toggle { what: What::Idle { event_loops } } => obey(&mut Idle::load(event_loops)?),
         Verb::Toggle { what: What::Sight { probe, pid } } => obey(&mut Sight::of(probe, pid)?),
         Verb::Hold { variant, pid, statistics } => {
             let counting = statistics.then(miku_probe::probes::statistics_on).transpose()?;

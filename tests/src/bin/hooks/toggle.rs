@@ -33,18 +33,23 @@ pub(crate) fn obey(toggle: &mut dyn Toggle) -> Result<()> {
 pub(crate) struct Empty {
     attachments: Attachments,
     ebpf: Ebpf,
+    event_loops: bool,
 }
 
 impl Empty {
-    pub(crate) fn load(object: &[u8]) -> Result<Self> {
+    pub(crate) fn load(object: &[u8], event_loops: bool) -> Result<Self> {
         let ebpf = Ebpf::load(object).context("the kernel refuses the object")?;
-        Ok(Self { attachments: Attachments::default(), ebpf })
+        Ok(Self { attachments: Attachments::default(), ebpf, event_loops })
     }
 }
 
 impl Toggle for Empty {
     fn turn(&mut self, on: bool) -> Result<()> {
-        if on { attach_empty(&mut self.ebpf, &mut self.attachments) } else { Ok(self.attachments.detach()?) }
+        if on {
+            attach_empty(&mut self.ebpf, &mut self.attachments, self.event_loops)
+        } else {
+            Ok(self.attachments.detach()?)
+        }
     }
 }
 
@@ -53,18 +58,26 @@ pub(crate) struct Idle {
     kernel: Kernel,
     /// The programs are loaded when they are attached for the first time, and need them until then.
     _maps: Maps,
+    event_loops: bool,
 }
 
 impl Idle {
-    pub(crate) fn load() -> Result<Self> {
+    pub(crate) fn load(event_loops: bool) -> Result<Self> {
         let (kernel, maps) = Kernel::load(SIZES)?;
-        Ok(Self { kernel, _maps: maps })
+        Ok(Self { kernel, _maps: maps, event_loops })
     }
 }
 
 impl Toggle for Idle {
     fn turn(&mut self, on: bool) -> Result<()> {
-        if on { Ok(self.kernel.attach()?) } else { Ok(self.kernel.detach()?) }
+        if !on {
+            return Ok(self.kernel.detach()?);
+        }
+        self.kernel.attach()?;
+        if self.event_loops {
+            self.kernel.tell_turns();
+        }
+        Ok(())
     }
 }
 

@@ -12,9 +12,7 @@ use aya::programs::{BtfTracePoint, FEntry, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
 use clap::ValueEnum;
 use miku_probe::probes::socket::Way;
-use miku_probe::probes::{
-    Attachments, Form, Hook, Kernel, Maps, RunStatistics, Sizes, TargetTable, process, run_statistics,
-};
+use miku_probe::probes::{Attachments, Hook, Kernel, Maps, RunStatistics, Sizes, TargetTable, hooks, run_statistics};
 use miku_probe::units::Tgid;
 use miku_probe_abi::FILTER_SLOTS;
 
@@ -178,11 +176,7 @@ impl Attached {
         match self.variant {
             Variant::EmptyFentry | Variant::EmptyTls | Variant::NaiveTls => 0,
             Variant::Tracepoints if kind == Kind::Other => 0,
-            Variant::Empty | Variant::Probe
-                if kind == Kind::Other && matches!(Way::of_this_kernel(), Way::Sockets(_)) =>
-            {
-                0
-            }
+            Variant::Empty | Variant::Probe if kind == Kind::Other && Way::of_this_kernel() == Way::Sockets => 0,
             Variant::Tracepoints | Variant::EmptyRawPair | Variant::RawPair | Variant::RawExitCloseRaw => 2,
             _ => 1,
         }
@@ -238,7 +232,7 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Programs> {
     }
     let mut attachments = Attachments::default();
     match variant {
-        Variant::Empty => attach_empty(&mut ebpf, &mut attachments)?,
+        Variant::Empty => attach_empty(&mut ebpf, &mut attachments, true)?,
         Variant::EmptyRawExit => attach_raw(&mut ebpf, "empty_raw", &["sys_exit"])?,
         Variant::EmptyRawPair => attach_raw(&mut ebpf, "empty_raw", &["sys_enter", "sys_exit"])?,
         Variant::EmptyBtfExit => attach_btf(&mut ebpf, "empty_btf")?,
@@ -277,27 +271,26 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Programs> {
     Ok(Programs::Floor { _attachments: attachments, ebpf })
 }
 
-/// Puts empty programs on every hook of the probe.
-pub(crate) fn attach_empty(ebpf: &mut Ebpf, attachments: &mut Attachments) -> Result<()> {
-    let way = Way::of_this_kernel();
+/// Puts empty programs on every hook of the probe, those of event loops among them or not.
+pub(crate) fn attach_empty(ebpf: &mut Ebpf, attachments: &mut Attachments, event_loops: bool) -> Result<()> {
     // Reading the types takes longer than all the rest, and the sockets' tracepoints need none.
     let types = || Btf::from_sys_fs().context("this kernel has no type information");
-    let btf = (way == Way::Calls).then(types).transpose()?;
-    let mut hooks: Vec<Hook> = Vec::new();
-    for probe in way.probes().iter().chain(process::probes(Form::of_this_kernel())) {
-        // One program cannot stand twice on a tracepoint; the one on which two of the probe's do is rare.
-        if hooks.contains(&probe.hook) {
+    let btf = (Way::of_this_kernel() == Way::Calls).then(types).transpose()?;
+    let mut taken: Vec<Hook> = Vec::new();
+    for hook in hooks(event_loops) {
+        // One program cannot stand twice on a tracepoint; those on which several of the probe's do are rare.
+        if taken.contains(&hook) {
             continue;
         }
-        hooks.push(probe.hook);
-        let name = match probe.hook {
+        taken.push(hook);
+        let name = match hook {
             Hook::BtfTracepoint(_) => "empty_btf",
             Hook::RawTracepoint(_) => "empty_raw",
             Hook::Tracepoint(..) => "empty_tracepoint",
         };
         let program = ebpf.program_mut(name).context("not in the object")?;
-        let attached = attachments.attach(program, probe.hook, btf.as_ref());
-        attached.with_context(|| format!("cannot attach {name} to {:?}", probe.hook))?;
+        let attached = attachments.attach(program, hook, btf.as_ref());
+        attached.with_context(|| format!("cannot attach {name} to {hook:?}"))?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::Segment;
 use crate::bench::report::{Kind, Report, Table, percent};
-use crate::bench::stage::{Server, Stage, scheduled_seconds};
+use crate::bench::stage::{Server, Stage, Switch, scheduled_seconds};
 use crate::sh::workspace;
 
 /// How pairs of slices are taken.
@@ -35,6 +35,49 @@ struct Work {
     requests: u64,
     processor: f64,
     at: Instant,
+}
+
+/// How much the probe is told to watch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// Requests, network and processes.
+    Requests,
+    /// Turns of event loops too, as it does unless told otherwise.
+    EventLoops,
+}
+
+impl Scope {
+    const ALL: [Self; 2] = [Self::Requests, Self::EventLoops];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::EventLoops => "requests and event loops",
+        }
+    }
+
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::EventLoops => "event_loops",
+        }
+    }
+
+    /// Flags of the probe's.
+    const fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Requests => &["--event-loops=off"],
+            Self::EventLoops => &[],
+        }
+    }
+
+    /// A switch of programs that stand where the probe's do.
+    fn switch(self, stage: &Stage, what: &str) -> Switch {
+        match self {
+            Self::Requests => stage.switch(&[what]),
+            Self::EventLoops => stage.switch(&[what, "--event-loops"]),
+        }
+    }
 }
 
 /// A server that counts what it answers.
@@ -114,8 +157,9 @@ impl Target {
     }
 
     /// Compares the probe, watching, with the same probe stopped and its programs blind.
-    fn watched(&self, stage: &Stage) -> Result<Compared> {
-        let mut probe = Probe::attach(&[&self.server.service()]);
+    fn watched(&self, stage: &Stage, scope: Scope) -> Result<Compared> {
+        let mut probe = Probe::launch(&[&self.server.service()], scope.flags());
+        probe.wait_ready();
         let [on, pid] = [probe.pid(), self.server.process.pid()].map(|pid| pid.to_string());
         let mut sight = stage.switch(&["sight", "--probe", &on, "--pid", &pid]);
         let _load = self.load(stage)?;
@@ -142,9 +186,9 @@ impl Target {
     ///
     /// Attaching takes the kernel a millisecond or two, detaching some hundreds. So the slice without always comes before
     /// the one with, and between pairs the machine comes to rest.
-    fn attached(&self, stage: &Stage, what: &str) -> Result<Compared> {
+    fn attached(&self, stage: &Stage, scope: Scope, what: &str) -> Result<Compared> {
         const REST: Duration = Duration::from_millis(50);
-        let mut switch = stage.switch(&[what]);
+        let mut switch = scope.switch(stage, what);
         // What is attached for the first time must be loaded before.
         switch.turn(true);
         let _load = self.load(stage)?;
@@ -180,12 +224,21 @@ fn in_words(ratio: Ratio) -> String {
 
 pub(super) fn measure(stage: &Stage, report: &mut Report) -> Result<()> {
     let target = Target::start(stage)?;
-    let watching = target.watched(stage)?;
-    let idle = target.attached(stage, "idle")?;
-    let empty = target.attached(stage, "empty")?;
+    report.note(
+        "In slices under one load: the probe against the probe stopped and blind, all hooks attached; the hooks against nothing; \
+         and of these the product. Means, and their intervals of 95 %"
+            ,
+    );
+    Scope::ALL.into_iter().try_for_each(|scope| compare(&target, stage, scope, report))
+}
+
+fn compare(target: &Target, stage: &Stage, scope: Scope, report: &mut Report) -> Result<()> {
+    let watching = target.watched(stage, scope)?;
+    let idle = target.attached(stage, scope, "idle")?;
+    let empty = target.attached(stage, scope, "empty")?;
 
     let head = ["uvicorn with", "against", "pairs", "requests/s", "processor time a request"];
-    let mut table = Table::new("A saturated uvicorn, in slices under one load (mean, and its interval of 95 %)", &head);
+    let mut table = Table::new(format!("A saturated uvicorn, watched: {}", scope.name()), &head);
     let rate = (watching.rate.times(idle.rate), watching.rate.times(idle.rate).over(empty.rate));
     let processor = watching.processor.times(idle.processor);
     let to_empty = processor.over(empty.processor);
@@ -205,14 +258,19 @@ pub(super) fn measure(stage: &Stage, report: &mut Report) -> Result<()> {
     let dropped: usize = measured.iter().map(|(.., compared)| compared.dropped).sum();
     report.note(format!("{dropped} pairs of slices were dropped, because the host took more than 5 % of the time"));
     let number = |ratio: Ratio| json!({"mean": ratio.mean(), "interval": ratio.interval()});
+    let mut numbers = serde_json::Map::new();
     for (key, compared) in [("empty", empty), ("idle", idle), ("watching", watching)] {
         let Compared { rate, processor, pairs, .. } = compared;
-        report.number(key, json!({"pairs": pairs, "rate": number(rate), "processor": number(processor)}));
+        numbers.insert(key.to_owned(), json!({"pairs": pairs, "rate": number(rate), "processor": number(processor)}));
     }
-    report.number("probe", json!({"rate": number(rate.0), "processor": number(processor)}));
-    report.number("probe_against_empty", json!({"rate": number(rate.1), "processor": number(to_empty)}));
+    numbers.insert("probe".to_owned(), json!({"rate": number(rate.0), "processor": number(processor)}));
+    numbers.insert("probe_against_empty".to_owned(), json!({"rate": number(rate.1), "processor": number(to_empty)}));
+    report.number(scope.key(), numbers);
     let got = format!("{} of without, {} of empty programs", in_words(rate.0), in_words(rate.1));
-    let goal = "throughput at least 97 % of without, or within 1 % of what empty programs leave";
+    let goal = format!(
+        "throughput, {} watched, at least 97 % of without, or within 1 % of what empty programs leave",
+        scope.name()
+    );
     report.verdict(Kind::Measure, goal, got, rate.0.mean() >= 0.97 || rate.1.mean() >= 0.99);
     Ok(())
 }
