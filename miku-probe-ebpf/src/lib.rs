@@ -588,6 +588,12 @@ pub const CONNECTION_TOLD: u16 = 2;
 /// It carries TLS, so nothing on it is looked at: ciphertext may look like anything.
 pub const CONNECTION_TLS: u16 = 4;
 
+/// It carries questions to a name server and their answers, each of which is copied whole.
+pub const CONNECTION_NAMES: u16 = 32;
+
+/// The port of name servers (RFC 1035, section 4.2.1).
+pub const NAME_SERVER_PORT: u16 = 53;
+
 /// It carries the frames of a websocket: what a segment begins with tells how much of it is copied. A TLS stream's flag too.
 pub const FRAMES: u32 = 8;
 

@@ -451,6 +451,13 @@ pub(crate) fn net_resolve(ctx: ProbeContext) -> u32 {
     0
 }
 
+/// Whether the running thread is within `getaddrinfo`.
+#[inline(always)]
+pub(crate) fn resolves() -> bool {
+    // SAFETY: as in `net_resolve`.
+    NET_RESOLVING.get_ptr(thread()).is_some_and(|call| unsafe { (*call).started } != 0)
+}
+
 #[uprobe]
 pub(crate) fn net_resolve_return(ctx: ProbeContext) -> u32 {
     // SAFETY: as in `net_resolve`.

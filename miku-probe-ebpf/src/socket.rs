@@ -11,8 +11,8 @@ mod by_socket;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use miku_probe_abi::{
-    ADDRESS_MAX, CONNECTION_REPORTED, CONNECTION_TLS, CONNECTION_TOLD, CloseRecord, Connection, ConnectionKey,
-    Direction, GATHER_MAX, OpenRecord, Origin, RecordKind,
+    ADDRESS_MAX, CAPTURE_MAX, CONNECTION_NAMES, CONNECTION_REPORTED, CONNECTION_TLS, CONNECTION_TOLD, CloseRecord,
+    Connection, ConnectionKey, Direction, GATHER_MAX, NAME_SERVER_PORT, OpenRecord, Origin, RecordKind,
 };
 
 use crate::connections;
@@ -84,6 +84,7 @@ const AF_UNIX: u64 = 1;
 const AF_INET: u64 = 2;
 const AF_INET6: u64 = 10;
 const SOCK_STREAM: u16 = 1;
+const SOCK_DGRAM: u16 = 2;
 const SOCK_TYPE_MASK: u16 = 0xf;
 
 /// `MSG_PEEK` and `MSG_ERRQUEUE`: what such a call returns has not moved.
@@ -231,7 +232,9 @@ fn opening(key: ConnectionKey, origin: Origin, socket_type: u16, socket: u64) ->
 /// Enters a connection into the table and tells it.
 #[inline(always)]
 fn open(key: ConnectionKey, record: &OpenRecord) -> Result<(), Skip> {
-    let mut connection = Connection::new(record.generation, CONNECTION_TOLD, u16::from(record.socket_type));
+    // What the C library asks is told by its own calls.
+    let names = if asks_names(record) && !crate::net::resolves() { CONNECTION_NAMES | CONNECTION_REPORTED } else { 0 };
+    let mut connection = Connection::new(record.generation, CONNECTION_TOLD | names, u16::from(record.socket_type));
     connection.socket = record.socket;
     connections::enter(key, &connection)?;
     put(RecordKind::Open, Wake::Late, record);
@@ -239,6 +242,18 @@ fn open(key: ConnectionKey, record: &OpenRecord) -> Result<(), Skip> {
         crate::event_loop::moves(record.header.tid);
     }
     Ok(())
+}
+
+/// Whether a new connection leads to a name server.
+#[inline(always)]
+fn asks_names(record: &OpenRecord) -> bool {
+    // The port stands at the same place in both.
+    let [family, port] = [[record.address[0], record.address[1]], [record.address[2], record.address[3]]];
+    let family = u64::from(u16::from_ne_bytes(family));
+    u16::from(record.socket_type) == SOCK_DGRAM
+        && record.address_length != 0
+        && u16::from_be_bytes(port) == NAME_SERVER_PORT
+        && (family == AF_INET || family == AF_INET6)
 }
 
 /// Takes a connection off the table and tells that its process closed it.
@@ -314,6 +329,9 @@ fn segment(connection: *mut Connection, piece: &Piece) -> Result<(), Skip> {
         return Ok(());
     }
 
+    if connection.flags & CONNECTION_NAMES != 0 {
+        connection.budget = CAPTURE_MAX as u32;
+    }
     let segment = TOLD.get_ptr_mut(0).ok_or(Skip)?;
     // SAFETY: the pointer is to this processor's own value, and nothing else uses it before this program ends.
     let segment = unsafe { &mut *segment };

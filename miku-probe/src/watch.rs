@@ -278,7 +278,9 @@ impl<S: Sink> Watch<S> {
             if let Some(oldest) = oldest {
                 core.pipeline.end_batch(Nanos::now(), oldest);
             }
-            if core.pipeline.saw_unix() {
+            // Turns of event loops have put all system calls on the slower path already. Without them, that is no price for
+            // knowing at once that a name server did not answer.
+            if core.pipeline.saw_unix() || (core.event_loops && core.pipeline.saw_names()) {
                 core.kernel.tell_closings();
             }
             core.tell_turns_of_new_bots();

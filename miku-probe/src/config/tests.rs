@@ -259,7 +259,7 @@ fn files_that_make_no_sense_are_told_in_one_line() {
         ),
         (
             "\n[weeb]",
-            ":2: unknown key `weeb`, did you mean `web`?; keys here are web, limits, process, health, gpu, service",
+            ":2: unknown key `weeb`, did you mean `web`?; keys here are web, limits, process, health, gpu, event_loops, service",
         ),
         ("[web]\nlisten_addresses = []", "web.listen_addresses: the list is empty; leave the key out for the default"),
         ("[limits]\nroutes = 0", "limits.routes: 0 is out of range; write 1 to 10000"),

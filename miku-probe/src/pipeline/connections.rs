@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use miku_probe_abi::NAME_SERVER_PORT;
+
 use crate::discovery::addresses::{Address, class};
 use crate::discovery::sockets::Socket;
+use crate::protocols::dns;
 use crate::protocols::http1::Machine;
 use crate::protocols::websocket;
 use crate::units::{ConnId, Handle, Nanos, ServiceId, Symbol, Symbols, Tgid, Transport};
@@ -22,6 +25,13 @@ pub struct Peer {
     pub transport: Transport,
     /// Whether no more can be learned by asking.
     pub resolved: bool,
+}
+
+impl Peer {
+    /// Whether it is a name server.
+    pub(super) fn tells_names(&self) -> bool {
+        self.transport == Transport::Udp && self.port == NAME_SERVER_PORT
+    }
 }
 
 /// Which TLS stream a socket carries.
@@ -64,6 +74,8 @@ pub(super) struct Connection {
     pub(super) websocket: Option<Box<websocket::Machine>>,
     /// Whether that is known to be none of a gateway of Discord's.
     pub(super) is_others: bool,
+    /// What follows its questions, if it leads to a name server.
+    pub(super) names: Option<Box<dns::Client>>,
 }
 
 /// How a connection came to be.
@@ -94,6 +106,7 @@ impl Connection {
             machine: Machine::default(),
             websocket: None,
             is_others: false,
+            names: None,
         }
     }
 }
@@ -105,6 +118,7 @@ pub(super) struct Connections {
     /// Its keys are the kernel's numbers and it is looked up at every record, so that a quick hash is due.
     open: HashMap<(Tgid, Handle), Connection, foldhash::fast::RandomState>,
     saw_unix: bool,
+    saw_names: bool,
     classes: Classes,
 }
 
@@ -122,6 +136,7 @@ impl Connections {
             cap,
             open: HashMap::default(),
             saw_unix: false,
+            saw_names: false,
             classes: Classes { known, unknown: symbols.intern("unknown") },
         }
     }
@@ -133,6 +148,7 @@ impl Connections {
             return false;
         }
         self.saw_unix |= connection.peer.is_some_and(|peer| peer.transport == Transport::Unix);
+        self.saw_names |= connection.names.is_some();
         self.open.insert(key, connection);
         true
     }
@@ -169,6 +185,11 @@ impl Connections {
     /// Whether a Unix socket has been among them.
     pub(super) fn saw_unix(&self) -> bool {
         self.saw_unix
+    }
+
+    /// Whether a socket that leads to a name server has been among them.
+    pub(super) fn saw_names(&self) -> bool {
+        self.saw_names
     }
 
     fn ids(&self, wanted: impl Fn(Tgid, Handle, &Connection) -> bool) -> impl Iterator<Item = ConnId> {

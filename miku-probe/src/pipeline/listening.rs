@@ -18,6 +18,9 @@ const HTTP1: &str = "http1";
 impl<S: Sink, W: World> Pipeline<S, W> {
     /// Runs the connection's state machines on something and observes what they tell.
     pub(super) fn feed(&mut self, id: ConnId, step: Step<'_>) {
+        if self.asks(id, step) {
+            return;
+        }
         let Self { connections, services, names, sink, bots, models, .. } = self;
         let Some(connection) = connections.get_mut(id) else { return };
         let Connection {

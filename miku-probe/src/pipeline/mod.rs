@@ -167,6 +167,12 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         self.connections.saw_unix()
     }
 
+    /// Whether a socket that leads to a name server has been followed.
+    #[must_use]
+    pub fn saw_names(&self) -> bool {
+        self.connections.saw_names()
+    }
+
     /// How many connections are followed now.
     #[must_use]
     pub fn connection_count(&self) -> usize {
@@ -283,7 +289,8 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             decode_address(open.address).map(|address| self.connections.peer_of_address(&address, open.socket_type));
         let host = peer.and_then(|peer| self.host_at(service, peer.ip?, open.time));
         let made = (open.socket != 0).then_some(Made::Socket(open.socket));
-        let connection = Connection { host, made, ..Connection::new(open.id.generation, service, peer) };
+        let names = peer.filter(Peer::tells_names).map(|_| Box::default());
+        let connection = Connection { host, made, names, ..Connection::new(open.id.generation, service, peer) };
         if !self.connections.insert(open.id, connection) {
             self.observe(&Observation::Lost { at: LostWhere::Table, count: 1 });
         }

@@ -8,11 +8,13 @@ use std::net::IpAddr;
 use miku_probe_abi::NetEvent;
 
 use super::servers::host_name;
-use super::{Pipeline, World};
+use super::{Pipeline, Step, World};
 use crate::intake;
 use crate::observations::{ConnectFailure, Net, Observation, Resolution, Sink};
+use crate::protocols::dns::Lookup;
+use crate::protocols::http1::Segment;
 use crate::samplers::tcp::{Listener, Round};
-use crate::units::{Direction, Nanos, ServiceId, Side, Symbol};
+use crate::units::{ConnId, Direction, Nanos, ServiceId, Side, Symbol};
 
 /// What the rounds of the sampler have told so far.
 #[derive(Debug, Default)]
@@ -45,14 +47,53 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         if is_address(resolved.name) {
             return;
         }
-        let (outcome, time) = (Resolution::of(resolved.result), resolved.duration);
-        self.observe(&Observation::Net { service, what: Net::Resolved { outcome, time } });
-        if let Some(name) = host_name(resolved.name)
-            && resolved.addresses().next().is_some()
+        let lookup = Lookup {
+            name: resolved.name.into(),
+            outcome: Resolution::of(resolved.result),
+            duration: resolved.duration,
+            addresses: resolved.addresses().collect(),
+        };
+        self.looked_up(service, &lookup, resolved.time);
+    }
+
+    /// Takes in what went over a socket, if that leads to a name server; says whether it does.
+    pub(super) fn asks(&mut self, id: ConnId, step: Step<'_>) -> bool {
+        let Some(connection) = self.connections.get_mut(id) else { return false };
+        let (service, Some(client)) = (connection.service, &mut connection.names) else { return false };
+        let mut over = Vec::new();
+        let time = match step {
+            Step::Segment(Segment { time, direction: Direction::Out, prefix, .. }, _) => {
+                client.sent(prefix, time);
+                time
+            }
+            Step::Segment(Segment { time, direction: Direction::In, prefix, .. }, _) => {
+                over.extend(client.received(prefix, time));
+                time
+            }
+            Step::Gap(time) => {
+                client.gap();
+                time
+            }
+            Step::End(time, _) => {
+                over.extend(client.closed(time));
+                time
+            }
+        };
+        for lookup in over {
+            self.looked_up(service, &lookup, time);
+        }
+        true
+    }
+
+    fn looked_up(&mut self, service: ServiceId, lookup: &Lookup, now: Nanos) {
+        let what = Net::Resolved { outcome: lookup.outcome, time: lookup.duration };
+        self.observe(&Observation::Net { service, what });
+        if let Some(name) = host_name(&lookup.name)
+            && !lookup.addresses.is_empty()
             && let Some(name) = self.label_of(service, &name)
         {
-            for ip in resolved.addresses() {
-                self.learn(service, ip, name, resolved.time);
+            for ip in &lookup.addresses {
+                self.learn(service, *ip, name, now);
             }
         }
     }

@@ -367,7 +367,7 @@ impl Kernel {
         if std::mem::replace(&mut self.closes, true) {
             return;
         }
-        log::info!("there are Unix sockets to follow: hooking close");
+        log::info!("there are sockets to follow of which nothing else tells when they are closed: hooking close");
         let outcome = self.attach_one(&socket::CLOSE, None);
         // What fails here is missing, not fatal: all else goes on.
         let probe = Probe { intent: Intent::Optional, ..socket::CLOSE };

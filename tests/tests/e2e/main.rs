@@ -74,6 +74,8 @@ enum Need {
     Voice,
     /// A network and names of one's own.
     Hermetic,
+    /// The environment with libraries that ask name servers by themselves.
+    Resolvers,
     /// A network that can be made to lose packets.
     TrafficControl,
     /// An interpreter that speaks TLS, without any packages.
@@ -123,6 +125,7 @@ impl Need {
             Self::Hikari => Library::Hikari.python().map(drop),
             Self::Voice => discord_stage::with_voice().map(drop),
             Self::Hermetic => discord_stage::hermetic(),
+            Self::Resolvers => net::resolvers().map(drop),
             Self::TrafficControl => net::traffic_control(),
             Self::PlainPython => tls_stage::plain().map(drop),
             Self::SharedLibrary => tls_stage::shared_library().map(drop),

@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use miku_probe_tests::exposition::Scrape;
 use miku_probe_tests::harness::hermetic::Hermetic;
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
+use miku_probe_tests::harness::python::Python;
 use miku_probe_tests::harness::{PATIENCE, eventually};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -22,6 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(connections_and_their_failures, PlainPython, Hermetic),
         case!(losses_and_delays, PlainPython, Hermetic, TrafficControl),
         case!(names_and_whom_they_lead_to, PlainPython, Hermetic),
+        case!(names_that_are_asked_for_without_the_c_library, PlainPython, Resolvers, Hermetic),
     ]
 }
 
@@ -48,6 +51,12 @@ struct Network {
 
 impl Network {
     fn new() -> Self {
+        let python = plain().expect("the case needs it");
+        Self::of(&mut python.script("net_peer.py"))
+    }
+
+    /// With this client.
+    fn of(client: &mut Command) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let place = Hermetic::new(&["unused.miku.test"], folder.path()).expect("the case needs it");
         let resolver = folder.path().join("resolv.conf");
@@ -77,8 +86,9 @@ impl Network {
             process
         };
         let names = start("the name server", python.script("net_names.py").arg(NAMES));
-        let peer = |what: &str| Peer { process: start(what, &mut python.script("net_peer.py")), told: 0 };
-        let [mut server, client] = ["the server", "the client"].map(peer);
+        let peer = |what: &str, command: &mut Command| Peer { process: start(what, command), told: 0 };
+        let mut server = peer("the server", &mut python.script("net_peer.py"));
+        let client = peer("the client", client);
         // Before the probe comes and after.
         server.ask("serve 10.77.0.1 8000");
         let services =
@@ -391,4 +401,50 @@ fn names_and_whom_they_lead_to() {
         (CONNECTIONS, &sides("half.miku.test"), 0),
         (CONNECTIONS, &sides("other-half.miku.test"), 0),
     ]);
+}
+
+/// The environment of a client that resolves names by itself.
+pub(crate) fn resolvers() -> Result<Python, String> {
+    static PYTHON: OnceLock<Result<Python, String>> = OnceLock::new();
+    let made = || Python::with("resolvers", &["resolvers.txt"]).map_err(|error| format!("{error:#}"));
+    PYTHON.get_or_init(made).clone()
+}
+
+/// What c-ares and a library in Python ask of a name server, how long that takes, and the connections that bear the names.
+fn names_that_are_asked_for_without_the_c_library() {
+    const COUNT: &str = "miku_net_dns_seconds_count";
+    const SUM: &str = "miku_net_dns_seconds_sum";
+    let python = resolvers().expect("the case needs it");
+    let mut network = Network::of(&mut python.script("net_resolvers.py"));
+    for word in ["cares", "dnspython"] {
+        for (name, outcome) in [
+            ("one.miku.test", "ok"),
+            ("slow.miku.test", "ok"),
+            ("six.miku.test", if word == "cares" { "ok" } else { "not_found" }),
+            ("absent.miku.test", "not_found"),
+            ("broken.miku.test", "again"),
+            ("silent.miku.test", "again"),
+        ] {
+            let labels = [("service", "client"), ("outcome", outcome)];
+            let before = network.probe.scrape();
+            let answer = network.client.ask(&format!("{word} {name}"));
+            let clock = answer["seconds"].as_f64().expect("a number");
+            network.agree(&[(COUNT, &labels, before.count(COUNT, &labels) + 1)]);
+            let told = network.probe.scrape().sum(SUM, &labels) - before.sum(SUM, &labels);
+            // The library's own work is around it, and dnspython thinks for a tenth of a second before it gives up.
+            let most = if name.starts_with("silent") { 0.15 } else { 0.05 };
+            let apart = clock - told;
+            assert!(
+                (0.0..most).contains(&apart),
+                "{word} {name}: {told} s instead of the client's {clock} s: {answer}"
+            );
+        }
+    }
+    assert_eq!(network.probe.scrape().count(COUNT, &[]), 12);
+
+    for address in ["10.77.0.1", "10.77.0.3"] {
+        network.client.ask(&format!("connect {address}"));
+    }
+    let sides = |host| [("service", "client"), ("peer", host), ("side", "client")];
+    network.agree(&[(CONNECTIONS, &sides("one.miku.test"), 1), (CONNECTIONS, &sides("slow.miku.test"), 1)]);
 }

@@ -316,16 +316,11 @@ impl Replies {
 
     /// The next thing goes over a new connection: finds out why that was asked for.
     fn opens(&mut self, at: At, dial: Option<Dial>) {
-        let mut pending = self.dials.iter().filter(|(_, (tid, ..))| *tid == at.tid).map(|(dial, _)| *dial);
-        let asked = match dial {
-            Some(dial) => self.dials.remove(&dial).map(|(.., why)| why),
-            // Whichever it was, if there is one only.
-            None => match (pending.next(), pending.next()) {
-                (Some(one), None) => self.dials.remove(&one).map(|(.., why)| why),
-                _ if self.turns.are_told(at.tid) => Some(Why::Dialed { known: false }),
-                _ => None,
-            },
-        };
+        // Where it is not known which it was, it is the one that the thread waits for, if there is one only.
+        let one = dial.or_else(|| only(self.dials.iter().filter(|(_, (tid, ..))| *tid == at.tid)).copied());
+        let asked = one.and_then(|dial| self.dials.remove(&dial)).map(|(.., why)| why);
+        let unknown = dial.is_none() && self.turns.are_told(at.tid);
+        let asked = asked.or(unknown.then_some(Why::Dialed { known: false }));
         self.opened = asked.map(|why| (at.source, why));
     }
 
@@ -940,7 +935,7 @@ impl Replies {
 }
 
 /// The only one of these, if there is one only.
-fn only<'a>(mut some: impl Iterator<Item = (Id, &'a Conversation)>) -> Option<Id> {
+fn only<T, V>(mut some: impl Iterator<Item = (T, V)>) -> Option<T> {
     match (some.next(), some.next()) {
         (Some((one, _)), None) => Some(one),
         _ => None,

@@ -94,8 +94,9 @@ impl Families {
             dns: family(
                 registry,
                 "miku_net_dns_seconds",
-                "Time that resolving a name by the C library's getaddrinfo took, by outcome. Again: no server could tell now, \
-                 mostly because none answered in time. Addresses that are given in place of a name are not counted.",
+                "Time that resolving a name took, by outcome: a call of the C library's getaddrinfo, or what the service itself asked \
+                 of a name server over UDP. Again: no server could tell now, mostly because none answered in time. Addresses \
+                 that are given in place of a name are not counted.",
                 ["service", "outcome"],
                 FAST_BUCKETS,
             ),

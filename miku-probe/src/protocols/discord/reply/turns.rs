@@ -54,6 +54,12 @@ impl Turn {
     fn lasts(&self, time: Nanos) -> bool {
         self.told || time.since(self.last) <= TURN
     }
+
+    /// A new one begins.
+    fn begin(&mut self) {
+        self.things.clear();
+        self.sent = false;
+    }
 }
 
 /// Why a thread sent something.
@@ -97,8 +103,7 @@ impl Turns {
     /// Takes in that a thread waits for whatever comes, with nothing left to do: its turn is over.
     pub(super) fn wait(&mut self, tid: u32, time: Nanos) {
         let Some(turn) = self.turn(tid, time) else { return };
-        turn.things.clear();
-        turn.sent = false;
+        turn.begin();
         turn.last = time;
         turn.told = true;
     }
@@ -107,8 +112,7 @@ impl Turns {
     pub(super) fn receive(&mut self, tid: u32, source: Source, cause: Cause, time: Nanos) {
         let Some(turn) = self.turn(tid, time) else { return };
         if (turn.sent && !turn.told) || !turn.lasts(time) {
-            turn.things.clear();
-            turn.sent = false;
+            turn.begin();
         }
         turn.last = time;
         let known = turn.things.iter().position(|(from, known)| {
