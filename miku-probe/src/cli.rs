@@ -244,6 +244,9 @@ pub struct HistArgs {
     #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
     #[command(flatten)]
     pub limits: LimitArgs,
+    #[allow(missing_docs, reason = "documented on the type; a text here would show as help")]
+    #[command(flatten)]
+    pub gpu: GpuArgs,
 }
 
 /// Flags of `stalls`.

@@ -13,8 +13,8 @@ use miku_probe_abi::RecordKind;
 pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
 pub use self::event_loop::{EventLoop, StallThreshold, Turns, off_reason};
 pub use self::gpu::{
-    Allocations, ClockDomain, Device, EccKind, EccLocation, Gpu, GpuMemory, GpuProcess, GpuSample, PcieDirection,
-    Reading, RemapCause, Sensor, Task, ThrottleReason, Unavailable,
+    Allocations, ClockDomain, Device, EccKind, EccLocation, Gpu, GpuMemory, GpuProcess, GpuSample, LlmPhase,
+    PcieDirection, Reading, RemapCause, Sensor, Task, ThrottleReason, Unavailable,
 };
 pub use self::llm::{CallOutcome, Finish, Llm, LlmCall, LlmLabels, Operation, Tokens};
 pub use self::net::{ConnectFailure, Net, Resolution};

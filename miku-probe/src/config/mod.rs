@@ -308,8 +308,9 @@ fn hist(arguments: &cli::HistArgs, color: bool) -> Result<HistConfig, ConfigErro
     let (sizes, caps) = limits(&arguments.limits, &file.limits)?;
     // What is put down to a reply is known by the turns that did it; the other panels need none.
     let event_loops = arguments.reply;
+    let gpu = gpu_settings(&arguments.gpu, file.gpu)?.filter(|_| arguments.llm);
     Ok(HistConfig {
-        settings: Settings { services, sizes, caps, process_interval: None, gpu: None, event_loops },
+        settings: Settings { services, sizes, caps, process_interval: None, gpu, event_loops },
         options: Options {
             interval,
             count,

@@ -186,6 +186,16 @@ labels! {
     }
 }
 
+labels! {
+    /// What the calls of language models do that are served here.
+    LlmPhase {
+        /// Prompts are evaluated, or wait for that.
+        Prompt = "prompt",
+        /// Answers are generated.
+        Generation = "generation",
+    }
+}
+
 /// A GPU's memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GpuMemory {
@@ -273,7 +283,21 @@ pub struct GpuSample {
     pub xids: Vec<(String, u64)>,
 }
 
+impl Reading {
+    /// The part of the time in which kernels ran, from 0 to 1.
+    #[must_use]
+    pub fn busy(&self) -> Option<f64> {
+        self.utilization.iter().find(|(task, _)| *task == Task::Sm).map(|(_, ratio)| *ratio)
+    }
+}
+
 impl GpuSample {
+    /// The GPUs that told something, with their numbers; parts of one that stand for themselves (MIG) too.
+    pub fn readings(&self) -> impl Iterator<Item = (&str, &Reading)> {
+        let devices = self.devices.iter().flatten();
+        devices.filter_map(|device| Some((device.gpu.as_str(), device.told.as_ref().ok()?)))
+    }
+
     /// All that the GPUs used since the driver was loaded, in joules; none unless each of them tells it.
     #[must_use]
     pub fn energy_joules(&self) -> Option<f64> {
@@ -288,6 +312,9 @@ impl GpuSample {
 pub enum Gpu {
     /// What they told when they were asked.
     Sample(GpuSample),
+    /// What they told at a time, all of which a single phase of the calls that are served here had filled. It comes with the next
+    /// sample.
+    During(LlmPhase, GpuSample),
     /// A service's processes asked the CUDA driver for memory.
     Allocations(Allocations),
 }

@@ -10,6 +10,7 @@ mod hosts;
 mod listening;
 mod models;
 mod net;
+mod phases;
 mod servers;
 mod services;
 mod streams;

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use super::Pipeline;
 use super::bots::Out;
 use super::energy::EnergyShares;
+use super::phases::{Change, Phases, Stage, UnderWay};
 use super::services::Link;
 use crate::observations::{
     CallOutcome, Gpu, GpuSample, Llm, LlmCall, LlmLabels, Observation, Operation, Sink, Unmatched,
@@ -37,10 +38,28 @@ pub(super) struct Models {
     /// How many of them each process has.
     counts: HashMap<Tgid, usize>,
     inflaters: Inflaters,
-    /// What the GPUs drew for calls that are served here, once they have told what they draw.
-    energy: Option<EnergyShares<(ServiceId, Symbol)>>,
+    /// What the GPUs do for calls that are served here, once there are any.
+    gpus: Option<Gpus>,
     /// The number of the next call.
     next: u64,
+}
+
+/// What becomes of what the GPUs tell.
+#[derive(Debug)]
+struct Gpus {
+    energy: EnergyShares<(ServiceId, Symbol)>,
+    phases: Phases,
+}
+
+impl Gpus {
+    fn change(&mut self, time: Nanos, change: Change) {
+        match change {
+            Change { from: None, .. } => self.energy.in_flight(time, 1),
+            Change { to: None, .. } => self.energy.in_flight(time, -1),
+            _ => {}
+        }
+        self.phases.change(time, change);
+    }
 }
 
 /// A call under way.
@@ -52,6 +71,8 @@ struct Following {
     server: Symbol,
     /// It is certain that it is one, and that was told.
     begun: bool,
+    /// What is done for it now.
+    stage: Stage,
     /// The bot was told of it.
     bot_knows: bool,
 }
@@ -134,8 +155,9 @@ impl Models {
             Side::Server => Symbol::EMPTY,
             Side::Client => out.kept.servers.name(request.host, link, &mut out.names.symbols).address,
         };
-        let mut following = Following { id: LlmId(self.next), follower, server, begun: false, bot_knows: false };
-        let began = following.begin_if_certain(is_bot, &mut self.energy, out);
+        let mut following =
+            Following { id: LlmId(self.next), follower, server, begun: false, stage: Stage::Unclear, bot_knows: false };
+        let began = following.begin_if_certain(is_bot, &mut self.gpus, out);
         let heard = Heard { llm: following.id, began, first_token: None };
         if let Some(lost) = self.calls.insert((id, request.id), following) {
             // Another connection had this one's name, and its end was never told.
@@ -160,7 +182,7 @@ impl Models {
         };
         let following = self.calls.get_mut(&(id, exchange))?;
         let Progress { tokens, first, gap, at_once } = following.follower.tell(event);
-        let began = following.begin_if_certain(is_bot, &mut self.energy, out);
+        let began = following.begin_if_certain(is_bot, &mut self.gpus, out);
         if gap.is_some() || at_once > 0 {
             let labels = following.labels(out);
             for (gap, count) in [(gap, 1), (Some(Nanos(0)), at_once)] {
@@ -171,6 +193,7 @@ impl Models {
         }
         let whole = matches!(event, Event::Answered(answer) if answer.media == Media::Json);
         let first_token = if first || whole { Some(true) } else { (tokens > 0).then_some(false) };
+        following.go_on(event, first, &mut self.gpus);
         let heard = Heard { llm: following.id, began, first_token };
         (following.bot_knows && (began || first_token.is_some())).then_some(heard)
     }
@@ -196,8 +219,8 @@ impl Models {
         if let Some(reason) = call.unread {
             out.observe(&Observation::Unmatched { protocol: LLM, reason });
         }
-        if let Some(energy) = self.energy.as_mut().filter(|_| side == Side::Server) {
-            energy.ended((out.service, model), call.start, call.end);
+        if let Some(gpus) = self.gpus.as_mut().filter(|_| side == Side::Server) {
+            gpus.energy.ended((out.service, model), call.start, call.end);
         }
         let since = |time: Nanos| time.since(call.start);
         out.llm(Llm::Call(LlmCall {
@@ -219,6 +242,15 @@ impl Models {
         known
     }
 
+    /// The calls that are served here now.
+    fn under_way(&self) -> UnderWay {
+        let mut under_way = UnderWay::default();
+        for call in self.calls.values().filter(|call| call.begun && call.follower.side() == Side::Server) {
+            under_way.take_in(Change { from: None, to: Some(call.stage) });
+        }
+        under_way
+    }
+
     /// A call is followed no more; it ended then.
     fn forget<S: Sink>(&mut self, tgid: Tgid, following: &Following, end: Nanos, out: &mut Out<'_, S>) {
         if let Some(count) = self.counts.get_mut(&tgid) {
@@ -228,41 +260,56 @@ impl Models {
             }
         }
         if following.begun {
-            following.in_flight(end, -1, &mut self.energy, out);
+            following.served(end, Change { from: Some(following.stage), to: None }, &mut self.gpus);
+            following.in_flight(-1, out);
         }
     }
 }
 
 impl Following {
     /// Tells that it is a call, once that is certain. Returned is whether a bot is to be told too.
-    fn begin_if_certain<S: Sink>(
-        &mut self,
-        is_bot: bool,
-        energy: &mut Option<EnergyShares<(ServiceId, Symbol)>>,
-        out: &mut Out<'_, S>,
-    ) -> bool {
+    fn begin_if_certain<S: Sink>(&mut self, is_bot: bool, gpus: &mut Option<Gpus>, out: &mut Out<'_, S>) -> bool {
         if !self.follower.is_call() || std::mem::replace(&mut self.begun, true) {
             return false;
         }
-        self.in_flight(self.follower.start(), 1, energy, out);
+        self.served(self.follower.start(), Change { from: None, to: Some(self.stage) }, gpus);
+        self.in_flight(1, out);
         self.bot_knows = is_bot && self.follower.side() == Side::Client;
         self.bot_knows
     }
 
     /// It began, or ended.
-    fn in_flight<S: Sink>(
-        &self,
-        time: Nanos,
-        change: i8,
-        energy: &mut Option<EnergyShares<(ServiceId, Symbol)>>,
-        out: &mut Out<'_, S>,
-    ) {
-        let side = self.follower.side();
-        // Where the server of a client's call is, and whose GPUs it uses, is not known.
-        if let Some(energy) = energy.as_mut().filter(|_| side == Side::Server) {
-            energy.in_flight(time, change);
+    fn in_flight<S: Sink>(&self, change: i8, out: &mut Out<'_, S>) {
+        out.llm(Llm::InFlight { side: self.follower.side(), server: self.server, change });
+    }
+
+    /// Finds out what is done for it after an event, with which the first token came or not.
+    fn go_on(&mut self, event: &Event<'_>, first: bool, gpus: &mut Option<Gpus>) {
+        let time = match event {
+            Event::Body(piece) => piece.time,
+            Event::Asked { time, .. } => *time,
+            Event::Answered(answer) => answer.time,
+            _ => return,
+        };
+        let has_phases =
+            self.follower.streaming() == Some(true) || self.follower.endpoint().operation == Operation::Embeddings;
+        let next = match self.stage {
+            Stage::Unclear | Stage::Prompt if first && has_phases => Stage::Answer,
+            Stage::Unclear if has_phases => Stage::Prompt,
+            stage => stage,
+        };
+        if self.begun && next != self.stage {
+            let change = Change { from: Some(std::mem::replace(&mut self.stage, next)), to: Some(next) };
+            self.served(time, change, gpus);
         }
-        out.llm(Llm::InFlight { side, server: self.server, change });
+    }
+
+    /// Takes in what became of it, if it is served here: where the server of a client's call is, and whose GPUs it uses, is not
+    /// known.
+    fn served(&self, time: Nanos, change: Change, gpus: &mut Option<Gpus>) {
+        if let Some(gpus) = gpus.as_mut().filter(|_| self.follower.side() == Side::Server) {
+            gpus.change(time, change);
+        }
     }
 
     /// What tells it from others, as far as that is known by now.
@@ -276,15 +323,21 @@ impl Following {
 impl<S: Sink, W> Pipeline<S, W> {
     /// Takes in what the GPUs told, and shares out what they drew among the calls that are served here.
     pub fn gpus(&mut self, sample: GpuSample) {
-        let (time, joules) = (sample.time, sample.energy_joules());
-        self.sink.observe(&Observation::Gpu(Gpu::Sample(sample)), &self.names);
-        let energy = &mut self.models.energy;
-        if joules.is_some() {
-            energy.get_or_insert_default();
+        if self.models.gpus.is_none() && sample.readings().next().is_none() {
+            self.sink.observe(&Observation::Gpu(Gpu::Sample(sample)), &self.names);
+            return;
         }
-        for ((service, model), joules) in energy.iter_mut().flat_map(|energy| energy.reading(time, joules)) {
+        let under_way = self.models.under_way();
+        let new = || Gpus { energy: EnergyShares::default(), phases: Phases::new(under_way) };
+        let gpus = self.models.gpus.get_or_insert_with(new);
+        for ((service, model), joules) in gpus.energy.reading(sample.time, sample.energy_joules()) {
             let what = Llm::Energy { model, joules };
             self.sink.observe(&Observation::Llm { service, what }, &self.names);
+        }
+        let during = gpus.phases.sample(sample.clone());
+        self.sink.observe(&Observation::Gpu(Gpu::Sample(sample)), &self.names);
+        if let Some((phase, sample)) = during {
+            self.sink.observe(&Observation::Gpu(Gpu::During(phase, sample)), &self.names);
         }
     }
 }

@@ -7,12 +7,14 @@ use std::thread;
 use std::time::Duration;
 
 use miku_probe_tests::exposition::Scrape;
-use miku_probe_tests::harness::PATIENCE;
+use miku_probe_tests::harness::llm::{Client as Caller, LlmServer};
 use miku_probe_tests::harness::probe::{Probe, command};
 use miku_probe_tests::harness::process::Process;
+use miku_probe_tests::harness::{PATIENCE, eventually};
 use nvidia_ml_standin::script::{StandIn, built};
 use serde_json::Value;
 
+use crate::llm::python;
 use crate::tls_stage::NOTICED_WITHIN;
 use crate::{Case, case};
 
@@ -23,6 +25,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(a_call_that_hangs),
         case!(allocations),
         case!(commands),
+        case!(phases_of_calls_that_are_served, Llm),
     ]
 }
 
@@ -286,4 +289,62 @@ fn commands() {
     let mismatch = row(library);
     assert_eq!(mismatch["status"], "warn", "{mismatch}");
     assert!(mismatch["remedy"].as_str().is_some_and(|remedy| remedy.contains("reboot")), "{mismatch}");
+}
+
+/// What a GPU does while a server of language models evaluates a prompt and while it generates, by metrics and by `hist --llm`.
+fn phases_of_calls_that_are_served() {
+    /// Seconds that the prompt's evaluation and the answer take, and from one sample to the next.
+    const PROMPT: f64 = 1.5;
+    const ANSWER: f64 = 2.0;
+    const SAMPLE: f64 = 0.1;
+    let python = python().expect("the case needs it");
+    let folder = tempfile::tempdir().expect("a folder");
+    let pace = ["--prompt-ms", "1500", "--token-ms", "100", "--tokens", "21"];
+    let server = LlmServer::standin(&python, &folder.path().join("truth"), None, &pace);
+    let mut standin = StandIn::without(&[]);
+    standin.tell(&script(21_474_836_480, "1:1"));
+    let library = standin.library();
+    let gpus = ["--gpu-interval", "100ms", "--gpu-library", library.to_str().expect("it is text")];
+    let probe = Probe::launch(&[&server.service("llm")], &gpus);
+    probe.wait_target("llm");
+    let service = server.service("llm");
+    let shown = [&["hist", "--llm", "--json", "--interval", "0.5", "--service", &service][..], &gpus].concat();
+    let hist = Process::start("hist", &mut command(&shown));
+    let frame = || hist.said().last().and_then(|line| serde_json::from_str::<Value>(line).ok());
+    eventually(PATIENCE, || (frame()?["gpus"][0]["busy_ratio"] == 0.97).then_some(())).expect("hist shows the GPU");
+    probe.wait_for("the GPU", |scrape| value(scrape, "miku_gpu_up", &[("gpu", "0")]));
+    let calls = Caller::start(&mut server.client(&python, &["--calls", "1"])).go();
+    assert!(calls.iter().all(|call| call.status == Some(200)), "{calls:?}");
+
+    let count =
+        |scrape: &Scrape, phase| scrape.sum("miku_llm_gpu_utilization_ratio_count", &[("gpu", "0"), ("phase", phase)]);
+    for (phase, seconds) in [("prompt", PROMPT), ("generation", ANSWER)] {
+        // On a busy machine some samples come late.
+        let wanted = seconds / SAMPLE * 0.5..=seconds / SAMPLE + 1.0;
+        let told = || format!("{}", count(&probe.scrape(), phase));
+        let scrape = eventually(PATIENCE, || {
+            let scrape = probe.scrape();
+            wanted.contains(&count(&scrape, phase)).then_some(scrape)
+        });
+        let scrape = scrape.unwrap_or_else(|| panic!("{} samples of {phase} instead of {wanted:?}", told()));
+        let samples = count(&scrape, phase);
+        for (name, each) in [("utilization_ratio", 0.97), ("power_watts", 310.123), ("memory_ratio", 0.25)] {
+            let sum = scrape.sum(&format!("miku_llm_gpu_{name}_sum"), &[("gpu", "0"), ("phase", phase)]);
+            assert!((sum / samples - each).abs() < 1e-6, "{name} of {phase}: {sum} in {samples}");
+        }
+        let seen = eventually(PATIENCE, || {
+            let frame = frame()?;
+            let seen = &frame["gpus"][0][phase];
+            (wanted.contains(&seen["samples"].as_f64()?)).then(|| seen.clone())
+        });
+        let seen = seen.unwrap_or_else(|| panic!("hist does not show {phase}: {:?}", frame()));
+        let means = ["busy_ratio", "power_watts"].map(|name| seen[name].as_f64().expect("a mean"));
+        assert!((means[0] - 0.97).abs() < 1e-6 && (means[1] - 310.123).abs() < 1e-6, "{seen}");
+    }
+    let before = probe.scrape();
+    thread::sleep(Duration::from_millis(500));
+    let after = probe.scrape();
+    for phase in ["prompt", "generation"] {
+        assert_eq!(count(&before, phase), count(&after, phase), "nothing is served any more");
+    }
 }

@@ -1,7 +1,7 @@
 //! Calls of language models, by any process and to it.
 
 use super::*;
-use crate::observations::{CallOutcome, Device, GpuSample, Llm, LlmCall, Operation, Reading};
+use crate::observations::{CallOutcome, Device, Gpu, GpuSample, Llm, LlmCall, Operation, Reading};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -206,5 +206,47 @@ fn what_gpus_draw_goes_to_the_calls_that_are_served() {
             .filter_map(|what| if let Llm::Energy { joules, .. } = what { Some(joules.round()) } else { None })
             .collect();
         assert_eq!(joules, Vec::from_iter(expected), "{origin:?}");
+    }
+}
+
+#[test]
+fn what_gpus_do_is_put_down_to_the_phase_of_what_is_served() {
+    const WHOLE: &[u8] =
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 29\r\n\r\n{\"model\":\"m\",\"stream\":false}";
+    const JSON: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n";
+    for (origin, ask, head, expected) in [
+        (Origin::Accepted, ASK, HEAD, "..ppp.ggg..."),
+        // That it is streamed though nobody asked for that is known when it begins.
+        (Origin::Accepted, WHOLE, HEAD, "....p.ggg..."),
+        (Origin::Accepted, WHOLE, JSON, "............"),
+        (Origin::Connected, ASK, HEAD, "............"),
+    ] {
+        let (asks, answers) = match origin {
+            Origin::Accepted => (Direction::In, Direction::Out),
+            _ => (Direction::Out, Direction::In),
+        };
+        let mut pipeline = pipeline();
+        for second in 1..=13 {
+            pipeline.gpus(sampled(second));
+            let (time, born) = (second * SECOND + 1, 2 * SECOND);
+            match second {
+                2 => {
+                    pipeline.record(&open(born, FD, origin));
+                    pipeline.record(&data(time, born, 0, asks, ask));
+                }
+                4 => drop(pipeline.record(&data(time, born, 0, answers, head))),
+                5 => drop(pipeline.record(&data(time + SECOND / 2, born, 0, answers, TOKEN))),
+                7 => drop(pipeline.record(&data(time, born, 0, answers, TOKEN))),
+                9 => drop(pipeline.record(&close(time, born, 0, 0))),
+                _ => {}
+            }
+        }
+        let mut seen = ['.'; 12];
+        for observation in &pipeline.sink.0 {
+            if let Observation::Gpu(Gpu::During(phase, sample)) = observation {
+                seen[(sample.time.0 / SECOND) as usize - 1] = phase.as_str().chars().next().expect("it has a name");
+            }
+        }
+        assert_eq!(seen.iter().collect::<String>(), expected, "{origin:?}");
     }
 }

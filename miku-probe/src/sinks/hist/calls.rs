@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use super::filter::Filter;
+use super::gpus::{GpuRow, Gpus};
 use super::recorder::{Latencies, Rates};
-use crate::observations::{CallOutcome, Llm, LlmCall, LlmLabels, Names, Operation};
-use crate::units::{ServiceId, Side, Symbol};
+use crate::observations::{CallOutcome, Gpu, Llm, LlmCall, LlmLabels, Names, Operation};
+use crate::units::{Nanos, ServiceId, Side, Symbol};
 
 /// How calls ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -185,6 +186,8 @@ pub struct Calls {
     pub in_flight: u64,
     /// The models by count, the highest first; the row of all others, if any, at the end.
     pub models: Vec<ModelRow>,
+    /// The GPUs of the machine.
+    pub gpus: Vec<GpuRow>,
 }
 
 /// The counts of calls since the start.
@@ -194,6 +197,7 @@ pub(super) struct CallTimes {
     total: CallWindow,
     in_flight: i64,
     models: Models,
+    gpus: Gpus,
 }
 
 impl CallTimes {
@@ -227,18 +231,30 @@ impl CallTimes {
         false
     }
 
-    /// Forgets everything but what is under way.
-    pub(super) fn reset(&mut self) {
-        *self = Self { in_flight: self.in_flight, ..Self::default() };
+    /// Takes in what GPUs do.
+    pub(super) fn gpus(&mut self, what: &Gpu) {
+        match what {
+            Gpu::Sample(sample) => self.gpus.sample(sample),
+            Gpu::During(phase, sample) => self.gpus.during(*phase, sample),
+            Gpu::Allocations(_) => {}
+        }
     }
 
-    /// Ends the interval, and tells what there is to show.
-    pub(super) fn close_interval(&mut self) -> Calls {
+    /// Forgets everything but what is under way.
+    pub(super) fn reset(&mut self) {
+        let mut gpus = std::mem::take(&mut self.gpus);
+        gpus.reset();
+        *self = Self { in_flight: self.in_flight, gpus, ..Self::default() };
+    }
+
+    /// Ends the interval at `now`, and tells what there is to show.
+    pub(super) fn close_interval(&mut self, now: Nanos) -> Calls {
         Calls {
             interval: std::mem::take(&mut self.interval),
             total: self.total.clone(),
             in_flight: u64::try_from(self.in_flight).unwrap_or(0),
             models: self.models.by_count(),
+            gpus: self.gpus.rows(now),
         }
     }
 }

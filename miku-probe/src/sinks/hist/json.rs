@@ -35,7 +35,9 @@
 //! each of which so many calls reach, and `tokens` as servers counted them: `input`, `output` and `cached`. In the place of
 //! `routes` stand `in_flight` and `models`, an array of `service`, `side`, `server`, `model`, `operation`, `count`, `failed`,
 //! `aborted`, `unknown` and the three distributions without buckets; the one that stands for all models above the cap has
-//! `"other": true` and no names.
+//! `"other": true` and no names. Where the machine has GPUs, `gpus` is an array of what each told last: `gpu`, `busy_ratio`,
+//! `power_watts`, `power_limit_watts`, `memory_used_bytes` and `memory_total_bytes`; and `prompt` and `generation`, what it did since
+//! the start while all calls that were served were in that phase: `samples`, and the means `busy_ratio` and `power_watts`.
 //!
 //! What was not measured is `null` or absent, never 0.
 
@@ -43,11 +45,12 @@ use jiff::{Timestamp, Unit};
 use serde::Serialize;
 
 use super::calls::{CallWindow, Ends, ModelRow, Speeds, TokenCounts};
+use super::gpus::{GpuPhase, GpuRow};
 use super::ladder::Ladder;
 use super::numbers::rate_of;
 use super::recorder::{Latencies, Times, Window};
 use super::{Frame, Moment, Origin, PhaseRow, RouteRow, Subject};
-use crate::observations::CallOutcome;
+use crate::observations::{CallOutcome, LlmPhase};
 use crate::units::Nanos;
 
 #[derive(Serialize)]
@@ -70,6 +73,27 @@ struct Object<'a> {
     in_flight: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     models: Option<Vec<ModelObject<'a>>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gpus: Vec<GpuObject<'a>>,
+}
+
+#[derive(Serialize)]
+struct GpuObject<'a> {
+    gpu: &'a str,
+    busy_ratio: Option<f64>,
+    power_watts: Option<f64>,
+    power_limit_watts: Option<f64>,
+    memory_used_bytes: Option<u64>,
+    memory_total_bytes: Option<u64>,
+    prompt: GpuPhaseObject,
+    generation: GpuPhaseObject,
+}
+
+#[derive(Serialize)]
+struct GpuPhaseObject {
+    samples: u64,
+    busy_ratio: Option<f64>,
+    power_watts: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -260,6 +284,7 @@ pub fn object(frame: &Frame) -> String {
         phases: (frame.subject == Subject::Replies).then(|| frame.phases.iter().map(phase).collect()),
         in_flight: frame.calls.as_ref().map(|seen| seen.in_flight),
         models: frame.calls.as_ref().map(|seen| seen.models.iter().map(model).collect()),
+        gpus: frame.calls.iter().flat_map(|seen| &seen.gpus).map(gpu).collect(),
     };
     serde_json::to_string(&object).expect("texts and numbers always serialise")
 }
@@ -277,6 +302,23 @@ fn seconds(times: Times) -> Seconds {
 
 fn phase(row: &PhaseRow) -> PhaseObject {
     PhaseObject { phase: row.phase.as_str(), count: row.count, share: row.share, times: seconds(row.times) }
+}
+
+fn gpu(row: &GpuRow) -> GpuObject<'_> {
+    let phase = |phase: LlmPhase| {
+        let GpuPhase { samples, busy, power } = row.phases[phase as usize];
+        GpuPhaseObject { samples, busy_ratio: busy.get(), power_watts: power.get() }
+    };
+    GpuObject {
+        gpu: &row.gpu,
+        busy_ratio: row.busy,
+        power_watts: row.power.0,
+        power_limit_watts: row.power.1,
+        memory_used_bytes: row.memory.map(|memory| memory.used),
+        memory_total_bytes: row.memory.map(|memory| memory.total),
+        prompt: phase(LlmPhase::Prompt),
+        generation: phase(LlmPhase::Generation),
+    }
 }
 
 /// The buckets of a distribution that are not empty.

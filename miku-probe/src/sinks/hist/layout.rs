@@ -180,6 +180,21 @@ pub(super) const fn separator(glyphs: Glyphs) -> &'static str {
     }
 }
 
+/// Parts of a line, of which those are left out from the end for which there is no room.
+pub(super) fn joined(parts: Vec<(Ink, String)>, columns: usize, look: Look) -> Line {
+    let mut line = Line::new();
+    line.push(Ink::Plain, " ");
+    for (index, (ink, text)) in parts.into_iter().enumerate() {
+        let separator = if index == 0 { "" } else { separator(look.glyphs) };
+        if line.width() + separator.chars().count() + text.len() > columns {
+            break;
+        }
+        line.push(Ink::Dim, separator);
+        line.push(ink, &text);
+    }
+    line
+}
+
 /// What the filter lets pass, if there is one.
 fn filter(frame: &Frame, columns: usize, look: Look) -> Option<Line> {
     if frame.filter.is_empty() {

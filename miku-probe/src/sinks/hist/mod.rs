@@ -16,6 +16,7 @@
 mod calls;
 mod chart;
 mod filter;
+mod gpus;
 pub mod json;
 mod ladder;
 mod layout;
@@ -33,6 +34,7 @@ use std::time::SystemTime;
 
 pub use calls::{CallWindow, Calls, Ends, ModelName, ModelRow, Speeds, TokenCounts};
 pub use filter::{Filter, Pattern, PatternError};
+pub use gpus::{GpuPhase, GpuRow, Mean};
 pub use ladder::Ladder;
 pub use layout::{Geometry, Hints, block, screen};
 pub use line::{Glyphs, Ink, Line, Look};
@@ -328,7 +330,7 @@ impl Hist {
             total: self.total.clone(),
             routes: self.routes.by_count(),
             phases: self.phases.rows(),
-            calls: (self.subject == Subject::Calls).then(|| Box::new(self.calls.close_interval())),
+            calls: (self.subject == Subject::Calls).then(|| Box::new(self.calls.close_interval(now))),
             filtered: self.filtered,
             filter: self.filter.parts(),
             status: status.clone(),
@@ -355,6 +357,7 @@ impl Sink for Hist {
             (Subject::Calls, Observation::Llm { service, what }) => {
                 self.filtered += u64::from(self.calls.record(*service, what, &self.filter, names));
             }
+            (Subject::Calls, Observation::Gpu(what)) => self.calls.gpus(what),
             _ => {}
         }
     }

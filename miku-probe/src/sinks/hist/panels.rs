@@ -1,4 +1,4 @@
-//! Calls of language models on a screen: what was counted, a table of times, a panel each for the first token, the time
+//! Calls of language models on a screen: what was counted, what GPUs do, a table of times, a panel each for the first token, the time
 //! between tokens and tokens a second, and the models.
 
 use super::calls::{CallWindow, Calls, Ends, ModelName, ModelRow};
@@ -6,7 +6,7 @@ use super::chart::{Chart, Unit};
 use super::line::{Glyphs, Ink, Line, Look, fit_middle, printable};
 use super::recorder::Latencies;
 use super::table::{Column, choose, column, failure_ink, margin};
-use super::{Frame, Moment, layout, numbers};
+use super::{Frame, Moment, gpus, layout, numbers};
 use crate::observations::{CallOutcome, Operation};
 use crate::units::{Nanos, Side};
 
@@ -135,6 +135,7 @@ pub(super) fn block(frame: &Frame, calls: &Calls, columns: usize, look: Look) ->
 /// The counts and the table of times.
 fn top(frame: &Frame, calls: &Calls, columns: usize, look: Look) -> Vec<Line> {
     let mut lines = vec![counts(frame, calls, columns, look)];
+    lines.extend(gpus::lines(&calls.gpus, columns, look));
     lines.extend(layout::notes(frame, columns, look));
     lines.extend(times(frame, calls, columns, look));
     lines
@@ -166,17 +167,7 @@ fn counts(frame: &Frame, calls: &Calls, columns: usize, look: Look) -> Line {
     for (count, what) in [(tokens.input, "in"), (tokens.cached, "cached")] {
         parts.extend(count.map(|count| (Ink::Plain, format!("{} {what}", numbers::count(count)))));
     }
-    let mut line = Line::new();
-    line.push(Ink::Plain, " ");
-    for (index, (ink, text)) in parts.into_iter().enumerate() {
-        let separator = if index == 0 { "" } else { layout::separator(look.glyphs) };
-        if line.width() + separator.chars().count() + text.len() > columns {
-            break;
-        }
-        line.push(Ink::Dim, separator);
-        line.push(ink, &text);
-    }
-    line
+    layout::joined(parts, columns, look)
 }
 
 /// The table of times: a heading and a row a measure.

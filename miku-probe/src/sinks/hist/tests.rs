@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::observations::{
-    AbortReason, CallOutcome, Llm, LlmCall, LlmLabels, Operation, Phase, Phases, ReplyKind, Tokens,
+    AbortReason, CallOutcome, Device, Gpu, GpuMemory, GpuSample, Llm, LlmCall, LlmLabels, LlmPhase, Operation, Phase,
+    Phases, Reading, ReplyKind, Task, Tokens,
 };
 use crate::units::Scheme;
 
@@ -609,9 +610,62 @@ fn calls_are_shown_as_was_approved() {
     assert_eq!(empty.calls.expect("calls are timed").in_flight, 2, "a reset ends no call");
 }
 
+/// A GPU of 24 GiB that is so busy, and draws three watts for each per cent of it.
+fn gpu_sample(percent: u32, valid_until: Nanos) -> GpuSample {
+    let (total, used) = (24 << 30, 18 << 30);
+    let reading = Reading {
+        memory: Some(GpuMemory { total, used, free: total - used, reserved: None }),
+        utilization: vec![(Task::MemoryBandwidth, 0.1), (Task::Sm, f64::from(percent) / 100.0)],
+        power_watts: Some(3.0 * f64::from(percent)),
+        power_limit_watts: Some(350.0),
+        ..Reading::default()
+    };
+    let devices = [("0", Ok(reading)), ("1", Ok(Reading::default()))];
+    let devices = devices.map(|(gpu, told)| Device { gpu: gpu.to_owned(), told }).into();
+    GpuSample { time: at(0), valid_until, devices: Ok(devices), xids: Vec::new() }
+}
+
+/// Calls beside what a GPU does for them.
+fn called_beside_gpus() -> Hist {
+    let (mut hist, _) = called();
+    let names = names();
+    for what in [
+        Gpu::During(LlmPhase::Prompt, gpu_sample(98, at(0))),
+        Gpu::During(LlmPhase::Prompt, gpu_sample(92, at(0))),
+        Gpu::During(LlmPhase::Generation, gpu_sample(80, at(0))),
+        Gpu::Sample(gpu_sample(87, at(125))),
+    ] {
+        hist.observe(&Observation::Gpu(what), &names);
+    }
+    hist
+}
+
+#[test]
+fn gpus_are_shown_beside_the_calls_while_they_are_asked() {
+    let mut hist = called_beside_gpus();
+    let frame = hist.tick(at(124), wall(), &status());
+    for (name, columns, rows) in [("llm-gpu-120x40.txt", 120, 40), ("llm-gpu-60x24.txt", 60, 24)] {
+        let geometry = Geometry { columns, rows };
+        compare(name, &drawn(&screen(&frame, geometry, Look::default(), Hints::default()), columns));
+    }
+    let value = json(&frame);
+    let expected = serde_json::json!({
+        "gpu": "0", "busy_ratio": 0.87, "power_watts": 261.0, "power_limit_watts": 350.0,
+        "memory_used_bytes": 18_u64 << 30, "memory_total_bytes": 24_u64 << 30,
+        "prompt": {"samples": 2, "busy_ratio": 0.95, "power_watts": 285.0},
+        "generation": {"samples": 1, "busy_ratio": 0.8, "power_watts": 240.0},
+    });
+    assert_eq!(value["gpus"][0], expected);
+    assert_eq!((&value["gpus"][1]["busy_ratio"], value["gpus"].as_array().map(Vec::len)), (&Value::Null, Some(2)));
+    let stale = hist.tick(at(126), wall(), &status());
+    assert_eq!(json(&stale).get("gpus"), None, "what was told is too old");
+    let (_, without) = called();
+    assert_eq!(json(&without).get("gpus"), None);
+}
+
 #[test]
 fn calls_fill_every_size_too() {
-    let (_, frame) = called();
+    let frame = called_beside_gpus().tick(at(124), wall(), &status());
     for columns in (1..130).step_by(7).chain([40, 60, 77, 78, 80, 500]) {
         for rows in (1..45).step_by(3).chain([15, 16, 20, 24, 200]) {
             let lines = screen(&frame, Geometry { columns, rows }, Look::default(), Hints::default());

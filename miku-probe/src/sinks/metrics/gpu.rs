@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::{Histogram, IntCounter, IntGauge, Registry};
 
 use super::FastMap;
 use super::catalog::{family, register};
@@ -26,6 +26,11 @@ const XID_LIMIT: usize = 200;
 
 const GAUGE: MetricType = MetricType::GAUGE;
 const COUNTER: MetricType = MetricType::COUNTER;
+
+/// Parts of a whole, and what a GPU may draw.
+const RATIO_BUCKETS: &[f64] = &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0];
+const POWER_BUCKETS: &[f64] =
+    &[25.0, 50.0, 75.0, 100.0, 150.0, 200.0, 250.0, 300.0, 350.0, 400.0, 500.0, 600.0, 800.0, 1000.0];
 
 /// A family's name, help and type.
 type About = (&'static str, &'static str, MetricType);
@@ -197,6 +202,9 @@ pub(super) struct Series {
     failed_bytes: Family<IntGauge, 1>,
     failed_time: Family<prometheus::Gauge, 1>,
     allocations: FastMap<ServiceId, (IntCounter, IntCounter)>,
+    busy: Family<Histogram, 2>,
+    power: Family<Histogram, 2>,
+    memory: Family<Histogram, 2>,
 }
 
 impl Series {
@@ -234,6 +242,28 @@ impl Series {
                 &[],
             ),
             allocations: FastMap::default(),
+            busy: family(
+                registry,
+                "miku_llm_gpu_utilization_ratio",
+                "Use of a GPU's multiprocessors while all calls of language models that were served on the machine were in one phase \
+                 (prompt: none had its first token yet; generation: each had), one observation a sample that lies in it.",
+                ["gpu", "phase"],
+                RATIO_BUCKETS,
+            ),
+            power: family(
+                registry,
+                "miku_llm_gpu_power_watts",
+                "Power that a GPU drew while all calls of language models that were served were in one phase.",
+                ["gpu", "phase"],
+                POWER_BUCKETS,
+            ),
+            memory: family(
+                registry,
+                "miku_llm_gpu_memory_ratio",
+                "Part of a GPU's memory that was in use while all calls of language models that were served were in one phase.",
+                ["gpu", "phase"],
+                RATIO_BUCKETS,
+            ),
         }
     }
 
@@ -241,6 +271,21 @@ impl Series {
     pub(super) fn observe(&mut self, what: &Gpu, names: &Names) -> Option<&'static str> {
         match what {
             Gpu::Sample(sample) => self.sample(sample, names),
+            Gpu::During(phase, sample) => {
+                for (gpu, reading) in sample.readings() {
+                    let labels = [gpu, phase.as_str()];
+                    let memory = reading.memory.filter(|memory| memory.total > 0);
+                    let memory = memory.map(|memory| memory.used as f64 / memory.total as f64);
+                    for (family, value) in
+                        [(&self.busy, reading.busy()), (&self.power, reading.power_watts), (&self.memory, memory)]
+                    {
+                        if let Some(value) = value {
+                            family.get(labels).observe(value);
+                        }
+                    }
+                }
+                None
+            }
             Gpu::Allocations(Allocations { service, bytes, failures, last_failure }) => {
                 let series = self.allocations.entry(*service).or_insert_with(|| {
                     let name = names.service(*service);
