@@ -214,6 +214,11 @@ pub enum Discord {
         /// Where it went.
         phases: Phases,
     },
+    /// What this machine's GPUs drew for a reply.
+    Energy {
+        /// How much.
+        joules: f64,
+    },
     /// The bot began to answer a person, and never did.
     Unanswered {
         /// What.

@@ -89,7 +89,8 @@ impl<S: Sink> Out<'_, S> {
     fn replied(&mut self, event: reply::Event) {
         match event {
             reply::Event::Reply(reply) => {
-                let reply::Reply { kind, duration, phases, .. } = reply;
+                let reply::Reply { kind, duration, phases, worked, .. } = reply;
+                self.kept.community.worked(worked);
                 self.discord(Discord::Reply { kind, duration, phases });
             }
             reply::Event::Unanswered(kind) => self.discord(Discord::Unanswered { kind }),
@@ -289,9 +290,9 @@ impl Bot {
 
     /// Takes in what was heard of a call of a language model.
     fn heard<S: Sink>(&mut self, at: At, heard: Option<Heard>, out: &mut Out<'_, S>) {
-        let Some(Heard { llm, began, first_token }) = heard else { return };
+        let Some(Heard { llm, here, began, first_token }) = heard else { return };
         if began {
-            self.feed(at, Input::LlmBegan { llm }, out);
+            self.feed(at, Input::LlmBegan { llm, here }, out);
         }
         if let Some(first_token) = first_token {
             self.feed(at, Input::LlmReceived { llm, first_token }, out);

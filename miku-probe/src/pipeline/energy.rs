@@ -19,7 +19,10 @@ const ENDED_MAX: usize = 4_096;
 /// Beginnings and ends that wait for a reading. Where more do, none comes any more.
 const CHANGES_MAX: usize = 65_536;
 
-/// Shares out the energy. `K` is what a request is counted under.
+/// From when to when one or several requests were under way.
+pub(super) type Spans = Vec<(Nanos, Nanos)>;
+
+/// Shares out the energy. `K` is what requests are counted under.
 #[derive(Clone, Debug)]
 pub(super) struct EnergyShares<K> {
     /// The latest reading. It is taken in when the next one comes: by then all is known that happened before it.
@@ -30,7 +33,7 @@ pub(super) struct EnergyShares<K> {
     changes: Vec<(Nanos, i8)>,
     under_way: u32,
     clock: VecDeque<(Nanos, f64)>,
-    ended: Vec<(K, Nanos, Nanos)>,
+    ended: Vec<(K, Spans)>,
 }
 
 impl<K> Default for EnergyShares<K> {
@@ -48,10 +51,10 @@ impl<K> EnergyShares<K> {
         }
     }
 
-    /// A request that was under way from `start` to `end` is to be told of.
-    pub(super) fn ended(&mut self, key: K, start: Nanos, end: Nanos) {
+    /// Requests that were under way are to be told of, together.
+    pub(super) fn ended(&mut self, key: K, spans: Spans) {
         if self.ended.len() < ENDED_MAX {
-            self.ended.push((key, start, end));
+            self.ended.push((key, spans));
         }
     }
 
@@ -114,10 +117,11 @@ impl<K> EnergyShares<K> {
 
     /// The shares of those that ended by then.
     fn told(&mut self, by: Nanos) -> Vec<(K, f64)> {
-        let (due, later): (Vec<_>, Vec<_>) = self.ended.drain(..).partition(|(_, _, end)| *end <= by);
+        let is_due = |(_, spans): &(K, Spans)| spans.iter().all(|(_, end)| *end <= by);
+        let (due, later): (Vec<_>, Vec<_>) = self.ended.drain(..).partition(is_due);
         self.ended = later;
-        let share = |(key, start, end)| Some((key, self.at(end)? - self.at(start)?));
-        due.into_iter().filter_map(share).collect()
+        let share = |(start, end): &(Nanos, Nanos)| Some(self.at(*end)? - self.at(*start)?);
+        due.into_iter().filter_map(|(key, spans)| Some((key, spans.iter().map(share).sum::<Option<f64>>()?))).collect()
     }
 
     /// What the clock shows, if it went then.
@@ -160,7 +164,7 @@ mod tests {
                 }
                 if within(end) {
                     energy.in_flight(second(*end), -1);
-                    energy.ended(number, second(*start), second(*end));
+                    energy.ended(number, vec![(second(*start), second(*end))]);
                 }
             }
             for (number, share) in energy.reading(second(now), Some(counter(now))) {
@@ -199,7 +203,7 @@ mod tests {
             let now = second(number as f64);
             energy.in_flight(now, 1);
             energy.in_flight(Nanos(now.0 + 500_000_000), -1);
-            energy.ended(number, now, Nanos(now.0 + 500_000_000));
+            energy.ended(number, vec![(now, Nanos(now.0 + 500_000_000))]);
             told.extend(energy.reading(now, joules));
         }
         // Nothing of what ran across a missing reading, or across a counter that began anew.

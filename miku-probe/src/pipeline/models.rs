@@ -11,7 +11,7 @@ use super::energy::EnergyShares;
 use super::phases::{Change, Phases, Stage, UnderWay};
 use super::services::Link;
 use crate::observations::{
-    CallOutcome, Gpu, GpuSample, Llm, LlmCall, LlmLabels, Observation, Operation, Sink, Unmatched,
+    CallOutcome, Discord, Gpu, GpuSample, Llm, LlmCall, LlmLabels, Observation, Operation, Sink, Unmatched,
 };
 use crate::protocols::discord::reply::LlmId;
 use crate::protocols::discord::usage::Vocabulary;
@@ -44,10 +44,19 @@ pub(super) struct Models {
     next: u64,
 }
 
+/// What energy is counted under.
+#[derive(Clone, Copy, Debug)]
+enum Used {
+    /// A call of this model that this service served.
+    Call(ServiceId, Symbol),
+    /// A reply of this bot.
+    Reply(ServiceId),
+}
+
 /// What becomes of what the GPUs tell.
 #[derive(Debug)]
 struct Gpus {
-    energy: EnergyShares<(ServiceId, Symbol)>,
+    energy: EnergyShares<Used>,
     phases: Phases,
 }
 
@@ -69,6 +78,8 @@ struct Following {
     follower: Follower,
     /// The label `server_address`.
     server: Symbol,
+    /// The other end is on this machine.
+    here: bool,
     /// It is certain that it is one, and that was told.
     begun: bool,
     /// What is done for it now.
@@ -81,6 +92,8 @@ struct Following {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Heard {
     pub(super) llm: LlmId,
+    /// It runs on this machine, as far as the server's address tells.
+    pub(super) here: bool,
     /// It began, or that has just become certain.
     pub(super) began: bool,
     /// Something of the answer came, and whether that is the first token.
@@ -155,10 +168,18 @@ impl Models {
             Side::Server => Symbol::EMPTY,
             Side::Client => out.kept.servers.name(request.host, link, &mut out.names.symbols).address,
         };
-        let mut following =
-            Following { id: LlmId(self.next), follower, server, begun: false, stage: Stage::Unclear, bot_knows: false };
+        let here = link.peer.and_then(|peer| peer.ip).is_some_and(|ip| ip.is_loopback());
+        let mut following = Following {
+            id: LlmId(self.next),
+            follower,
+            server,
+            here,
+            begun: false,
+            stage: Stage::Unclear,
+            bot_knows: false,
+        };
         let began = following.begin_if_certain(is_bot, &mut self.gpus, out);
-        let heard = Heard { llm: following.id, began, first_token: None };
+        let heard = Heard { llm: following.id, here, began, first_token: None };
         if let Some(lost) = self.calls.insert((id, request.id), following) {
             // Another connection had this one's name, and its end was never told.
             self.forget(id.tgid, &lost, request.start, out);
@@ -194,7 +215,7 @@ impl Models {
         let whole = matches!(event, Event::Answered(answer) if answer.media == Media::Json);
         let first_token = if first || whole { Some(true) } else { (tokens > 0).then_some(false) };
         following.go_on(event, first, &mut self.gpus);
-        let heard = Heard { llm: following.id, began, first_token };
+        let heard = Heard { llm: following.id, here: following.here, began, first_token };
         (following.bot_knows && (began || first_token.is_some())).then_some(heard)
     }
 
@@ -220,7 +241,7 @@ impl Models {
             out.observe(&Observation::Unmatched { protocol: LLM, reason });
         }
         if let Some(gpus) = self.gpus.as_mut().filter(|_| side == Side::Server) {
-            gpus.energy.ended((out.service, model), call.start, call.end);
+            gpus.energy.ended(Used::Call(out.service, model), vec![(call.start, call.end)]);
         }
         let since = |time: Nanos| time.since(call.start);
         out.llm(Llm::Call(LlmCall {
@@ -330,9 +351,19 @@ impl<S: Sink, W> Pipeline<S, W> {
         let under_way = self.models.under_way();
         let new = || Gpus { energy: EnergyShares::default(), phases: Phases::new(under_way) };
         let gpus = self.models.gpus.get_or_insert_with(new);
-        for ((service, model), joules) in gpus.energy.reading(sample.time, sample.energy_joules()) {
-            let what = Llm::Energy { model, joules };
-            self.sink.observe(&Observation::Llm { service, what }, &self.names);
+        for (number, kept) in (0..).zip(&mut self.services) {
+            for spans in kept.community.worked.drain(..) {
+                gpus.energy.ended(Used::Reply(ServiceId(number)), spans.into_iter().flatten().collect());
+            }
+        }
+        for (used, joules) in gpus.energy.reading(sample.time, sample.energy_joules()) {
+            let observation = match used {
+                Used::Call(service, model) => Observation::Llm { service, what: Llm::Energy { model, joules } },
+                // Nothing was drawn for calls that are served where nobody watches.
+                Used::Reply(_) if joules == 0.0 => continue,
+                Used::Reply(service) => Observation::Discord { service, what: Discord::Energy { joules } },
+            };
+            self.sink.observe(&observation, &self.names);
         }
         let during = gpus.phases.sample(sample.clone());
         self.sink.observe(&Observation::Gpu(Gpu::Sample(sample)), &self.names);

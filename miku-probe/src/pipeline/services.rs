@@ -5,6 +5,7 @@ use super::models::Answering;
 use super::servers::Servers;
 use super::{Caps, Peer};
 use crate::observations::{Exchange, Names, Observation, RateLimitScope, Sink};
+use crate::protocols::discord::reply::Worked;
 use crate::protocols::discord::usage::{Usage, Vocabulary};
 use crate::protocols::discord::{Waits, rest};
 use crate::protocols::http1::Finished;
@@ -44,6 +45,8 @@ pub(super) struct Community {
     pub(super) usage: Usage,
     pub(super) events: Vocabulary,
     pub(super) commands: Vocabulary,
+    /// When models on this machine worked for replies that nobody has put an energy to yet.
+    pub(super) worked: Vec<Worked>,
 }
 
 impl Community {
@@ -53,11 +56,22 @@ impl Community {
     /// An application may have 100 commands of each of three types for all guilds.
     const COMMANDS_MAX: usize = 200;
 
+    /// Replies that wait for the GPUs to be asked, which is soon if there are any.
+    const WORKED_MAX: usize = 1024;
+
     fn new() -> Self {
         Self {
             usage: Usage::default(),
             events: Vocabulary::new(Self::EVENTS_MAX),
             commands: Vocabulary::new(Self::COMMANDS_MAX),
+            worked: Vec::new(),
+        }
+    }
+
+    /// Keeps in mind when models worked for a reply, if any did.
+    pub(super) fn worked(&mut self, worked: Worked) {
+        if worked[0].is_some() && self.worked.len() < Self::WORKED_MAX {
+            self.worked.push(worked);
         }
     }
 }

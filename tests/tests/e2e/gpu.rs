@@ -3,17 +3,21 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::thread;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use miku_probe_tests::exposition::Scrape;
 use miku_probe_tests::harness::llm::{Client as Caller, LlmServer};
 use miku_probe_tests::harness::probe::{Probe, command};
 use miku_probe_tests::harness::process::Process;
+use miku_probe_tests::harness::secure::wait_sites;
 use miku_probe_tests::harness::{PATIENCE, eventually};
 use nvidia_ml_standin::script::{StandIn, built};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::discord_stage::{Compression, bot, discord, llm};
 use crate::llm::python;
 use crate::tls_stage::NOTICED_WITHIN;
 use crate::{Case, case};
@@ -26,6 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(allocations),
         case!(commands),
         case!(phases_of_calls_that_are_served, Llm),
+        case!(energy_of_replies, DiscordZstd, Hermetic),
     ]
 }
 
@@ -341,10 +346,78 @@ fn phases_of_calls_that_are_served() {
         let means = ["busy_ratio", "power_watts"].map(|name| seen[name].as_f64().expect("a mean"));
         assert!((means[0] - 0.97).abs() < 1e-6 && (means[1] - 310.123).abs() < 1e-6, "{seen}");
     }
+    // By now the last sample was told.
+    thread::sleep(Duration::from_millis(500));
     let before = probe.scrape();
     thread::sleep(Duration::from_millis(500));
     let after = probe.scrape();
     for phase in ["prompt", "generation"] {
         assert_eq!(count(&before, phase), count(&after, phase), "nothing is served any more");
     }
+}
+
+/// A GPU that draws so many watts, until it is dropped.
+struct Drawing {
+    library: PathBuf,
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drawing {
+    fn start(watts: f64) -> Self {
+        let mut standin = StandIn::without(&[]);
+        let since = Instant::now();
+        let mut draw = move || {
+            let joules = 1_000.0 + watts * since.elapsed().as_secs_f64();
+            standin.tell(&format!("version 580.65.06\ncount 1\ngpu0.uuid GPU-1\ngpu0.energy {:.0}\n", joules * 1e3));
+            standin.library()
+        };
+        let library = draw();
+        let ends = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&ends);
+        let thread = thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(10));
+                draw();
+            }
+        });
+        Self { library, ends, thread: Some(thread) }
+    }
+}
+
+impl Drop for Drawing {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("it writes to a folder of its own");
+        }
+    }
+}
+
+/// What the GPUs draw while a model works for a reply is that reply's, by the model's own log.
+fn energy_of_replies() {
+    const WATTS: f64 = 200.0;
+    const COUNT: u64 = 4;
+    const ENERGY: &str = "miku_discord_reply_energy_joules";
+    let mut discord = discord(&[]);
+    let (model, url) = llm(&discord, &["--prompt-ms", "400", "--token-ms", "20", "--tokens", "20"]);
+    let bot = discord.bot("a bot", &mut bot(Compression::Zlib, &["--llm", &url, "--stream-llm"]));
+    let gpu = Drawing::start(WATTS);
+    let library = gpu.library.to_str().expect("it is text");
+    let services = [(&bot, "bot"), (&model, "llm")].map(|(process, name)| format!("{name}=pid:{}", process.pid()));
+    let services = services.each_ref().map(String::as_str);
+    let probe = Probe::launch(&services, &["--gpu-interval", "100ms", "--gpu-library", library]);
+    wait_sites(&probe, "bot");
+    probe.wait_for("the GPU", |scrape| value(scrape, "miku_gpu_up", &[("gpu", "0")]));
+    for number in 1..=COUNT as usize {
+        discord.tell(&json!({"do": "messages", "text": "!replyllm hi"}));
+        discord.wait_replies(number);
+    }
+    let scrape = probe.wait_for("the energy of each reply", |scrape| {
+        (scrape.count(&format!("{ENERGY}_count"), &[("service", "bot")]) == COUNT).then(|| scrape.clone())
+    });
+    let worked: f64 = discord.llm_calls().iter().map(|call| call.until_last).sum();
+    let joules = scrape.sum(&format!("{ENERGY}_sum"), &[("service", "bot")]);
+    let share = joules / (WATTS * worked);
+    assert!((0.9..1.1).contains(&share), "{joules} J for {worked} s at {WATTS} W");
 }

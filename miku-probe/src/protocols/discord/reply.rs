@@ -65,6 +65,7 @@ use std::collections::{HashMap, VecDeque};
 
 pub use self::events::{
     Action, At, Author, Body, CallId, Dial, Event, Input, InteractionKind, LlmId, Reference, Reply, Source, Token,
+    WORKED_MAX, Worked,
 };
 use self::phases::{Span, part};
 use self::table::{Conversation, Id, Key, Retry, Rivals, State, Table, Try};
@@ -136,6 +137,8 @@ struct Call {
 /// A call of a language model.
 #[derive(Debug)]
 struct Llm {
+    /// It runs on this machine.
+    here: bool,
     start: Nanos,
     first_token: Option<Nanos>,
     end: Option<Nanos>,
@@ -212,7 +215,7 @@ impl Replies {
                 let cause = self.call_ended(time, call, status, body, tell);
                 self.turns.receive(tid, source, cause, time);
             }
-            Input::LlmBegan { llm } => self.llm_began(at, llm, tell),
+            Input::LlmBegan { llm, here } => self.llm_began(at, llm, here, tell),
             Input::LlmReceived { llm, first_token } => {
                 if first_token {
                     self.llm_spoke(llm, time);
@@ -831,6 +834,7 @@ impl Replies {
         }));
         let mut pickup = one.pickup.unwrap_or(call.start);
         let perhaps = one.llms.iter().copied().chain(ending.filter(|ending| !one.llms.contains(ending)));
+        let (mut worked, mut certain) = (Vec::new(), true);
         for llm_id in perhaps {
             let Some(llm) = self.llms.get_mut(&llm_id) else { continue };
             let ends = ending == Some(llm_id);
@@ -841,6 +845,7 @@ impl Replies {
                     None if llm.alone == Some(id) => true,
                     None => !sleeper && ends && llm.rivals.only(id) && call.rivals.only(id),
                 };
+            certain &= belongs && llm.here;
             if !belongs {
                 continue;
             }
@@ -848,13 +853,18 @@ impl Replies {
             pickup = pickup.min(llm.start);
             let stop = llm.end.unwrap_or(end);
             let first = llm.first_token.unwrap_or(stop);
+            worked.push((llm.start, stop));
             spans.push(Span { phase: Phase::LlmFirstToken, start: llm.start, end: first });
             spans.push(Span { phase: Phase::LlmGeneration, start: first, end: stop });
         }
         spans.extend(one.sleeps.iter().map(|(start, end)| Span { phase: Phase::RateLimit, start: *start, end: *end }));
         spans.push(Span { phase: Phase::Pickup, start: one.event, end: pickup });
         let phases = part(one.event, end, &spans);
-        Some(Reply { kind: one.kind(), event: one.event, duration: end.since(one.event), phases })
+        let mut told = Worked::default();
+        if certain && worked.len() <= WORKED_MAX {
+            told.iter_mut().zip(worked).for_each(|(place, span)| *place = Some(span));
+        }
+        Some(Reply { kind: one.kind(), event: one.event, duration: end.since(one.event), phases, worked: told })
     }
 
     /// Counts the calls of language models that seemed to be a conversation's, and forgets those that ended.
@@ -873,7 +883,7 @@ impl Replies {
         }
     }
 
-    fn llm_began(&mut self, at: At, id: LlmId, tell: &mut impl FnMut(Event)) {
+    fn llm_began(&mut self, at: At, id: LlmId, here: bool, tell: &mut impl FnMut(Event)) {
         let time = at.time;
         let why = self.why(at);
         if why == Why::Uncaused {
@@ -908,7 +918,7 @@ impl Replies {
             waits
         });
         let waits = owner.filter(|_| waits);
-        let llm = Llm { start: time, first_token: None, end: None, started_by, alone, rivals, waits, unsettled };
+        let llm = Llm { here, start: time, first_token: None, end: None, started_by, alone, rivals, waits, unsettled };
         self.llms.insert(id, llm);
     }
 

@@ -18,6 +18,10 @@ const SHARD_LIMIT: usize = 500;
 /// How many different combinations of shard, reason and close code are told apart before codes become `other`.
 const RECONNECT_LIMIT: usize = 500;
 
+/// Joules: what a GPU of 100 W draws in a tenth of a second to what eight of 700 W draw in ten.
+const ENERGY_BUCKETS: &[f64] =
+    &[10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 25_000.0, 50_000.0];
+
 /// A label that was over its cap, if any.
 type Overflow = Option<&'static str>;
 
@@ -25,6 +29,7 @@ type Overflow = Option<&'static str>;
 struct Families {
     reply_duration: Family<Histogram, 2>,
     reply_phase: Family<Histogram, 2>,
+    energy: Family<Histogram, 1>,
     unanswered: Family<IntCounter, 2>,
     up: Family<IntGauge, 2>,
     heartbeat: Family<Histogram, 2>,
@@ -57,6 +62,14 @@ impl Families {
                  not certain is in the phase other, and a phase that a reply did not have is not observed.",
                 ["service", "phase"],
                 HTTP_BUCKETS,
+            ),
+            energy: family(
+                registry,
+                "miku_discord_reply_energy_joules",
+                "What this machine's GPUs drew for a reply: for the calls of language models that the bot certainly made for it \
+                 to a server on this machine that is watched too, by the same shares as miku_llm_energy_joules_total.",
+                ["service"],
+                ENERGY_BUCKETS,
             ),
             unanswered: family(
                 registry,
@@ -230,6 +243,10 @@ impl Series {
             Discord::Reply { kind, duration, ref phases } => {
                 self.replies(service, kind, name).duration.observe(duration.seconds());
                 self.phases(service, phases, name);
+                None
+            }
+            Discord::Energy { joules } => {
+                self.families.energy.get([name]).observe(joules);
                 None
             }
             Discord::Unanswered { kind } => {
@@ -412,6 +429,7 @@ mod tests {
         let duration = phases.sum();
         see(&mut metrics, &names, Discord::Reply { kind: ReplyKind::Message, duration, phases });
         see(&mut metrics, &names, Discord::Unanswered { kind: ReplyKind::Interaction });
+        see(&mut metrics, &names, Discord::Energy { joules: 160.0 });
         assert_eq!(
             told(&metrics, "miku_discord_"),
             [
@@ -419,6 +437,8 @@ mod tests {
                 "miku_discord_reply_duration_seconds_count{kind=\"interaction\",service=\"bot\"} 0",
                 "miku_discord_reply_duration_seconds_sum{kind=\"message\",service=\"bot\"} 1.5",
                 "miku_discord_reply_duration_seconds_count{kind=\"message\",service=\"bot\"} 1",
+                "miku_discord_reply_energy_joules_sum{service=\"bot\"} 160",
+                "miku_discord_reply_energy_joules_count{service=\"bot\"} 1",
                 "miku_discord_reply_phase_seconds_sum{phase=\"other\",service=\"bot\"} 0",
                 "miku_discord_reply_phase_seconds_count{phase=\"other\",service=\"bot\"} 1",
                 "miku_discord_reply_phase_seconds_sum{phase=\"pickup\",service=\"bot\"} 0.5",

@@ -198,6 +198,8 @@ pub enum Input {
     LlmBegan {
         /// Which.
         llm: LlmId,
+        /// Whether the model runs on this machine.
+        here: bool,
     },
     /// Part of the model's answer came.
     LlmReceived {
@@ -228,7 +230,16 @@ pub struct Reply {
     pub duration: Nanos,
     /// Where the time went; together it is the duration.
     pub phases: Phases,
+    /// The calls of language models that worked for it on this machine.
+    pub worked: Worked,
 }
+
+/// From when to when calls of language models on this machine worked for a reply: all of its calls, or none where that is not
+/// certain, where one ran elsewhere, or where there are more than [`WORKED_MAX`].
+pub type Worked = [Option<(Nanos, Nanos)>; WORKED_MAX];
+
+/// How many calls of language models of one reply are told.
+pub const WORKED_MAX: usize = 3;
 
 /// What is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

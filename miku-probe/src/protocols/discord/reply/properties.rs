@@ -381,7 +381,7 @@ impl World {
                 }
                 task.current = Some((llm, 0, awaited));
                 self.open(who, Source(llm.0));
-                self.feed(Source(llm.0), Input::LlmBegan { llm }, Some(who));
+                self.feed(Source(llm.0), Input::LlmBegan { llm, here: true }, Some(who));
                 let mut time = self.time;
                 for part in 0..parts {
                     time += if part == 1 { self.random.range(100, 900) } else { self.random.range(1, 90) } * MILLI;

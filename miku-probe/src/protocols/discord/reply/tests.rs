@@ -61,7 +61,7 @@ impl Bot {
     fn thinks(&mut self, from: u64, first: u64, to: u64) {
         self.source += 1;
         let (llm, source) = (LlmId(self.source), MODEL + 1_000 * self.source);
-        self.feed(from, source, Input::LlmBegan { llm });
+        self.feed(from, source, Input::LlmBegan { llm, here: true });
         self.feed(first, source, Input::LlmReceived { llm, first_token: true });
         self.feed(to, source, Input::LlmEnded { llm });
     }
@@ -102,6 +102,35 @@ fn nonce(nonce: u64) -> Body {
 const UNSURE: fn(Unmatched) -> Event = Event::Unmatched;
 
 #[test]
+fn when_models_worked_for_a_reply_is_told_where_all_of_it_is_certain() {
+    fn worked(bot: &mut Bot) -> Vec<(u64, u64)> {
+        bot.posts(2_003, 2_100, ROOM, Reference::To(5));
+        let told = bot.took();
+        let [Event::Reply(reply)] = told[..] else { panic!("not one reply: {told:?}") };
+        reply.worked.into_iter().flatten().map(|(start, end)| (start.0 / 1_000_000, end.0 / 1_000_000)).collect()
+    }
+    let mut bot = Bot::default();
+    bot.writes(1_000, ROOM, 5);
+    bot.thinks(1_001, 1_100, 1_200);
+    bot.thinks(1_201, 1_500, 2_000);
+    assert_eq!(worked(&mut bot), [(1_001, 1_200), (1_201, 2_000)]);
+    let mut bot = Bot::default();
+    bot.writes(1_000, ROOM, 5);
+    bot.thinks(1_001, 1_100, 1_200);
+    let elsewhere = LlmId(77);
+    bot.feed(1_201, MODEL, Input::LlmBegan { llm: elsewhere, here: false });
+    bot.feed(1_300, MODEL, Input::LlmReceived { llm: elsewhere, first_token: true });
+    bot.feed(2_000, MODEL, Input::LlmEnded { llm: elsewhere });
+    assert_eq!(worked(&mut bot), [], "who knows what the other one drew");
+    let mut bot = Bot::default();
+    bot.writes(1_000, ROOM, 5);
+    for from in [1_001, 1_201, 1_401, 1_601, 1_801] {
+        bot.thinks(from, from + 100, from + 199);
+    }
+    assert_eq!(worked(&mut bot), [], "more than are told");
+}
+
+#[test]
 fn a_whole_reply_is_parted_to_the_last_nanosecond() {
     let mut bot = Bot::default();
     bot.writes(1_000, ROOM, 5);
@@ -139,7 +168,7 @@ fn a_streamed_answer_ends_with_its_first_message() {
     let mut bot = Bot::default();
     bot.writes(1_000, ROOM, 5);
     let (llm, source) = (LlmId(9), 900);
-    bot.feed(1_001, source, Input::LlmBegan { llm });
+    bot.feed(1_001, source, Input::LlmBegan { llm, here: true });
     bot.feed(1_400, source, Input::LlmReceived { llm, first_token: true });
     let call = bot.begins(1_402, Action::Create { channel: ROOM });
     bot.feed(1_450, source, Input::LlmReceived { llm, first_token: false });
@@ -357,7 +386,7 @@ fn a_call_that_waits_for_a_connection_is_whose_turn_asked_for_it() {
         bot.writes(1_003, OTHER, 6);
         // The connection is there in the turn in which another person wrote.
         bot.feed(1_004, 900, Input::Opens { dial: Some(dial).filter(|_| known) });
-        bot.feed(1_004, 900, Input::LlmBegan { llm });
+        bot.feed(1_004, 900, Input::LlmBegan { llm, here: true });
         bot.feed(1_005, GATEWAY, Input::Waits);
         bot.feed(1_500, 900, Input::LlmReceived { llm, first_token: true });
         bot.feed(1_900, 900, Input::LlmEnded { llm });
@@ -380,7 +409,7 @@ fn of_several_connections_it_is_not_guessed_which_one_a_call_waited_for() {
         bot.feed(millis + 2, GATEWAY, Input::Waits);
     }
     bot.feed(1_020, 900, Input::Opens { dial: None });
-    bot.feed(1_020, 900, Input::LlmBegan { llm });
+    bot.feed(1_020, 900, Input::LlmBegan { llm, here: true });
     bot.feed(1_021, GATEWAY, Input::Waits);
     bot.feed(1_500, 900, Input::LlmReceived { llm, first_token: true });
     bot.feed(1_900, 900, Input::LlmEnded { llm });
@@ -401,7 +430,7 @@ fn an_answer_is_made_by_the_model_call_of_its_own_among_several_that_arrive() {
     for (millis, channel, message, llm) in [(1_000, ROOM, 5, LlmId(1)), (1_010, OTHER, 6, LlmId(2))] {
         bot.feed(millis - 1, GATEWAY, Input::Waits);
         bot.writes(millis, channel, message);
-        bot.feed(millis + 1, llm.0, Input::LlmBegan { llm });
+        bot.feed(millis + 1, llm.0, Input::LlmBegan { llm, here: true });
     }
     bot.feed(1_400, GATEWAY, Input::Waits);
     bot.feed(1_500, 1, Input::LlmReceived { llm: LlmId(1), first_token: true });
@@ -468,7 +497,7 @@ fn floods_are_bounded_and_counted() {
     }
     for index in 0..2 * CALLS_MAX as u64 {
         bot.begins(2_000, Action::Create { channel: index });
-        bot.feed(2_000, MODEL, Input::LlmBegan { llm: LlmId(index) });
+        bot.feed(2_000, MODEL, Input::LlmBegan { llm: LlmId(index), here: true });
     }
     let full = bot.took().iter().filter(|event| **event == UNSURE(Unmatched::TableFull)).count();
     assert_eq!(full, 100 + 2 * CALLS_MAX);
@@ -519,7 +548,7 @@ fn any_input() -> impl Strategy<Value = Input> {
             status,
             body
         }),
-        small.clone().prop_map(|llm| Input::LlmBegan { llm: LlmId(llm) }),
+        small.clone().prop_map(|llm| Input::LlmBegan { llm: LlmId(llm), here: true }),
         (small.clone(), any::<bool>())
             .prop_map(|(llm, first_token)| Input::LlmReceived { llm: LlmId(llm), first_token }),
         small.prop_map(|llm| Input::LlmEnded { llm: LlmId(llm) }),
