@@ -105,6 +105,12 @@ pub(crate) fn empty_btf(_ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// The same for switches of threads: a program is loaded for one tracepoint.
+#[btf_tracepoint(function = "sched_switch")]
+pub(crate) fn empty_btf_switch(_ctx: BtfTracePointContext) -> i32 {
+    0
+}
+
 /// An empty program on a function's entry, which some kernels refuse.
 #[fentry(function = "do_epoll_wait")]
 pub(crate) fn empty_fentry(_ctx: FEntryContext) -> i32 {

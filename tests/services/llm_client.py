@@ -12,6 +12,8 @@ client.
 
 import argparse
 import asyncio
+import collections
+import contextvars
 import json
 import ssl
 import sys
@@ -122,35 +124,57 @@ class Call:
 
 async def with_aiohttp(options, plan):
     import aiohttp
+    import aiohttp.http_writer
 
-    trace = aiohttp.TraceConfig()
+    # When the first bytes of a call go out: what a library does before that is not the server's.
+    asking = contextvars.ContextVar("asking", default=None)
 
-    async def sent(session, context, params):
-        call = context.trace_request_ctx
-        if call is not None and call.told["start"] is None:
-            call.told["start"] = time.monotonic_ns()
+    def timed_write(write):
+        def timed(self, data):
+            call = asking.get()
+            if call is not None and call.told["start"] is None:
+                call.told["start"] = time.monotonic_ns()
+            return write(self, data)
 
-    trace.on_request_headers_sent.append(sent)
+        return timed
+
+    writer = aiohttp.http_writer.StreamWriter
+    writer._write, writer._writelines = timed_write(writer._write), timed_write(writer._writelines)
+    # What came and when, by body: a task that reads it runs only when its turn comes.
+    arrived = collections.defaultdict(list)
+    feed = aiohttp.StreamReader.feed_data
+
+    def timed(self, data, *rest):
+        arrived[id(self)].append((time.monotonic_ns(), bytes(data)))
+        return feed(self, data, *rest)
+
+    aiohttp.StreamReader.feed_data = timed
     connector = aiohttp.TCPConnector(resolver=loopback.resolver(), limit=0, **({"ssl": options.tls} if options.tls else {}))
     timeout = aiohttp.ClientTimeout(total=None)
-    async with aiohttp.ClientSession(connector=connector, trace_configs=[trace], timeout=timeout) as session:
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
         async def connect():
             async with session.get(options.base + "/v1/models") as response:
                 await response.read()
+                arrived.pop(id(response.content), None)
 
         async def ask(call, path, body):
             try:
-                request = session.post(options.base + path, json=body, trace_request_ctx=call, auto_decompress=not options.raw)
+                asking.set(call)
+                request = session.post(options.base + path, json=body, auto_decompress=not options.raw)
                 async with request as response:
                     call.told["head"] = time.monotonic_ns()
                     call.told["status"] = response.status
-                    async for data in response.content.iter_any():
-                        call.reads.append((time.monotonic_ns(), data))
-                        if call.told["model"].endswith(":abort") and len(call.reads) > 5:
-                            # As a bot does that has enough.
-                            response.close()
-                            break
+                    reads = 0
+                    try:
+                        async for _ in response.content.iter_any():
+                            reads += 1
+                            if call.told["model"].endswith(":abort") and reads > 5:
+                                # As a bot does that has enough.
+                                response.close()
+                                break
+                    finally:
+                        call.reads = [(at, data) for at, data in arrived.pop(id(response.content), []) if data]
             except aiohttp.ClientError as error:
                 call.told |= {"error": type(error).__name__, "status": None}
             call.told["end"] = time.monotonic_ns()

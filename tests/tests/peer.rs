@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use miku_probe_tests::harness::tls::{Authority, DOMAIN};
+use miku_probe_tests::harness::{PATIENCE, eventually};
 use miku_probe_tests::truth::Truth;
 use miku_probe_tests::wire::{self, Address, Kind};
 use rustls::pki_types::pem::PemObject;
@@ -209,8 +210,13 @@ fn the_tls_server_counts_by_name() {
         }
         (received, sent) = (received + stream.sock.received, sent + stream.sock.sent);
     }
-    let message = wire::get(&server.address, "/", "").expect("the server tells");
-    let value: Value = serde_json::from_slice(&message.body).expect("JSON");
+    let told = || -> Value {
+        let message = wire::get(&server.address, "/", "").expect("the server tells");
+        serde_json::from_slice(&message.body).expect("JSON")
+    };
+    // What was sent may have come before the server has counted it.
+    let value = eventually(PATIENCE, || Some(told()).filter(|value| value["sent"].as_u64() >= Some(received)));
+    let value = value.unwrap_or_else(told);
     for (name, count) in [("one", 1), ("other", 3)] {
         let truth = Truth::from_json(&value["names"][format!("{name}.{DOMAIN}")]).expect("a truth");
         let mut wanted = Truth::default();

@@ -104,8 +104,9 @@ pub(super) struct Heard {
 #[derive(Debug)]
 pub(super) struct Answering {
     names: Vocabulary,
-    /// By server and by whether vectors are asked for, since servers keep a model for each.
-    last: HashMap<(Symbol, bool), Last>,
+    /// By server, which is a process of the service's own or has a name, and by whether vectors are asked for, since servers keep a
+    /// model for each.
+    last: HashMap<(Option<Tgid>, Symbol, bool), Last>,
     /// The service is a server, so what it calls is a part of what it does.
     serves: bool,
 }
@@ -122,17 +123,25 @@ impl Answering {
     /// The most names of models that are told apart.
     const NAMES_MAX: usize = 64;
 
+    /// Servers of which it is kept in mind what answered last; where there were more, all are forgotten.
+    const LAST_MAX: usize = 1_024;
+
     pub(super) fn new() -> Self {
         Self { names: Vocabulary::new(Self::NAMES_MAX), last: HashMap::new(), serves: false }
     }
 
-    /// Takes in a call that ended, and tells whether another model answers than before.
-    fn answered(&mut self, call: &Call, labels: &LlmLabels) -> Option<Llm> {
+    /// Takes in a call of a process that ended, and tells whether another model answers than before.
+    fn answered(&mut self, tgid: Tgid, call: &Call, labels: &LlmLabels) -> Option<Llm> {
         self.serves |= call.side == Side::Server;
         if self.serves && call.side == Side::Client {
             return None;
         }
-        let last = self.last.entry((labels.server, labels.operation == Operation::Embeddings)).or_default();
+        let process = (call.side == Side::Server).then_some(tgid);
+        let key = (process, labels.server, labels.operation == Operation::Embeddings);
+        if self.last.len() >= Self::LAST_MAX && !self.last.contains_key(&key) {
+            self.last.clear();
+        }
+        let last = self.last.entry(key).or_default();
         if call.status == Some(UNAVAILABLE) {
             last.refuses.get_or_insert(call.start);
         }
@@ -257,7 +266,7 @@ impl Models {
             queued: call.queued,
             finish: call.finish,
         }));
-        if let Some(switch) = out.kept.answering.answered(&call, &labels) {
+        if let Some(switch) = out.kept.answering.answered(id.tgid, &call, &labels) {
             out.llm(switch);
         }
         known

@@ -32,33 +32,41 @@ impl Attachment {
 }
 
 impl Attachments {
+    /// Loads a program for a hook, if that was not done yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn load(program: &mut Program, hook: Hook, btf: Option<&Btf>) -> Result<(), ProgramError> {
+        match program {
+            _ if program.fd().is_ok() => Ok(()),
+            Program::BtfTracePoint(program) => {
+                program.load(hook.name(), btf.ok_or(ProgramError::UnexpectedProgramType)?)
+            }
+            Program::RawTracePoint(program) => program.load(),
+            Program::TracePoint(program) => program.load(),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        }
+    }
+
     /// Attaches a program to a hook; loads it before if that was not done yet, for which some hooks need the kernel's types.
     ///
     /// # Errors
     /// When the kernel refuses either.
     pub fn attach(&mut self, program: &mut Program, hook: Hook, btf: Option<&Btf>) -> Result<(), ProgramError> {
+        Self::load(program, hook, btf)?;
         let attachment = match hook {
-            Hook::BtfTracepoint(name) => {
+            Hook::BtfTracepoint(_) => {
                 let program: &mut BtfTracePoint = program.try_into()?;
-                if program.fd().is_err() {
-                    program.load(name, btf.ok_or(ProgramError::UnexpectedProgramType)?)?;
-                }
                 let link = program.attach()?;
                 Attachment::BtfTracepoint(program.take_link(link)?)
             }
             Hook::RawTracepoint(name) => {
                 let program: &mut RawTracePoint = program.try_into()?;
-                if program.fd().is_err() {
-                    program.load()?;
-                }
                 let link = program.attach(name)?;
                 Attachment::RawTracepoint(program.take_link(link)?)
             }
             Hook::Tracepoint(category, name) => {
                 let program: &mut TracePoint = program.try_into()?;
-                if program.fd().is_err() {
-                    program.load()?;
-                }
                 let link = program.attach(category, name)?;
                 Attachment::Tracepoint(program.take_link(link)?)
             }

@@ -89,7 +89,7 @@ impl Switches {
     pub(super) fn probes(self) -> Vec<Probe> {
         let event = Hook::Tracepoint("sched", "sched_switch");
         let switch = match self {
-            Self::Raw(_) => probe("sched_switch_raw", Hook::RawTracepoint("sched_switch")),
+            Self::Raw(_) => probe("sched_switch_raw", Hook::BtfTracepoint("sched_switch")),
             Self::Event => probe("sched_switch", event),
             Self::Stack(_) => probe("sched_switch_old", event),
         };

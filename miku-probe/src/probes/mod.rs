@@ -106,6 +106,16 @@ pub enum Hook {
     Tracepoint(&'static str, &'static str),
 }
 
+impl Hook {
+    /// The tracepoint's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BtfTracepoint(name) | Self::RawTracepoint(name) | Self::Tracepoint(_, name) => name,
+        }
+    }
+}
+
 /// In which form programs stand on tracepoints that are hit in interrupts, or often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -335,8 +345,22 @@ impl Kernel {
         }
         if self.turns {
             self.attach_turns();
+        } else {
+            self.load_turns(btf.as_ref());
         }
         Ok(())
+    }
+
+    /// Loads what needs the kernel's types, which are not there any more when it is attached. What is refused shows then.
+    fn load_turns(&mut self, btf: Option<&Btf>) {
+        let typed = |probe: &Probe| matches!(probe.hook, Hook::BtfTracepoint(_));
+        for probe in self.switches.iter().flat_map(|switches| switches.probes()).filter(typed) {
+            if let Some(program) = self.ebpf.program_mut(probe.program)
+                && let Err(error) = Attachments::load(program, probe.hook, btf)
+            {
+                log::debug!("cannot load {}: {}", probe.program, chain(&error));
+            }
+        }
     }
 
     /// The probes that are attached from the start.

@@ -54,7 +54,26 @@ impl LlmServer {
         if let Some(authority) = authority {
             command.arg("--certificate").arg(authority.certificate()).arg("--key").arg(authority.key());
         }
-        let process = Process::start("the stand-in", &mut command);
+        Self::listening(Process::start("the stand-in", &mut command), port)
+    }
+
+    /// A proxy in front of others, by the model that each serves, with these options of `llm_swap.py`; it writes what it knows of
+    /// each call to `truth`.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn swap(python: &Python, truth: &Path, servers: &[(&str, &Self)], options: &[&str]) -> Self {
+        let port = free_port();
+        let mut command = python.script("llm_swap.py");
+        command.args(["--port", &port.to_string(), "--truth"]).arg(truth).args(options);
+        for (model, server) in servers {
+            command.args(["--upstream", &format!("{model}={}", server.port)]);
+        }
+        Self::listening(Process::start("the proxy", &mut command), port)
+    }
+
+    fn listening(process: Process, port: u16) -> Self {
         let up = eventually(PATIENCE, || TcpStream::connect(("127.0.0.1", port)).ok());
         assert!(up.is_some(), "nobody listens: {}", process.story());
         Self { process, port }

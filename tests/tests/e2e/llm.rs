@@ -150,8 +150,12 @@ fn assert_counts(probe: &Probe, calls: &[Call]) {
     assert_eq!(scrape.sum("miku_probe_lost_total", &[("where", "ring")]), 0.0, "nothing was lost");
 }
 
-/// Asserts that the mean times of both ends are the client's.
-fn assert_means(probe: &Probe, calls: &[Call], tolerance: f64) {
+/// How long a request may wait for a busy server to read it.
+const UNREAD: f64 = 0.005;
+
+/// Asserts that the mean times of both ends are the client's; what waits for the server to read it, so long at most, is none of the
+/// server's.
+fn assert_means(probe: &Probe, calls: &[Call], tolerance: f64, unread: f64) {
     let scrape = probe.scrape();
     let times = |of: fn(&Call) -> Vec<f64>| calls.iter().flat_map(of).collect::<Vec<_>>();
     for (service, side) in ENDS {
@@ -164,7 +168,9 @@ fn assert_means(probe: &Probe, calls: &[Call], tolerance: f64) {
             let count = scrape.sum(&format!("{name}_count"), &place);
             let seen = scrape.sum(&format!("{name}_sum"), &place) / count;
             let told = told.iter().sum::<f64>() / told.len() as f64;
-            assert!((seen - told).abs() <= tolerance, "{name} of {service} is {seen} s, by the client {told} s");
+            let less = if side == "server" { tolerance + unread } else { tolerance };
+            let off = told - seen;
+            assert!((-tolerance..=less).contains(&off), "{name} of {service} is {seen} s, by the client {told} s");
         }
     }
 }
@@ -197,29 +203,31 @@ fn answered(client: &mut Client) -> Vec<Call> {
 }
 
 /// Has a client make calls that are watched at both ends, and holds all against it.
-fn compare(options: &[&str], tolerance: f64) {
+fn compare(options: &[&str], tolerance: f64, waits: f64) {
     let server = llamacpp();
     let mut client = client(&server, options);
     let probe = watch(&server, &client);
     let hist = hist(&client);
     let calls = answered(&mut client);
     assert_counts(&probe, &calls);
-    assert_means(&probe, &calls, tolerance);
+    assert_means(&probe, &calls, tolerance, waits);
     assert_quantiles(&conclude(hist, calls.len())["total"], &calls, tolerance, unread(&probe.scrape()));
 }
 
 fn one_after_the_other() {
-    compare(&["--calls", "24", "--stream", "mixed", "--pause-ms", "10"], tolerance());
+    compare(&["--calls", "24", "--stream", "mixed", "--pause-ms", "10"], tolerance(), 0.0);
 }
 
 fn sixteen_at_once() {
     let options = ["--calls", "64", "--concurrency", "16", "--stream", "mixed", "--usage", "--pause-ms", "10"];
-    compare(&options, tolerance());
+    compare(&options, tolerance(), UNREAD);
 }
 
-/// The times are those at which the library hands events on, so they are later than what the probe sees.
+/// The times are those at which the library is asked and hands events on, so they are longer than what the probe sees; the first
+/// call's by most.
 fn by_openai_s_own_client() {
-    compare(&["--library", "openai", "--calls", "12", "--stream", "mixed", "--pause-ms", "10"], tolerance() + 0.015);
+    let options = ["--library", "openai", "--calls", "12", "--stream", "mixed", "--pause-ms", "10"];
+    compare(&options, tolerance() + 0.06, 0.0);
 }
 
 /// With a model of its own for each call, each call is held against the client's clock by itself.
@@ -247,7 +255,9 @@ fn under_tls() {
         let labels = [("service", service), ("model", &*model)];
         let seen = scrape.sum("miku_llm_time_to_first_token_seconds_sum", &labels);
         let told = call.first_token.expect("a stream has a first token");
-        off.push((seen - told).abs());
+        // What waits for the server to read it is none of the server's.
+        let unread = if service == "llm" { (told - seen).clamp(0.0, UNREAD) } else { 0.0 };
+        off.push((seen + unread - told).abs());
         assert_eq!(scrape.count("miku_llm_inter_token_seconds_count", &labels), call.tokens - 1, "{service}, {model}");
         let output = scrape.count("miku_llm_tokens_total", &[labels[0], labels[1], ("type", "output")]);
         assert_eq!(Some(output), call.output, "{service}, {model}");

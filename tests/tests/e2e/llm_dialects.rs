@@ -18,6 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(moods_of_a_stream, Llm),
         case!(refused_aborted_and_failed_within, Llm),
         case!(answers_that_mean_ill, Llm),
+        case!(both_legs_of_a_proxy, Llm),
     ]
 }
 
@@ -213,4 +214,59 @@ fn resident(pid: u32) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
     let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
     kilobytes * 1024
+}
+
+/// A proxy that loads another model for each call: its legs are told apart, and the load is the user's and not the model's.
+fn both_legs_of_a_proxy() {
+    const CALLS: u64 = 6;
+    const LOAD: f64 = 0.4;
+    let python = python().expect("the case needs it");
+    let folder = tempfile::tempdir().expect("a folder");
+    let models = ["miku-a", "miku-b"];
+    let servers =
+        models.map(|model| LlmServer::standin(&python, &folder.path().join(model), None, &["--prompt-ms", "30"]));
+    let truth = folder.path().join("swap");
+    let upstream: Vec<_> = models.into_iter().zip(&servers).collect();
+    let swap = LlmServer::swap(&python, &truth, &upstream, &[]);
+    let mut client =
+        Client::start(&mut swap.client(&python, &["--calls", &CALLS.to_string(), "--models", &models.join(",")]));
+    let [a, b] = &servers;
+    let services =
+        [client.service("bot"), swap.service("swap"), a.service("llm"), b.service("llm")].each_ref().map(String::clone);
+    let probe = Probe::attach(&services.each_ref().map(String::as_str));
+    let calls = client.go();
+    assert!(calls.iter().all(|call| call.status == Some(200)), "{calls:?}");
+    let loads = fs::read_to_string(&truth).expect("the proxy has made its log").matches("\"loads\": true").count();
+    assert_eq!(loads as u64, CALLS, "the models take turns");
+
+    let legs = [("bot", "client"), ("swap", "server"), ("swap", "client"), ("llm", "server")];
+    let scrape = probe.wait_for("all legs of all calls", |scrape| {
+        let ended = |(service, side)| {
+            scrape.count(COUNT, &[("service", service), ("side", side), ("outcome", "complete")]) == CALLS
+        };
+        legs.into_iter().all(ended).then(|| scrape.clone())
+    });
+    let first = |(service, side)| {
+        scrape.sum("miku_llm_time_to_first_token_seconds_sum", &[("service", service), ("side", side)])
+    };
+    for leg in legs {
+        let place = [("service", leg.0), ("side", leg.1)];
+        let tokens = scrape.count("miku_llm_tokens_total", &[&place[..], &[("type", "output")]].concat());
+        assert_eq!(tokens, CALLS * TOKENS, "output tokens of {leg:?}");
+        assert_eq!(scrape.count("miku_llm_time_to_first_token_seconds_count", &place), CALLS, "{leg:?}");
+    }
+    let off = CALLS as f64 * (tolerance() + 0.005);
+    let by_client: f64 = calls.iter().filter_map(|call| call.first_token).sum();
+    assert!((first(legs[0]) - by_client).abs() <= off, "{} s, by the client {by_client} s", first(legs[0]));
+    for (outer, inner) in [(legs[0], legs[2]), (legs[1], legs[3])] {
+        let between = first(outer) - first(inner);
+        assert!((between - LOAD * CALLS as f64).abs() <= off, "{outer:?} waits {between} s longer than {inner:?}");
+    }
+    // The first call is no switch. Where one model is served, nothing is ever switched.
+    for (service, switches) in [("bot", CALLS - 1), ("swap", CALLS - 1), ("llm", 0)] {
+        let of = [("service", service)];
+        assert_eq!(scrape.count("miku_llm_model_switches_total", &of), switches, "{service}");
+        let waited = scrape.sum("miku_llm_model_load_seconds_sum", &of);
+        assert!((waited - LOAD * switches as f64).abs() <= off, "{service} waited {waited} s for models");
+    }
 }

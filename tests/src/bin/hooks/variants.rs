@@ -273,9 +273,6 @@ fn floor(variant: Variant, object: &[u8], watched: &[u32]) -> Result<Programs> {
 
 /// Puts empty programs on every hook of the probe, those of event loops among them or not.
 pub(crate) fn attach_empty(ebpf: &mut Ebpf, attachments: &mut Attachments, event_loops: bool) -> Result<()> {
-    // Reading the types takes longer than all the rest, and the sockets' tracepoints need none.
-    let types = || Btf::from_sys_fs().context("this kernel has no type information");
-    let btf = (Way::of_this_kernel() == Way::Calls).then(types).transpose()?;
     let mut taken: Vec<Hook> = Vec::new();
     for hook in hooks(event_loops) {
         // One program cannot stand twice on a tracepoint; those on which several of the probe's do are rare.
@@ -284,11 +281,15 @@ pub(crate) fn attach_empty(ebpf: &mut Ebpf, attachments: &mut Attachments, event
         }
         taken.push(hook);
         let name = match hook {
+            Hook::BtfTracepoint("sched_switch") => "empty_btf_switch",
             Hook::BtfTracepoint(_) => "empty_btf",
             Hook::RawTracepoint(_) => "empty_raw",
             Hook::Tracepoint(..) => "empty_tracepoint",
         };
         let program = ebpf.program_mut(name).context("not in the object")?;
+        // Reading the types takes longer than all the rest, and is needed once.
+        let types = || Btf::from_sys_fs().context("this kernel has no type information");
+        let btf = (matches!(hook, Hook::BtfTracepoint(_)) && program.fd().is_err()).then(types).transpose()?;
         let attached = attachments.attach(program, hook, btf.as_ref());
         attached.with_context(|| format!("cannot attach {name} to {hook:?}"))?;
     }
