@@ -1,6 +1,8 @@
 //! Turns of event loops, held against what the loops noted themselves.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(threads_of_a_pool, Python),
         case!(a_loop_beside_the_first_thread, Python),
         case!(every_selector),
+        case!(left_alone, Python),
     ]
 }
 
@@ -244,4 +247,35 @@ fn every_selector() {
         );
         assert!(busy.abs() < turns * tolerance() && idle.abs() < turns * tolerance(), "{call}: {busy} s, {idle} s");
     }
+}
+
+/// What is told to leave event loops alone tells nothing of them, and hooks nothing for them, by the kernel's own list.
+fn left_alone() {
+    fn hooks(probe: &Probe) -> usize {
+        let folder = format!("/proc/{}/fd", probe.pid());
+        let open = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder}: {error}"));
+        let targets = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        // What holds a program to its tracepoint: by the kernel's age the one or the other.
+        let holds =
+            |target: &PathBuf| ["[perf_event]", "bpf_link"].iter().any(|name| target.to_string_lossy().ends_with(name));
+        targets.filter(holds).count()
+    }
+    let mut process = ready(program(&["turns", "asyncio"]));
+    let service = format!("bot=pid:{}", process.pid());
+    let told = Probe::attach(&[&service]);
+    let alone = Probe::launch(&[&service], &["--event-loops=off"]);
+    alone.wait_ready();
+    alone.wait_target("bot");
+    process.tell("go");
+    truth(&process);
+    told.wait_for("turns", |scrape| busy(scrape).0.get("+Inf").is_some_and(|count| *count > 100).then_some(()));
+    let of_loops = |probe: &Probe| {
+        let scrape = probe.scrape();
+        scrape.samples.iter().filter(|sample| sample.name.starts_with("miku_event_loop_")).count()
+    };
+    assert_eq!(of_loops(&alone), 0, "{}", alone.told());
+    assert!(of_loops(&told) > 0);
+    // A call that waits is hooked by itself, and there are seven.
+    let (with, without) = (hooks(&told), hooks(&alone));
+    assert!(with >= without + 5, "{with} hooks with event loops, {without} without");
 }
