@@ -11,13 +11,11 @@
 //! Of a process of which that is wanted, each wait for whatever comes is told by a record too: then all that was to be done
 //! because of what had come is done. Waits that only look what has come meanwhile are not.
 //!
-//! The second is there in its raw form too, with types, for kernels where that runs with preemption off, as ordinary tracepoints always do:
-//! `socket/by_socket.rs` says what is better about it.
+//! The second is there in its raw form too, with types, for kernels where that runs with preemption off, as ordinary
+//! tracepoints always do: `socket/by_socket.rs` says what is better about it.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_task, bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_task_pt_regs,
-};
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_ktime_get_ns};
 use aya_ebpf::macros::{btf_tracepoint, map, tracepoint};
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
@@ -27,7 +25,7 @@ use miku_probe_abi::{
 };
 
 use crate::maps::{Skip, Wake, count, current, field, filter, header, put, switch_offsets, tells_turns, watched};
-use crate::memory::{read_kernel, read_user};
+use crate::memory::{read_kernel, read_user, task_registers};
 use crate::registers::{Registers, SavedRegisters};
 
 /// Threads of watched processes that wait in selectors, by their number.
@@ -223,21 +221,14 @@ pub(crate) fn moves(tid: u32) {
 
 #[btf_tracepoint(function = "sched_switch")]
 pub(crate) fn sched_switch_raw(ctx: BtfTracePointContext) -> i32 {
-    Switch::of_arguments(&ctx).take_in(by_helper);
+    Switch::of_arguments(&ctx).take_in(|| Ok(task_registers()));
     0
 }
 
 #[tracepoint(category = "sched", name = "sched_switch")]
 pub(crate) fn sched_switch(ctx: TracePointContext) -> u32 {
-    Switch::of_event(&ctx).take_in(by_helper);
+    Switch::of_event(&ctx).take_in(|| Ok(task_registers()));
     0
-}
-
-#[inline(always)]
-fn by_helper() -> Result<Registers, Skip> {
-    // SAFETY: the helpers have no preconditions: the task is the running one. The verifier holds each load to the type of what
-    // they return.
-    Ok(unsafe { SavedRegisters::load(bpf_task_pt_regs(bpf_get_current_task_btf()) as *const SavedRegisters) })
 }
 
 /// The same for kernels before 5.15, which have no helper that tells a task's saved registers.

@@ -4,9 +4,12 @@ use core::arch::asm;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
-use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
+};
 
 use crate::maps::Skip;
+use crate::registers::{Registers, SavedRegisters};
 
 /// Reads a value of the kernel's.
 #[inline(always)]
@@ -18,6 +21,17 @@ pub(crate) fn read_kernel<T: Copy>(address: u64) -> Result<T, Skip> {
     };
     // SAFETY: on success the helper has written all of it.
     if result == 0 { Ok(unsafe { value.assume_init() }) } else { Err(Skip) }
+}
+
+/// The registers that the running task saved when it entered the kernel; for kernels from 5.15 on.
+#[inline(always)]
+pub(crate) fn task_registers() -> Registers {
+    // SAFETY: the helpers have no preconditions: the task is the running one. The verifier holds each load to the type of
+    // what they return.
+    unsafe {
+        let saved = bpf_task_pt_regs(bpf_get_current_task_btf()) as *const SavedRegisters;
+        SavedRegisters::load(saved)
+    }
 }
 
 /// Reads a value of the process's.

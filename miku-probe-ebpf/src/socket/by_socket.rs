@@ -11,7 +11,6 @@
 //! program out for all others on the processor.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::macros::{map, raw_tracepoint, tracepoint};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
@@ -20,8 +19,7 @@ use miku_probe_abi::{Connection, ConnectionKey, Direction, LengthEvent, OpenReco
 use super::{AF_INET, AF_INET6, AF_UNIX, Call, Shape, UNMOVED, close, number, open, opening, tells};
 use crate::connections;
 use crate::maps::{SOCKETS, Skip, count, current, field, maybe_watched, offsets, socket_offsets, watched};
-use crate::memory::{read_kernel, read_user_bytes};
-use crate::registers::{Registers, SavedRegisters};
+use crate::memory::{read_kernel, read_user_bytes, task_registers};
 use crate::state::{Change, states};
 
 /// What a socket enters whose own process ends its side.
@@ -105,7 +103,7 @@ fn try_length(direction: Direction, length: impl FnOnce() -> Length) -> Result<(
     if peeked || (result < 0 && !tells(result)) {
         return Err(Skip);
     }
-    let registers = registers();
+    let registers = task_registers();
     let (shape, fd) = match registers.orig_ax {
         number::READ | number::WRITE | number::RECVFROM | number::SENDTO => (Shape::Buffer, registers.di as i32),
         number::READV | number::WRITEV => (Shape::Vector, registers.di as i32),
@@ -118,17 +116,6 @@ fn try_length(direction: Direction, length: impl FnOnce() -> Length) -> Result<(
     let call = Call { key: ConnectionKey { tgid, fd }, tid, result, registers: &registers };
     let connection = connection(&call, socket)?;
     call.moved(connection, direction, shape)
-}
-
-/// The registers that the running task saved when it entered the kernel.
-#[inline(always)]
-fn registers() -> Registers {
-    // SAFETY: the helpers have no preconditions: the task is the running one. The verifier holds each load to the type of
-    // what they return.
-    unsafe {
-        let saved = bpf_task_pt_regs(bpf_get_current_task_btf()) as *const SavedRegisters;
-        SavedRegisters::load(saved)
-    }
 }
 
 /// The connection of this call; when the socket was not seen on this descriptor before, a new one.
@@ -241,7 +228,7 @@ pub(crate) fn sock_set_state_raw(ctx: RawTracePointContext) -> i32 {
 fn try_set_state(change: &Change) -> Result<(), Skip> {
     if !ENDED.contains(&change.now)
         || SOCKETS.get_ptr(change.socket).is_none()
-        || registers().orig_ax == number::SHUTDOWN
+        || task_registers().orig_ax == number::SHUTDOWN
     {
         return Err(Skip);
     }

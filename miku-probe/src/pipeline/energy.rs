@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use super::changes::Changes;
 use crate::units::Nanos;
 
 /// Points of the clock that are kept. A request that began before the first one is not told of.
@@ -15,9 +16,6 @@ const POINTS_MAX: usize = 16_384;
 
 /// Requests that have ended and wait for a reading.
 const ENDED_MAX: usize = 4_096;
-
-/// Beginnings and ends that wait for a reading. Where more do, none comes any more.
-const CHANGES_MAX: usize = 65_536;
 
 /// From when to when one or several requests were under way.
 pub(super) type Spans = Vec<(Nanos, Nanos)>;
@@ -30,7 +28,7 @@ pub(super) struct EnergyShares<K> {
     /// The reading up to which the clock goes.
     last: Option<(Nanos, f64)>,
     /// Beginnings and ends after that.
-    changes: Vec<(Nanos, i8)>,
+    changes: Changes<i8>,
     under_way: u32,
     clock: VecDeque<(Nanos, f64)>,
     ended: Vec<(K, Spans)>,
@@ -38,15 +36,21 @@ pub(super) struct EnergyShares<K> {
 
 impl<K> Default for EnergyShares<K> {
     fn default() -> Self {
-        Self { next: None, last: None, changes: Vec::new(), under_way: 0, clock: VecDeque::new(), ended: Vec::new() }
+        Self {
+            next: None,
+            last: None,
+            changes: Changes::default(),
+            under_way: 0,
+            clock: VecDeque::new(),
+            ended: Vec::new(),
+        }
     }
 }
 
 impl<K> EnergyShares<K> {
     /// A request began (`+1`) or ended (`-1`).
     pub(super) fn in_flight(&mut self, time: Nanos, change: i8) {
-        self.changes.push((time, change));
-        if self.changes.len() > CHANGES_MAX {
+        if self.changes.push(time, change) {
             self.forget();
         }
     }
@@ -75,16 +79,12 @@ impl<K> EnergyShares<K> {
         (self.next, self.last) = (None, None);
         self.clock.clear();
         self.ended.clear();
-        for (_, change) in std::mem::take(&mut self.changes) {
-            self.change(change);
-        }
+        self.changes.take().for_each(|change| self.change(change));
     }
 
     /// Brings the clock to a reading.
     fn advance(&mut self, to: Nanos, drawn: f64) {
-        self.changes.sort_by_key(|(time, _)| *time);
-        let due = self.changes.partition_point(|(time, _)| *time <= to);
-        let changes: Vec<_> = self.changes.drain(..due).collect();
+        let changes = self.changes.take_until(to);
         // A counter that fell began anew.
         let from = self.last.filter(|(time, before)| *time < to && *before <= drawn);
         let Some((mut at, before)) = from else {

@@ -4,6 +4,7 @@
 //! same on a replayed stream.
 
 mod bots;
+mod changes;
 mod connections;
 mod energy;
 mod hosts;

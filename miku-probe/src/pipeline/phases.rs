@@ -5,14 +5,12 @@
 //! then on the answer is generated. What falls between two phases, or into two at once, is put down to neither, as is all that
 //! happens beside a call whose phases nobody can tell.
 
+use super::changes::Changes;
 use crate::observations::{GpuSample, LlmPhase};
 use crate::units::Nanos;
 
 /// The least part of the time between two samples that a phase must fill, alone.
 const FILLED: f64 = 0.95;
-
-/// Changes of calls' stages that wait for a sample. Where more do, none comes any more.
-const CHANGES_MAX: usize = 65_536;
 
 /// What is done for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +60,7 @@ impl UnderWay {
 pub(super) struct Phases {
     /// At the end of the time that was looked at last.
     under_way: UnderWay,
-    changes: Vec<(Nanos, Change)>,
+    changes: Changes<Change>,
     last: Option<Nanos>,
     /// The latest sample. It is looked at when the next one comes: by then all is known that happened before it.
     next: Option<GpuSample>,
@@ -71,17 +69,14 @@ pub(super) struct Phases {
 impl Phases {
     /// With these under way.
     pub(super) fn new(under_way: UnderWay) -> Self {
-        Self { under_way, changes: Vec::new(), last: None, next: None }
+        Self { under_way, changes: Changes::default(), last: None, next: None }
     }
 
     /// Takes in that a call goes on to another stage.
     pub(super) fn change(&mut self, time: Nanos, change: Change) {
-        self.changes.push((time, change));
-        if self.changes.len() > CHANGES_MAX {
+        if self.changes.push(time, change) {
             (self.last, self.next) = (None, None);
-            for (_, change) in std::mem::take(&mut self.changes) {
-                self.under_way.take_in(change);
-            }
+            self.changes.take().for_each(|change| self.under_way.take_in(change));
         }
     }
 
@@ -90,11 +85,10 @@ impl Phases {
         let looked_at = self.next.replace(sample)?;
         let to = looked_at.time;
         let from = self.last.replace(to);
-        self.changes.sort_by_key(|(time, _)| *time);
-        let due = self.changes.partition_point(|(time, _)| *time <= to);
         let mut filled = [Nanos(0); LlmPhase::ALL.len()];
         let mut at = from.unwrap_or(to);
-        for (time, change) in self.changes.drain(..due).map(|(time, change)| (time, Some(change))).chain([(to, None)]) {
+        let changes = self.changes.take_until(to).into_iter().map(|(time, change)| (time, Some(change)));
+        for (time, change) in changes.chain([(to, None)]) {
             let time = time.max(at);
             if let Some(phase) = self.under_way.phase() {
                 let filled = &mut filled[phase as usize];
@@ -113,6 +107,7 @@ impl Phases {
 mod tests {
     use super::Stage::{Answer, Prompt, Unclear};
     use super::*;
+    use crate::pipeline::changes::CHANGES_MAX;
 
     fn second(seconds: f64) -> Nanos {
         Nanos((seconds * 1e9).round() as u64 + 1)
@@ -181,7 +176,7 @@ mod tests {
         for number in 0..CHANGES_MAX as u64 * 3 {
             phases.change(Nanos(number), if number % 2 == 0 { BEGINS } else { FAILS });
         }
-        assert!(phases.changes.len() <= CHANGES_MAX);
+        assert!(phases.changes.0.len() <= CHANGES_MAX);
         assert!(phases.under_way.0[Prompt as usize] <= 1, "{:?}", phases.under_way);
     }
 }

@@ -179,8 +179,13 @@ pub const fn status(intent: Intent, attached: bool) -> Status {
 pub fn hooks(event_loops: bool) -> Vec<Hook> {
     let form = Form::of_this_kernel();
     let of_loops = if event_loops { event_loop::hooks(form) } else { Vec::new() };
-    let probes = Way::of_this_kernel().probes(form).iter().chain(process::probes(form)).chain(net::probes(form));
-    probes.map(|probe| probe.hook).chain(of_loops).collect()
+    probes(Way::of_this_kernel(), form, true).map(|probe| probe.hook).chain(of_loops).collect()
+}
+
+/// The probes that are attached from the start, those of the network among them or not.
+fn probes(way: Way, form: Form, net: bool) -> impl Iterator<Item = &'static Probe> {
+    let net = if net { net::probes(form) } else { &[] };
+    way.probes(form).iter().chain(process::probes(form)).chain(net)
 }
 
 /// Sizes that the configuration sets.
@@ -365,8 +370,7 @@ impl Kernel {
 
     /// The probes that are attached from the start.
     fn probes(&self) -> impl Iterator<Item = &'static Probe> + use<> {
-        let net = if self.net { net::probes(self.form) } else { &[] };
-        self.way.probes(self.form).iter().chain(process::probes(self.form)).chain(net)
+        probes(self.way, self.form, self.net)
     }
 
     /// Detaches every probe, and leaves the programs loaded for [`Kernel::attach`]: loading takes the verifier longer.
