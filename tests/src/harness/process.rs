@@ -186,12 +186,18 @@ impl Process {
         unsafe { libc::kill(self.pid().cast_signed(), signal) };
     }
 
-    /// Waits for its end; none when it goes on for longer than `limit`.
+    /// Waits for its end, after which all that it wrote has been read; none when it goes on for longer than `limit`.
     ///
     /// # Panics
     /// When the kernel does not tell.
     pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
-        eventually(limit, || self.child.try_wait().expect("a child of this process can be waited for"))
+        /// Whoever it started may hold its streams open.
+        const UNREAD: Duration = Duration::from_secs(1);
+        let status = eventually(limit, || self.child.try_wait().expect("a child of this process can be waited for"))?;
+        for lines in [&self.said, &self.complained] {
+            lines.wait(UNREAD, |written| written.ended.then_some(()));
+        }
+        Some(status)
     }
 
     /// Sends `signal` and tells how it ended.

@@ -58,8 +58,10 @@ fn the_log_for_people() {
     };
     said(&format!("bot (pid {}) stalled for 0.1 s: {place}", blocked.process.pid()));
     said("    plant (stalls.py:");
-    said(&format!("s: {place}"));
-    said("turns again after 0.");
+    // Before it there may be the end of another one.
+    let turned = |line: &String| line.contains("turns again after 0.") && line.ends_with(&format!(" s: {place}"));
+    let ended = eventually(PATIENCE, || log.said().iter().any(turned).then_some(()));
+    ended.unwrap_or_else(|| panic!("its end is not said: {}", log.story()));
     let status = log.stop(libc::SIGINT, Duration::from_secs(2));
     assert_eq!(status.code(), Some(0), "{}", log.story());
     let summary = log.said();
