@@ -254,6 +254,12 @@ fn end_handshake(result: u64) -> Result<(), Skip> {
     let stream = stream(current().0, ssl)?;
     // SAFETY: as in `moved`.
     let stream = unsafe { &mut *stream };
+    if result == 1 && stream.handshake_ended == 0 && is_moved(thread, ssl) {
+        // No first words are answered within a read or a write: it was what comes after a handshake, such as a ticket, of a
+        // stream that had not been seen.
+        stream.flags |= STREAM_ESTABLISHED;
+        return Err(Skip);
+    }
     binding::shook_hands(thread, ssl, stream, result);
     stream.handshake_ended = now();
     stream.handshake_result = result;
@@ -264,6 +270,13 @@ fn end_handshake(result: u64) -> Result<(), Skip> {
         handshake_ended(ssl, stream);
     }
     Ok(())
+}
+
+/// Whether the thread is in the midst of reading from the stream or writing to it.
+#[inline(always)]
+fn is_moved(thread: u64, ssl: u64) -> bool {
+    // SAFETY: as in `begin`.
+    TLS_CALLS.get_ptr(thread).is_some_and(|call| unsafe { (*call).ssl } == ssl)
 }
 
 #[inline(always)]

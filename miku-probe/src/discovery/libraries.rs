@@ -60,6 +60,11 @@ pub enum Function {
     Connect,
     /// `int SSL_accept(SSL *ssl)`
     Accept,
+    /// `int ossl_statem_connect(SSL *ssl)`, of OpenSSL's insides: what works on a client's handshake, whichever call
+    /// began it
+    ConnectState,
+    /// `int ossl_statem_accept(SSL *ssl)`, the same of a server's
+    AcceptState,
     /// `long SSL_ctrl(SSL *ssl, int cmd, long larg, void *parg)`; with `cmd` 55 it sets the server's name
     Ctrl,
     /// `int SSL_set_tlsext_host_name(SSL *ssl, const char *name)`, a function in BoringSSL and a macro in OpenSSL
@@ -118,6 +123,9 @@ impl Function {
         Self::Free,
     ];
 
+    /// Those through which all handshakes go, of streams that are simply read from and written to too.
+    pub const OF_STATES: [Self; 2] = [Self::ConnectState, Self::AcceptState];
+
     /// Those by which the library says what went wrong. They may be in another file than those above.
     pub const OF_ERRORS: [Self; 3] = [Self::VSetError, Self::SetError, Self::PutError];
 
@@ -147,6 +155,8 @@ impl Function {
             Self::DoHandshake => "SSL_do_handshake",
             Self::Connect => "SSL_connect",
             Self::Accept => "SSL_accept",
+            Self::ConnectState => "ossl_statem_connect",
+            Self::AcceptState => "ossl_statem_accept",
             Self::Ctrl => "SSL_ctrl",
             Self::SetHostName => "SSL_set_tlsext_host_name",
             Self::Shutdown => "SSL_shutdown",

@@ -45,6 +45,9 @@ pub fn places(build: &Build, returns: Returns) -> impl Iterator<Item = (When, Pl
     plan.flat_map(|((_, when), places)| places.into_iter().map(move |place| (when, place)))
 }
 
+/// The exported functions that do nothing but shake hands.
+const HANDSHAKES: [Function; 3] = [Function::DoHandshake, Function::Connect, Function::Accept];
+
 /// Where programs are to stand in a library, and what stays without.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
@@ -57,7 +60,11 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(build: &Build, returns: Returns) -> Self {
         let mut plan = Self::default();
-        for site in &build.sites {
+        // What all handshakes go through is better than what only some do, but its exits are not known.
+        let of = |site: &Site, functions: &[Function]| site.calls.iter().any(|call| functions.contains(call));
+        let through = returns == Returns::Probed && build.sites.iter().any(|site| of(site, &Function::OF_STATES));
+        let left_out = if through { &HANDSHAKES[..] } else { &Function::OF_STATES };
+        for site in build.sites.iter().filter(|site| !of(site, left_out)) {
             plan.add(site, returns);
         }
         plan
@@ -80,9 +87,11 @@ impl Plan {
             Function::Write | Function::WriteEx => {
                 (if by_eighth { WRITE_R8 } else { WRITE }, if ex { RETURN_EX } else { RETURN }, EXIT)
             }
-            Function::DoHandshake | Function::Connect | Function::Accept => {
-                (HANDSHAKE, HANDSHAKE_RETURN, HANDSHAKE_EXIT)
-            }
+            Function::DoHandshake
+            | Function::Connect
+            | Function::Accept
+            | Function::ConnectState
+            | Function::AcceptState => (HANDSHAKE, HANDSHAKE_RETURN, HANDSHAKE_EXIT),
             Function::Ctrl => return alone(CONTROL),
             Function::SetHostName => return alone(SERVER_NAME),
             // What shuts a stream down is done with it, though it may keep it for long.
@@ -205,6 +214,32 @@ mod tests {
         assert_eq!(places(&plan), expected);
         // `struct pt_regs` begins r15, r14, r13, r12, rbp, rbx.
         assert_eq!(TlsExit(expected[1].3).register_offset(), 40);
+    }
+
+    #[test]
+    fn handshakes_are_seen_where_all_of_them_pass() {
+        let site = |function, at| Site {
+            calls: vec![function],
+            form: Form::Connection,
+            inner: false,
+            entry: spot(at),
+            ret: Some(spot(at)),
+            exits: Exits::Known(vec![Exit { function, spot: spot(at + 5), result: ResultRegister::Rax }]),
+        };
+        let mut build = build(CountRegister::Rcx);
+        build.sites = vec![
+            site(Function::DoHandshake, 10),
+            Site { exits: Exits::NotNeeded, ..site(Function::ConnectState, 20) },
+            Site { exits: Exits::NotNeeded, ..site(Function::AcceptState, 30) },
+        ];
+        let plan = Plan::new(&build, Returns::Probed);
+        let at = |program, when| [20, 30].map(|at| (program, when, at, 0));
+        let expected = [at(HANDSHAKE, When::Before), at(HANDSHAKE_RETURN, When::Returned)].concat();
+        assert_eq!((places(&plan), plan.endless), (expected, vec![]));
+        let plan = Plan::new(&build, Returns::Exits);
+        let exit = TlsExit::new(10, false).0;
+        let expected = [(HANDSHAKE, When::Before, 10, 0), (HANDSHAKE_EXIT, When::Before, 15, exit)];
+        assert_eq!((places(&plan), plan.endless), (expected.to_vec(), vec![]));
     }
 
     #[test]

@@ -208,7 +208,7 @@ fn fifty_names_batched() {
     fifty_names("batched", 0..=1);
 }
 
-/// The library is in the executable.
+/// Node, of which the library is in the executable, and which shakes hands by reading and writing.
 fn node() {
     let server = serve();
     let name = host("node");
@@ -216,11 +216,39 @@ fn node() {
     command.arg(service("tls_node.js")).args([&name, &server.port()]).arg(server.authority().root());
     let mut client = Process::start("node", command.arg(REQUESTS.to_string()));
     client.wait_said(PATIENCE, |line| (line == "ready").then_some(()));
+    // What its handshakes took by its own clock.
+    let ask = |client: &mut Process, times: usize| -> Vec<f64> {
+        client.tell("go");
+        let nth = || client.said().into_iter().filter(|line| line.starts_with("done ")).nth(times - 1);
+        let done = eventually(PATIENCE, nth).unwrap_or_else(|| panic!("it does not ask: {}", client.story()));
+        serde_json::from_str(&done["done ".len()..]).expect("the client writes JSON")
+    };
+    let labels = [("service", "node"), ("peer", &*name)];
+    let seen = |probe: &Probe| {
+        let scrape = probe.scrape();
+        let of = |name: &str| scrape.sum(&format!("miku_net_tls_handshake_seconds_{name}"), &labels);
+        (scrape.count("miku_net_tls_handshake_seconds_count", &[]), of("count"), of("sum"))
+    };
+
     let probe = attach(&[&format!("node=pid:{}", client.pid())]);
-    client.tell("go");
-    client.wait_said(PATIENCE, |line| (line == "done").then_some(()));
+    let took = ask(&mut client, 1);
     let truth = server.truth(&name);
     assert_eq!(truth.total(), REQUESTS);
     assert_asked(&probe, "node", &truth, &name, &server.port());
     assert_all_matched(&probe);
+    assert_eq!(server.served().handshakes, took.len() as u64, "by the server");
+    let (all, named, seconds) = seen(&probe);
+    assert_eq!((all, named), (took.len() as u64, took.len() as f64), "handshakes");
+    // Its own clock starts and stops in callbacks of their own.
+    let own: f64 = took.iter().sum();
+    assert!((own - seconds).abs() < 0.01 * named, "{own} s of handshakes in truth, {seconds} s by the probe");
+    probe.stop();
+
+    // Of connections that are there already nothing looks like a handshake.
+    let probe = attach(&[&format!("node=pid:{}", client.pid())]);
+    let took = ask(&mut client, 2);
+    probe.wait_for("requests over connections that were open", |scrape| {
+        (scrape.count("http_client_request_duration_seconds_count", &[]) == REQUESTS).then_some(())
+    });
+    assert_eq!(seen(&probe).0, took.len() as u64, "handshakes");
 }

@@ -124,6 +124,9 @@ pub(super) fn place(text: &dyn Text, functions: &Functions) -> Vec<Site> {
     sites.extend(placement.transfer(F::Write, F::WriteEx));
     // `SSL_connect` and `SSL_accept` mostly are `SSL_do_handshake` after a little preparation.
     sites.extend(placement.through(F::DoHandshake, [F::Connect, F::Accept]));
+    for function in F::OF_STATES {
+        sites.extend(placement.outer(vec![function], function));
+    }
     let name = if functions.contains_key(&Name::Probed(F::SetHostName)) { F::SetHostName } else { F::Ctrl };
     for function in [name, F::Shutdown, F::Free] {
         sites.extend(placement.outer(vec![function], function));
@@ -218,12 +221,14 @@ impl Placement<'_> {
         let form = form(function);
         let (entry, ret) = self.entry(self.function(function)?, form)?;
         let entry_alone = matches!(function, Function::Shutdown | Function::Free);
-        // Most of these jump to computed addresses, or are too long, in every build, and those of the CUDA driver go on
-        // wherever it has them go: nothing would come of looking for their exits.
+        // Most of these jump to computed addresses, are too long, or give way to a function without a name, in every build,
+        // and those of the CUDA driver go on wherever it has them go: nothing would come of looking for their exits.
         let unfollowed =
             matches!(function, Function::Inflate | Function::ZstdDecompress | Function::GetAddrInfo | Function::Dial)
+                || Function::OF_STATES.contains(&function)
                 || Function::OF_CUDA.contains(&function);
-        let followed = matches!(form, Form::Plain | Form::Ex { .. } | Form::Connection) && !entry_alone;
+        let followed =
+            matches!(form, Form::Plain | Form::Ex { .. } | Form::Connection) && !entry_alone && !unfollowed;
         let exits = if followed { self.exits(&[function]) } else { Exits::NotNeeded };
         let returns = followed || unfollowed;
         Some(Site { calls, form, inner: false, entry, ret: returns.then_some(ret), exits })
@@ -405,9 +410,13 @@ fn form(function: Function) -> Form {
     match function {
         Function::Read | Function::Write => Form::Plain,
         Function::ReadEx | Function::WriteEx => Form::Ex { count: CountRegister::Rcx },
-        Function::DoHandshake | Function::Connect | Function::Accept | Function::Shutdown | Function::Free => {
-            Form::Connection
-        }
+        Function::DoHandshake
+        | Function::Connect
+        | Function::Accept
+        | Function::ConnectState
+        | Function::AcceptState
+        | Function::Shutdown
+        | Function::Free => Form::Connection,
         Function::Ctrl => Form::Control,
         Function::SetHostName => Form::HostName,
         Function::VSetError | Function::SetError => Form::Error,

@@ -104,6 +104,8 @@ impl Name {
 pub(super) enum Topic {
     /// What works on a TLS stream.
     Tls,
+    /// What works on its handshake, within the library.
+    States,
     /// What says what went wrong in one.
     Errors,
     /// zlib's.
@@ -126,6 +128,7 @@ impl Topic {
     const fn prefix(self) -> &'static [u8] {
         match self {
             Self::Tls => b"SSL_",
+            Self::States => b"ossl_statem_",
             Self::Errors => b"ERR_",
             Self::Zlib => b"inflate",
             Self::Zstd => b"ZSTD_",
@@ -138,6 +141,7 @@ impl Topic {
     fn names(self) -> impl Iterator<Item = (Name, &'static str)> {
         let (functions, others): (&[Function], &[_]) = match self {
             Self::Tls => (&Function::OF_STREAMS, &Name::OTHERS),
+            Self::States => (&Function::OF_STATES, &[]),
             Self::Errors => (&Function::OF_ERRORS, &[]),
             Self::Zlib => (&Function::OF_ZLIB, &[]),
             Self::Zstd => (&Function::OF_ZSTD, &[]),
@@ -159,6 +163,7 @@ impl Topic {
         let has = |function: &Function| functions.contains_key(&Name::Probed(*function));
         match self {
             Self::Tls => [Function::Read, Function::ReadEx, Function::Write, Function::WriteEx].iter().any(has),
+            Self::States => Function::OF_STATES.iter().any(has),
             Self::Errors => Function::OF_ERRORS.iter().any(has),
             // Other things can be inflated too.
             Self::Zlib => Function::OF_ZLIB.iter().all(has),
@@ -396,9 +401,9 @@ impl<'f> Library<'f> {
             }
             numbers.extend(of_topic);
             if topic == Topic::Tls {
-                for (_, errors) in self.defined(table, &[Topic::Errors])? {
-                    functions.extend(errors.0);
-                    numbers.extend(errors.1);
+                for (_, others) in self.defined(table, &[Topic::States, Topic::Errors])? {
+                    functions.extend(others.0);
+                    numbers.extend(others.1);
                 }
             }
             found.push(Found { topic, functions, symbols });
