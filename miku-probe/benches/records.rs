@@ -4,29 +4,23 @@
 //! The second is what a discord.py on asyncio makes of its REST calls within TLS: two records an exchange, over 64 streams.
 //! The third is what llama.cpp makes of a thousand streamed answers at once: one record an event.
 
+#[path = "../tests/written/mod.rs"]
+mod written;
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use miku_probe::discovery::sockets::Socket;
 use miku_probe::observations::{Names, Observation, Sink};
-use miku_probe::pipeline::{Caps, Pipeline, World};
+use miku_probe::pipeline::{Caps, Pipeline};
 use miku_probe::sinks::metrics::{BuildInfo, Metrics};
 use miku_probe::units::{Direction, Nanos, Tgid};
-use miku_probe_abi::{
-    ABI_VERSION, ADDRESS_MAX, CAPTURE_MAX, DataRecord, OpenRecord, Origin, RecordHeader, RecordKind, TAIL, bytes_of,
-};
+use miku_probe_abi::Origin;
+use written::{Nowhere, Process};
 
 const CONNECTIONS: i32 = 64;
 const EXCHANGES: u32 = 400;
 const TGID: u32 = 42;
-
-struct Nowhere;
-
-impl World for Nowhere {
-    fn socket(&self, _tgid: Tgid, _fd: i32) -> Option<Socket> {
-        None
-    }
-}
+const GENERATION: u64 = 1;
 
 /// Takes observations and keeps nothing: what remains is the cost of everything before the sinks.
 struct Nothing;
@@ -37,49 +31,16 @@ impl Sink for Nothing {
     }
 }
 
-fn header(kind: RecordKind, time_ns: u64, length: usize) -> RecordHeader {
-    let length = u32::try_from(length).expect("a record is short");
-    RecordHeader { version: ABI_VERSION, kind: kind as u8, padding: 0, length, time_ns, tgid: TGID, tid: TGID }
+const fn at(time: u64) -> Process {
+    Process { tgid: TGID, time }
 }
 
 fn open(fd: i32) -> Vec<u8> {
-    let mut address = [0; ADDRESS_MAX];
-    address[..8].copy_from_slice(&[2, 0, 0x1f, 0x90, 127, 0, 0, 1]);
-    let record = OpenRecord {
-        header: header(RecordKind::Open, 1, size_of::<OpenRecord>()),
-        generation: 1,
-        socket: 0,
-        fd,
-        result: 0,
-        origin: Origin::Accepted as u8,
-        socket_type: 1,
-        padding: [0; 2],
-        address_length: 16,
-        address,
-    };
-    bytes_of(&record).to_vec()
+    at(GENERATION).open(fd, GENERATION, Origin::Accepted, [127, 0, 0, 1], 8080)
 }
 
 fn data(fd: i32, time: u64, direction: Direction, bytes: &[u8]) -> Vec<u8> {
-    moved(RecordKind::Data, u64::from(fd.unsigned_abs()), time, direction, bytes)
-}
-
-fn moved(kind: RecordKind, handle: u64, time: u64, direction: Direction, bytes: &[u8]) -> Vec<u8> {
-    let captured = &bytes[..bytes.len().min(CAPTURE_MAX)];
-    let record = DataRecord {
-        header: header(kind, time, size_of::<DataRecord>() + captured.len()),
-        generation: 1,
-        handle,
-        lost: 0,
-        size: u32::try_from(bytes.len()).expect("a segment is short"),
-        captured: u16::try_from(captured.len()).expect("a capture is short"),
-        tail_length: 0,
-        errno: 0,
-        direction: direction as u8,
-        padding: 0,
-        tail: [0; TAIL],
-    };
-    [bytes_of(&record), captured].concat()
+    at(time).data(fd, GENERATION, direction, bytes)
 }
 
 fn stream() -> Vec<Vec<u8>> {
@@ -116,8 +77,8 @@ fn discord() -> Vec<Vec<u8>> {
     for exchange in 0..EXCHANGES {
         for stream in 0..CONNECTIONS.unsigned_abs() {
             let (ssl, time) = (0x7f00_0000_0000 + u64::from(stream) * 64, u64::from(exchange) * 1_000_000 + 1000);
-            records.push(moved(RecordKind::Plaintext, ssl, time, Direction::Out, request));
-            records.push(moved(RecordKind::Plaintext, ssl, time + 500_000, Direction::In, response));
+            records.push(at(time).plaintext(ssl, GENERATION, Direction::Out, request));
+            records.push(at(time + 500_000).plaintext(ssl, GENERATION, Direction::In, response));
         }
     }
     records

@@ -406,7 +406,8 @@ fn phases_of_a_stream() {
         let labels = [("service", "bot"), ("phase", phase)];
         assert_eq!(scrape.count(&format!("{PHASE}_count"), &labels), u64::from(COUNT), "{phase}");
         let seen = scrape.sum(&format!("{PHASE}_sum"), &labels);
-        assert!((seen - told).abs() <= 0.005 * f64::from(COUNT), "{phase}: {told} s by the LLM, {seen} s by the probe");
+        let most = if is_quiet() { 0.005 } else { 0.05 } * f64::from(COUNT);
+        assert!((seen - told).abs() <= most, "{phase}: {told} s by the LLM, {seen} s by the probe");
     }
 }
 

@@ -227,8 +227,7 @@ impl Placement<'_> {
             matches!(function, Function::Inflate | Function::ZstdDecompress | Function::GetAddrInfo | Function::Dial)
                 || Function::OF_STATES.contains(&function)
                 || Function::OF_CUDA.contains(&function);
-        let followed =
-            matches!(form, Form::Plain | Form::Ex { .. } | Form::Connection) && !entry_alone && !unfollowed;
+        let followed = matches!(form, Form::Plain | Form::Ex { .. } | Form::Connection) && !entry_alone && !unfollowed;
         let exits = if followed { self.exits(&[function]) } else { Exits::NotNeeded };
         let returns = followed || unfollowed;
         Some(Site { calls, form, inner: false, entry, ret: returns.then_some(ret), exits })

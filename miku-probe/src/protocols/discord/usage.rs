@@ -43,8 +43,17 @@ impl Recent {
         let minute = minute(time);
         match &mut self.seen {
             Seen::Exact(exact) => {
-                if exact.len() >= Self::CAP && !exact.contains_key(&hash) {
-                    exact.retain(|_, last| is_within(Window::Day, *last, minute));
+                // An insertion would make room first, and look afterwards.
+                if let Some(last) = exact.get_mut(&hash) {
+                    *last = minute;
+                    return;
+                }
+                if exact.len() >= exact.capacity().min(Self::CAP) {
+                    // Into a new table: one of which something was removed may grow with no more in it.
+                    let lately = exact.iter().filter(|(_, last)| is_within(Window::Day, **last, minute));
+                    let mut kept = HashMap::with_capacity(2 * lately.clone().count());
+                    kept.extend(lately);
+                    *exact = kept;
                     if exact.len() >= Self::CAP {
                         let mut sketch = Box::<Sketch>::default();
                         exact.iter().for_each(|(hash, last)| sketch.see(*hash, *last));
@@ -281,6 +290,26 @@ mod tests {
         }
         let seen = recent.count(Window::Hour, at(2_000)) as f64;
         assert!((seen / 1_000.0 - 1.0).abs() < 0.05, "{seen} of few");
+    }
+
+    #[test]
+    fn a_week_takes_no_more_room_than_two_days() {
+        const A_MINUTE: u64 = 4;
+        let mut recent = Recent::default();
+        let mut room = Vec::new();
+        for minute in 0..7 * 24 * 60 {
+            for number in 0..A_MINUTE {
+                for _ in 0..2 {
+                    recent.see(hash(minute * A_MINUTE + number), at(minute));
+                }
+            }
+            if (minute + 1) % (24 * 60) == 0 {
+                let Seen::Exact(exact) = &recent.seen else { panic!("there are few") };
+                room.push(exact.capacity());
+            }
+        }
+        assert_eq!(recent.count(Window::Day, at(7 * 24 * 60 - 1)), 24 * 60 * A_MINUTE);
+        assert!(room[1..].iter().all(|capacity| *capacity == room[1]), "{room:?}");
     }
 
     #[test]
