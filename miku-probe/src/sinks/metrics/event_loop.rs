@@ -144,7 +144,6 @@ impl Series {
             idle: families.idle.get([name]),
             starved: None,
         });
-        series.busy.add(&turns.turns, turns.busy.seconds());
         series.on_cpu.inc_by(turns.on_cpu.seconds());
         for (counter, time) in series.off_cpu.iter().zip(turns.off_cpu) {
             counter.inc_by(time.seconds());
@@ -153,6 +152,8 @@ impl Series {
         if let Some(starved) = turns.starved {
             series.starved.get_or_insert_with(|| families.starved.get([name])).inc_by(starved.seconds());
         }
+        // Last, so that whoever sees turns sees where their time went.
+        series.busy.add(&turns.turns, turns.busy.seconds());
     }
 
     /// Counts stalls that are over and of which nobody told where. One that goes on may have been told already.
