@@ -40,6 +40,11 @@ impl Lines {
         });
     }
 
+    /// Waits until nobody can write any more; says whether that came within the time.
+    fn wait_ended(&self, limit: Duration) -> bool {
+        self.wait(limit, |written| written.ended.then_some(())).is_some()
+    }
+
     /// Waits until `look` finds something, nobody can write any more, or the time is over.
     fn wait<T>(&self, limit: Duration, look: impl Fn(&Written) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + limit;
@@ -162,8 +167,7 @@ impl Process {
     /// When that does not happen in time.
     pub fn wait_silent(&self, limit: Duration) {
         for lines in [&self.said, &self.complained] {
-            let ended = lines.wait(limit, |written| written.ended.then_some(()));
-            assert!(ended.is_some(), "it could still write after {limit:?}: {}", self.story());
+            assert!(lines.wait_ended(limit), "it could still write after {limit:?}: {}", self.story());
         }
     }
 
@@ -195,7 +199,7 @@ impl Process {
         const UNREAD: Duration = Duration::from_secs(1);
         let status = eventually(limit, || self.child.try_wait().expect("a child of this process can be waited for"))?;
         for lines in [&self.said, &self.complained] {
-            lines.wait(UNREAD, |written| written.ended.then_some(()));
+            lines.wait_ended(UNREAD);
         }
         Some(status)
     }

@@ -238,7 +238,7 @@ fn every_selector() {
         let scrape = probe
             .wait_for(call, |scrape| (scrape.sum(&format!("{BUSY}_count"), &service) >= turns).then(|| scrape.clone()));
         assert!((scrape.sum(&format!("{BUSY}_count"), &service) - turns).abs() < 0.5, "{call}");
-        // Turns are counted before their time is, and whoever scrapes may come between.
+        // A scrape reads one metric after the other, and they may grow meanwhile.
         let off = || {
             let scrape = probe.scrape();
             let off = |name: &str, noted: f64| (scrape.sum(name, &service) - noted) / turns;
