@@ -21,10 +21,10 @@ use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use miku_probe_abi::{
     FILTER_SLOTS, FILTER_TURNS, LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OFF_REASONS, OffReason,
-    RecordHeader, RecordKind, SwitchEvent, TURN_BOUNDS, WaitEvent,
+    RecordHeader, RecordKind, SwitchEvent, TARGET_TURNS, TURN_BOUNDS, WaitEvent,
 };
 
-use crate::maps::{Skip, Wake, count, current, field, filter, header, put, switch_offsets, tells_turns, watched};
+use crate::maps::{Skip, Wake, count, current, field, filter, header, is_told, put, switch_offsets, watched};
 use crate::memory::{read_kernel, read_user, task_registers};
 use crate::registers::{Registers, SavedRegisters};
 
@@ -161,7 +161,7 @@ fn try_wait(ctx: &TracePointContext) -> Result<(), Skip> {
 fn tell_wait(ctx: &TracePointContext, tgid: u32, call: u64) -> Result<(), Skip> {
     /// Where a call's arguments begin among the tracepoint's fields.
     const ARGUMENTS: u32 = core::mem::offset_of!(WaitEvent, first) as u32;
-    if !tells_turns(tgid) {
+    if !is_told(tgid, TARGET_TURNS) {
         return Err(Skip);
     }
     let place = match call {

@@ -17,8 +17,6 @@
 //! [`INFLATED_MAX`]: miku_probe_abi::INFLATED_MAX
 //! [`INFLATED_OTHER`]: miku_probe_abi::INFLATED_OTHER
 
-use core::mem::offset_of;
-
 use aya_ebpf::macros::{map, uprobe};
 use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::ProbeContext;
@@ -88,6 +86,8 @@ struct ZBuffer {
 struct Output {
     /// Bytes that it put out.
     size: u64,
+    /// Bytes that it took in.
+    consumed: u64,
     /// Whether it is known that they are the first of their stream.
     first: bool,
     /// Whether it is known that they are not.
@@ -105,8 +105,9 @@ struct Output {
 pub(crate) fn inflate(ctx: ProbeContext) -> u32 {
     // SAFETY: the kernel passes the registers, and the verifier holds the loads to their places.
     let stream = unsafe { (*ctx.regs).rdi };
-    if let Ok(base) = read_user(stream + offset_of!(ZStream, next_out) as u64) {
-        begin(InflateCall { stream, base, output: 0, input: 0 });
+    // As far as it is read here: up to where the output goes.
+    if let Ok([from, _, _, base]) = read_user::<[u64; 4]>(stream) {
+        begin(InflateCall { stream, base, output: 0, input: 0, from });
     }
     0
 }
@@ -126,6 +127,7 @@ fn try_inflate_return(result: i32) -> Result<(), Skip> {
     let size = after.next_out.wrapping_sub(call.base);
     let output = Output {
         size,
+        consumed: after.next_in.wrapping_sub(call.from),
         first: size != 0 && after.total_out == size,
         later: after.total_out != size,
         drained: after.avail_in == 0 && after.avail_out != 0,
@@ -141,8 +143,10 @@ fn try_inflate_return(result: i32) -> Result<(), Skip> {
 pub(crate) fn zstd(ctx: ProbeContext) -> u32 {
     // SAFETY: as in `inflate`.
     let (stream, output, input) = unsafe { ((*ctx.regs).rdi, (*ctx.regs).rsi, (*ctx.regs).rdx) };
-    if let Ok(ZBuffer { start, pos, .. }) = read_user(output) {
-        begin(InflateCall { stream, base: start.wrapping_add(pos), output, input });
+    if let Ok(ZBuffer { start, pos, .. }) = read_user(output)
+        && let Ok(ZBuffer { pos: from, .. }) = read_user(input)
+    {
+        begin(InflateCall { stream, base: start.wrapping_add(pos), output, input, from });
     }
     0
 }
@@ -162,6 +166,7 @@ fn try_zstd_return(result: u64) -> Result<(), Skip> {
     let from: ZBuffer = read_user(call.input)?;
     let output = Output {
         size: to.start.wrapping_add(to.pos).wrapping_sub(call.base),
+        consumed: from.pos.wrapping_sub(call.from),
         first: false,
         later: false,
         drained: from.pos == from.size && to.pos < to.size,
@@ -232,6 +237,7 @@ fn came(thread: u64, call: &InflateCall, output: &Output) -> Result<(), Skip> {
     // threads to use one stream at once.
     let stream = unsafe { &mut *stream };
     let size = output.size as u32;
+    stream.consumed = stream.consumed.wrapping_add(output.consumed as u32);
     let mut flags = 0;
     if stream.flags & INFLATE_WITHIN == 0 {
         if size == 0 {
@@ -247,9 +253,18 @@ fn came(thread: u64, call: &InflateCall, output: &Output) -> Result<(), Skip> {
     if size == 0 && !ends {
         return Err(Skip);
     }
-    let ends = if ends { INFLATED_ENDS } else { 0 };
-    let mut rest =
-        Rest { thread, time_ns: now(), handle: call.stream, base: call.base, size, flags, ends, piece: 0, wanted: 0 };
+    let mut rest = Rest {
+        thread,
+        time_ns: now(),
+        handle: call.stream,
+        base: call.base,
+        size,
+        flags,
+        ends: if ends { INFLATED_ENDS } else { 0 },
+        consumed: if ends { core::mem::replace(&mut stream.consumed, 0) } else { 0 },
+        piece: 0,
+        wanted: 0,
+    };
     let mut next = || tell_next(stream, &mut rest);
     // No loop: old kernels refuse one whose end the compiler places before its start.
     const { assert!(PIECES == 8) };
@@ -306,6 +321,8 @@ struct Rest {
     flags: u32,
     /// [`INFLATED_ENDS`] when a message ends with it.
     ends: u32,
+    /// Bytes that were taken in for that message.
+    consumed: u32,
     /// Bytes that the next piece stands for.
     piece: u32,
     /// Bytes of the next piece that are to be copied, at most as many as there are.
@@ -349,6 +366,8 @@ fn tell<const ROOM: usize>(stream: &InflateStream, rest: &Rest) -> bool {
         size: rest.piece,
         captured,
         flags: rest.flags,
+        consumed: rest.consumed,
+        padding: 0,
     };
     // SAFETY: as above.
     unsafe { (&raw mut (*to).record).write(record) };

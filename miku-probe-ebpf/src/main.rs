@@ -4,6 +4,7 @@
 // For the one atomic instruction in `maps.rs`.
 #![feature(asm_experimental_arch)]
 
+mod arrivals;
 mod connections;
 mod cuda;
 mod event_loop;

@@ -10,7 +10,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TracePointContext;
 use miku_probe_abi::{
     ABI_VERSION, ConnectionKey, Counters, FILTER_SLOTS, Plain, RecordHeader, RecordKind, SocketOffsets, SwitchOffsets,
-    TARGET_TURNS, TaskOffsets, TracepointOffsets, bytes_of,
+    TaskOffsets, TracepointOffsets, bytes_of,
 };
 
 /// All records, in the order in which they happened on each processor. User space sets the size.
@@ -123,11 +123,11 @@ pub(crate) fn watched(tgid: u32) -> bool {
     TARGETS.get_ptr(tgid).is_some()
 }
 
-/// Whether it is to be told what the turns of a process with [`FILTER_TURNS`](miku_probe_abi::FILTER_TURNS) are.
+/// Whether this is to be told of a process: a `TARGET_*`, of which the filter has the like.
 #[inline(always)]
-pub(crate) fn tells_turns(tgid: u32) -> bool {
+pub(crate) fn is_told(tgid: u32, what: u32) -> bool {
     // SAFETY: the pointer is to a value of a preallocated map.
-    TARGETS.get_ptr(tgid).is_some_and(|target| unsafe { *target } & TARGET_TURNS != 0)
+    TARGETS.get_ptr(tgid).is_some_and(|target| unsafe { *target } & what != 0)
 }
 
 /// The process and the thread that run now.

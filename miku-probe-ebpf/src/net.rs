@@ -23,12 +23,12 @@ use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext, TracePointContext};
 use miku_probe_abi::{
     ANSWERS_MAX, DialCall, DialRecord, ERRNO_UNTOLD, FILTER_TURNS, ListenerKey, NAME_MAX, NetEvent, NetOffsets,
-    NetRecord, NetSocket, RecordKind, ResolveCall, ResolvedRecord,
+    NetRecord, NetSocket, RecordKind, ResolveCall, ResolvedRecord, TARGET_TURNS,
 };
 
 use crate::maps::{
-    RECORDS, SOCKETS, Skip, Wake, count, current, field, filter, header, lost_record, maybe_watched, offsets, put,
-    socket_offsets, tells_turns, wake_flags, watched,
+    RECORDS, SOCKETS, Skip, Wake, count, current, field, filter, header, is_told, lost_record, maybe_watched, offsets,
+    put, socket_offsets, wake_flags, watched,
 };
 use crate::memory::{read_kernel, read_user};
 use crate::state::{Change, states};
@@ -70,7 +70,7 @@ static NET_OFFSETS: NetOffsets = NetOffsets {
     socket_sock: 0,
 };
 
-const IPPROTO_TCP: u16 = 6;
+pub(crate) const IPPROTO_TCP: u16 = 6;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
@@ -124,7 +124,7 @@ fn caller() -> Result<u32, Skip> {
 fn began(socket: u64) -> Result<(), Skip> {
     let tgid = caller()?;
     enter(socket, NetSocket { connecting: now(), tgid, padding: 0 })?;
-    if filter(tgid) & FILTER_TURNS != 0 && tells_turns(tgid) {
+    if filter(tgid) & FILTER_TURNS != 0 && is_told(tgid, TARGET_TURNS) {
         let header = header(RecordKind::Dials, size_of::<DialRecord>());
         put(RecordKind::Dials, Wake::Late, &DialRecord { header, socket });
     }
@@ -391,7 +391,7 @@ fn try_dial_return(result: i32) -> Result<(), Skip> {
 
 /// The TCP socket that a descriptor of the running task is, by the kernel's own tables.
 #[inline(always)]
-fn socket_of(fd: i32) -> Result<u64, Skip> {
+pub(crate) fn socket_of(fd: i32) -> Result<u64, Skip> {
     let places = places();
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task() };

@@ -12,11 +12,12 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use miku_probe_abi::{
     ADDRESS_MAX, CAPTURE_MAX, CONNECTION_NAMES, CONNECTION_REPORTED, CONNECTION_TLS, CONNECTION_TOLD, CloseRecord,
-    Connection, ConnectionKey, Direction, GATHER_MAX, NAME_SERVER_PORT, OpenRecord, Origin, RecordKind,
+    Connection, ConnectionKey, Direction, FILTER_ARRIVALS, GATHER_MAX, NAME_SERVER_PORT, OpenRecord, Origin,
+    RecordKind,
 };
 
 use crate::connections;
-use crate::maps::{SOCKETS, Skip, Wake, header, put};
+use crate::maps::{SOCKETS, Skip, Wake, filter, header, put};
 use crate::memory::read_user;
 use crate::registers::Registers;
 use crate::segment::{Course, Segment};
@@ -160,6 +161,10 @@ impl Call<'_> {
         if self.result <= 0 {
             return self.ended(connection, piece, shape);
         }
+        if direction == Direction::In && filter(self.key.tgid) & FILTER_ARRIVALS != 0 {
+            // Without it the bytes are told all the same.
+            let _: Result<(), Skip> = crate::arrivals::read(connection, &piece.key, piece.size);
+        }
         let (iov, pieces) = match shape {
             Shape::Buffer => {
                 piece.base = self.registers.si;
@@ -263,6 +268,7 @@ fn close(key: ConnectionKey, connection: &Connection) -> Result<(), Skip> {
     if connection.socket != 0 {
         // One that was never entered, or has gone by itself, is no error.
         let _: Result<(), i32> = SOCKETS.remove(connection.socket).map_err(|_| 0);
+        crate::arrivals::forget(connection.socket);
     }
     let mut header = header(RecordKind::Close, size_of::<CloseRecord>());
     // It may be another that runs now: a socket outlives its descriptor.

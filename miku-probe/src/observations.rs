@@ -280,6 +280,9 @@ pub enum Unmatched {
     Coded,
     /// Part of a stream was not read, since it was not copied or not kept.
     Unread,
+    /// What began or ended a reply had waited to be read, and nobody knows for how long: the reply took longer, or less, than is
+    /// told.
+    ArrivalUnknown,
 }
 
 impl Unmatched {
@@ -305,6 +308,7 @@ impl Unmatched {
             Self::TableFull => "table_full",
             Self::Coded => "coded",
             Self::Unread => "unread",
+            Self::ArrivalUnknown => "arrival_unknown",
         }
     }
 }

@@ -283,7 +283,7 @@ impl<S: Sink> Watch<S> {
             if core.pipeline.saw_unix() || (core.event_loops && core.pipeline.saw_names()) {
                 core.kernel.tell_closings();
             }
-            core.tell_turns_of_new_bots();
+            core.look_at_new_bots();
             if taken < BATCH {
                 return;
             }
@@ -478,14 +478,12 @@ impl<S: Sink> Core<S> {
         }
     }
 
-    fn tell_turns_of_new_bots(&mut self) {
+    fn look_at_new_bots(&mut self) {
         for bot in self.pipeline.take_new_bots() {
-            if !self.event_loops {
-                continue;
-            }
-            // One that has ended meanwhile has no turns.
-            if let Err(error) = self.targets.tell_turns(bot) {
-                log::debug!("turns of {bot} are not told: {error}");
+            self.kernel.tell_arrivals();
+            // One that has ended meanwhile has nothing more to tell.
+            if let Err(error) = self.targets.tell_more(bot, self.event_loops) {
+                log::debug!("no more is told of the bot {bot}: {error}");
             }
         }
     }

@@ -3,6 +3,7 @@ watched. It prints `ready`, and ends by SIGTERM or SIGINT.
 
 Its commands: `!reply`, `!send`, `!stream` (one message, edited as the answer grows), `!elsewhere` (the answer goes to
 another channel), `!twice` (two answers), `!typing` (it begins to type, and then has nothing to say), `!react`,
+`!stall` (it does nothing for as many seconds as the number behind it says, and keeps all others waiting),
 `!speak` (it says as much in a voice channel as the number behind it says, and hears as much),
 `!webhook` (it posts through a webhook of which the first word behind it is the token). With
 `llm` behind a command's name, as in `!replyllm`, the answer is the LLM's. Everything else it ignores.
@@ -14,11 +15,10 @@ import json
 import logging
 import os
 import signal
+import time
 
 import aiohttp
 import discord
-
-import discord_clock
 
 EDIT_EVERY = 4
 """Tokens between two edits of an answer that grows."""
@@ -62,11 +62,6 @@ class Bot(discord.Client):
     async def setup_hook(self):
         if self.options.api_port:
             self.serve_api()
-
-    def dispatch(self, event, /, *arguments, **more):
-        if event == "socket_raw_receive":
-            discord_clock.came(*arguments)
-        super().dispatch(event, *arguments, **more)
 
     def serve_api(self):
         import fastapi
@@ -136,6 +131,10 @@ class Bot(discord.Client):
     async def do_react(self, message, asked, with_llm):
         await message.add_reaction("\N{FIRE}")
 
+    async def do_stall(self, message, asked, with_llm):
+        time.sleep(float(asked.split()[0]))
+        await message.reply("Sorry.")
+
     async def do_speak(self, message, asked, with_llm):
         count, heard, loop = int(asked.split()[0]), asyncio.Semaphore(0), asyncio.get_running_loop()
         voice = await message.guild.voice_channels[0].connect()
@@ -174,9 +173,6 @@ class Bot(discord.Client):
 async def main(options):
     kind = type("ShardedBot", (Bot, discord.AutoShardedClient), {}) if options.shards else Bot
     more = {"shard_count": options.shards} if options.shards else {}
-    if options.clock:
-        discord_clock.start()
-        more["enable_debug_events"] = True
     async with aiohttp.ClientSession() as session:
         llm = Llm(options.llm, session) if options.llm else None
         # Where nothing follows, there is nothing to wait for.
@@ -185,8 +181,6 @@ async def main(options):
             asyncio.get_running_loop().add_signal_handler(number, lambda: asyncio.ensure_future(bot.close()))
         async with bot:
             await bot.start(os.environ.get("DISCORD_TOKEN", "OTk5OTk5OTk5NTc0MDE2MDAx.a.token"))
-    for reply in discord_clock.replies():
-        print(json.dumps(reply))
 
 
 def parse():
@@ -196,7 +190,6 @@ def parse():
     parser.add_argument("--stream-llm", action="store_true", help="have the LLM's answers streamed")
     parser.add_argument("--api-port", type=int)
     parser.add_argument("--shards", type=int)
-    parser.add_argument("--clock", action="store_true", help="time replies, and print a JSON line for each at the end")
     parser.add_argument("--heartbeat-timeout", type=float, default=60.0)
     return parser.parse_args()
 

@@ -80,15 +80,15 @@ pub struct InflateStream {
     pub budget: u32,
     /// [`INFLATE_WITHIN`] and [`INFLATE_BETWEEN_BLOCKS`].
     pub flags: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Bytes that were taken in for the current message.
+    pub consumed: u32,
 }
 
 impl InflateStream {
     /// A stream of which nothing has been told yet.
     #[must_use]
     pub const fn new(generation: u64) -> Self {
-        Self { generation, bytes: 0, lost: 0, budget: 0, flags: 0, padding: 0 }
+        Self { generation, bytes: 0, lost: 0, budget: 0, flags: 0, consumed: 0 }
     }
 }
 
@@ -104,6 +104,8 @@ pub struct InflateCall {
     pub output: u64,
     /// The address of the `ZSTD_inBuffer`, or 0.
     pub input: u64,
+    /// Where its input stands, in memory or in that buffer.
+    pub from: u64,
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use core::mem::{offset_of, size_of};
 
 use crate::{
-    ANSWERS_MAX, Answer, BindRecord, CAPTURE_CALL, CloseRecord, Connection, ConnectionKey, Counters, CudaAllocations,
-    DataRecord, DialCall, DialRecord, ExitRecord, HandshakeRecord, InflateCall, InflateStream, InflatedRecord,
-    LengthEvent, ListenerKey, LoopThread, NAME_MAX, NetOffsets, NetRecord, NetSocket, OpenRecord, Plain, ProcessRecord,
-    RecordHeader, ResolveCall, ResolvedRecord, ServerNameRecord, SocketOffsets, Stream, StreamKey, SwitchEvent,
-    SwitchOffsets, TaskOffsets, TlsCall, TracepointOffsets, WaitEvent,
+    ANSWERS_MAX, ARRIVALS, Answer, Arrival, ArrivalOffsets, Arrivals, ArrivalsRecord, BindRecord, CAPTURE_CALL,
+    CloseRecord, Connection, ConnectionKey, Counters, CudaAllocations, DataRecord, DialCall, DialRecord, ExitRecord,
+    HandshakeRecord, InflateCall, InflateStream, InflatedRecord, LengthEvent, ListenerKey, LoopThread, NAME_MAX,
+    NetOffsets, NetRecord, NetSocket, OpenRecord, Plain, ProcessRecord, RecordHeader, ResolveCall, ResolvedRecord,
+    ServerNameRecord, SocketOffsets, Stream, StreamKey, SwitchEvent, SwitchOffsets, TaskOffsets, TlsCall,
+    TracepointOffsets, WaitEvent,
 };
 
 const _: () = {
@@ -31,13 +32,14 @@ const _: () = {
     assert!(offset_of!(OpenRecord, origin) == 48);
     assert!(offset_of!(OpenRecord, address_length) == 52);
     assert!(offset_of!(OpenRecord, address) == 56);
-    assert!(size_of::<InflatedRecord>() == 56);
+    assert!(size_of::<InflatedRecord>() == 64);
     assert!(offset_of!(InflatedRecord, generation) == 24);
     assert!(offset_of!(InflatedRecord, handle) == 32);
     assert!(offset_of!(InflatedRecord, lost) == 40);
     assert!(offset_of!(InflatedRecord, size) == 44);
     assert!(offset_of!(InflatedRecord, captured) == 48);
     assert!(offset_of!(InflatedRecord, flags) == 52);
+    assert!(offset_of!(InflatedRecord, consumed) == 56);
     assert!(size_of::<CloseRecord>() == 64);
     assert!(offset_of!(CloseRecord, bytes_in) == 40);
     assert!(offset_of!(CloseRecord, lost) == 56);
@@ -62,7 +64,7 @@ const _: () = {
     assert!(size_of::<Stream>() == 80);
     assert!(size_of::<TlsCall>() == 64);
     assert!(size_of::<InflateStream>() == 32);
-    assert!(size_of::<InflateCall>() == 32);
+    assert!(size_of::<InflateCall>() == 40);
     assert!(size_of::<NetRecord>() == 64);
     assert!(offset_of!(NetRecord, count) == 32);
     assert!(offset_of!(NetRecord, event) == 42);
@@ -76,9 +78,14 @@ const _: () = {
     assert!(size_of::<ResolveCall>() == 24);
     assert!(size_of::<DialCall>() == 16);
     assert!(size_of::<NetOffsets>() == 60);
-    assert!(size_of::<Counters>() == 200);
+    assert!(size_of::<Counters>() == 208);
     assert!(size_of::<TracepointOffsets>() == 32);
     assert!(size_of::<CudaAllocations>() == 48);
+    assert!(size_of::<Arrival>() == 16);
+    assert!(size_of::<ArrivalsRecord>() == 48);
+    assert!(offset_of!(ArrivalsRecord, end) == 40);
+    assert!(size_of::<Arrivals>() == 24 + ARRIVALS * size_of::<Arrival>());
+    assert!(size_of::<ArrivalOffsets>() == 12);
     assert!(size_of::<LoopThread>() == 280);
     assert!(offset_of!(LoopThread, generation) == 24);
     assert!(offset_of!(LoopThread, turn_off) == 56);
@@ -139,5 +146,9 @@ plain!(
     ResolveCall,
     DialCall,
     NetOffsets,
-    SwitchOffsets
+    SwitchOffsets,
+    Arrival,
+    Arrivals,
+    ArrivalsRecord,
+    ArrivalOffsets
 );

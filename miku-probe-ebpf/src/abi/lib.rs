@@ -5,6 +5,7 @@
 //! with a [`RecordHeader`], whose version user space checks before it believes anything else.
 #![no_std]
 
+mod arrivals;
 mod bounds;
 mod event_loop;
 mod inflate;
@@ -16,6 +17,7 @@ mod sockets;
 mod targets;
 mod tls;
 
+pub use arrivals::*;
 pub use bounds::*;
 pub use event_loop::*;
 pub use inflate::*;
@@ -27,7 +29,7 @@ pub use targets::*;
 pub use tls::*;
 
 /// The version of the layouts; it rises whenever one of them changes.
-pub const ABI_VERSION: u8 = 7;
+pub const ABI_VERSION: u8 = 8;
 
 /// A layout: made of integers and arrays of integers alone, its padding named fields, so that any bytes are a
 /// value and every value is bytes.

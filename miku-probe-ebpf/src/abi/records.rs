@@ -47,6 +47,9 @@ pub enum RecordKind {
     Waits = 27,
     /// A thread of a process with [`TARGET_TURNS`](crate::TARGET_TURNS) asked for a TCP connection: [`DialRecord`].
     Dials = 28,
+    /// A process with [`TARGET_ARRIVALS`](crate::TARGET_ARRIVALS) read what had come some time before:
+    /// [`ArrivalsRecord`](crate::ArrivalsRecord).
+    Arrivals = 29,
 }
 
 /// How many kinds of records there are.
@@ -54,7 +57,7 @@ pub const KINDS: usize = RecordKind::ALL.len();
 
 impl RecordKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Data,
         Self::Open,
         Self::Close,
@@ -75,6 +78,7 @@ impl RecordKind {
         Self::Resolved,
         Self::Waits,
         Self::Dials,
+        Self::Arrivals,
     ];
 
     /// The kind with this number.
@@ -249,6 +253,10 @@ pub struct InflatedRecord {
     pub captured: u32,
     /// [`INFLATED_STARTS`] and [`INFLATED_ENDS`].
     pub flags: u32,
+    /// Bytes of the stream that were taken in for the message, if it ends.
+    pub consumed: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
 /// A connection that was closed by its process, or a TLS stream that it freed, or a compressed one that ended.
@@ -461,6 +469,6 @@ mod tests {
         for (place, kind) in RecordKind::ALL.into_iter().enumerate() {
             assert_eq!((kind.place(), RecordKind::from_number(kind as u8)), (place, Some(kind)));
         }
-        assert!([0, 17, 24, 29, 255].into_iter().all(|number| RecordKind::from_number(number).is_none()));
+        assert!([0, 17, 24, 30, 255].into_iter().all(|number| RecordKind::from_number(number).is_none()));
     }
 }

@@ -8,11 +8,17 @@ pub const TARGET_OOM_VICTIM: u32 = 1;
 /// The same: it is to be told when its event loops wait, and when its threads ask for connections.
 pub const TARGET_TURNS: u32 = 2;
 
+/// The same: it is to be told when what it reads had come.
+pub const TARGET_ARRIVALS: u32 = 4;
+
 /// In a slot of the filter of processes: one of those that share it is watched.
 pub const FILTER_WATCHED: u64 = 1;
 
 /// The same: one of them has [`TARGET_TURNS`].
 pub const FILTER_TURNS: u64 = 2;
+
+/// The same: one of them has [`TARGET_ARRIVALS`].
+pub const FILTER_ARRIVALS: u64 = 4;
 
 /// What a process asked the CUDA driver for; every count only rises.
 #[repr(C)]

@@ -1,9 +1,10 @@
 //! From the bytes of a record to its meaning.
 
 use miku_probe_abi::{
-    ABI_VERSION, Answer, BindRecord, CloseRecord, DataRecord, DialRecord, EXIT_OOM_VICTIM, EXIT_STATUS_KNOWN,
-    ExitRecord, HandshakeRecord, INFLATED_ENDS, INFLATED_STARTS, InflatedRecord, NetEvent, NetRecord, OpenRecord,
-    Origin, Plain, ProcessRecord, RecordHeader, RecordKind, ResolvedRecord, ServerNameRecord, TAIL, TlsError,
+    ABI_VERSION, Answer, Arrival, ArrivalsRecord, BindRecord, CloseRecord, DataRecord, DialRecord, EXIT_OOM_VICTIM,
+    EXIT_STATUS_KNOWN, ExitRecord, HandshakeRecord, INFLATED_ENDS, INFLATED_STARTS, InflatedRecord, NetEvent,
+    NetRecord, OpenRecord, Origin, Plain, ProcessRecord, RecordHeader, RecordKind, ResolvedRecord, ServerNameRecord,
+    TAIL, TlsError,
 };
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -98,6 +99,36 @@ pub struct Inflated<'a> {
     pub bytes: &'a [u8],
     /// Records of the stream that were lost so far.
     pub lost: u32,
+    /// Bytes of the stream that were taken in for the message, if it ends.
+    pub consumed: u64,
+}
+
+/// When what a process reads next had come to its socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived<'a> {
+    /// Which socket.
+    pub id: ConnId,
+    /// When it was read.
+    pub time: Nanos,
+    /// The sequence number behind the last byte that was read.
+    pub end: u32,
+    /// Bytes that were read.
+    pub size: u32,
+    segments: &'a [u8],
+}
+
+impl Arrived<'_> {
+    /// Whether any of it had waited.
+    #[must_use]
+    pub const fn waited(&self) -> bool {
+        !self.segments.is_empty()
+    }
+
+    /// When bytes came, perhaps others too: from the first of these sequence numbers to before the second.
+    pub fn arrivals(&self) -> impl Iterator<Item = (u32, u32, Nanos)> {
+        let arrivals = self.segments.chunks_exact(size_of::<Arrival>()).filter_map(|bytes| read::<Arrival>(bytes).ok());
+        arrivals.filter(|arrival| arrival.time_ns != 0).map(|Arrival { time_ns, from, to }| (from, to, Nanos(time_ns)))
+    }
 }
 
 /// A connection that its process closed, or a stream that ended.
@@ -233,6 +264,8 @@ pub enum Record<'a> {
     Close(Close),
     /// Bytes came out of a compressed stream.
     Inflated(Inflated<'a>),
+    /// Something that is read had come before.
+    Arrived(Arrived<'a>),
     /// A TLS handshake ended.
     Handshake(Handshake),
     /// A TLS client named its server.
@@ -283,6 +316,7 @@ impl Record<'_> {
             | Record::Open(Open { time, .. })
             | Record::Close(Close { time, .. })
             | Record::Inflated(Inflated { time, .. })
+            | Record::Arrived(Arrived { time, .. })
             | Record::Handshake(Handshake { time, .. })
             | Record::ServerName(ServerName { time, .. })
             | Record::Bind(Bind { time, .. })
@@ -307,6 +341,7 @@ impl Record<'_> {
                 Handle::Inflate(_) => RecordKind::InflateEnd,
             },
             Record::Inflated(_) => RecordKind::Inflated,
+            Record::Arrived(_) => RecordKind::Arrivals,
             Record::Handshake(_) => RecordKind::Handshake,
             Record::ServerName(_) => RecordKind::ServerName,
             Record::Bind(_) => RecordKind::Bind,
@@ -348,6 +383,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         RecordKind::Close => Record::Close(close(bytes, tgid, time, socket)?),
         RecordKind::Free => Record::Close(close(bytes, tgid, time, Handle::Tls)?),
         RecordKind::Inflated => Record::Inflated(inflated(bytes, tgid, time)?),
+        RecordKind::Arrivals => Record::Arrived(arrived(bytes, tgid, time)?),
         RecordKind::InflateEnd => Record::Close(close(bytes, tgid, time, Handle::Inflate)?),
         RecordKind::Handshake => {
             let HandshakeRecord { generation, handle, duration_ns, result, error, .. } = read(bytes)?;
@@ -467,7 +503,14 @@ fn inflated(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Inflated<'_>, Decod
         size: u64::from(record.size),
         bytes: captured,
         lost: record.lost,
+        consumed: u64::from(record.consumed),
     })
+}
+
+fn arrived(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Arrived<'_>, DecodeError> {
+    let ArrivalsRecord { generation, handle, end, size, .. } = read(bytes)?;
+    let id = ConnId { tgid, handle: socket(handle), generation: Nanos(generation) };
+    Ok(Arrived { id, time, end, size, segments: &bytes[size_of::<ArrivalsRecord>()..] })
 }
 
 fn open(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Open<'_>, DecodeError> {
@@ -637,6 +680,8 @@ mod tests {
             size,
             captured: u32::try_from(captured.len()).expect("a capture is short"),
             flags,
+            consumed: 77,
+            padding: 0,
         };
         let mut bytes = bytes_of(&record).to_vec();
         bytes.extend_from_slice(captured);
@@ -653,6 +698,7 @@ mod tests {
             let Record::Inflated(inflated) = record else { panic!("not inflated: {record:?}") };
             assert_eq!((inflated.id, inflated.tid, inflated.lost), (id, 43, 3));
             assert_eq!((inflated.starts, inflated.ends, inflated.size), (starts, ends, 1000));
+            assert_eq!(inflated.consumed, 77);
             assert_eq!(inflated.bytes, b"{\"t\":");
         }
         let end = inflated_record(b"", 0, INFLATED_ENDS);
@@ -679,6 +725,33 @@ mod tests {
         lying[offset_of!(InflatedRecord, captured)] = 200;
         assert!(matches!(decode(&lying), Err(DecodeError::Short { .. })));
         assert_eq!(decode(&inflated_record(b"", 9, 4)).unwrap_err(), DecodeError::Flags(4));
+    }
+
+    fn arrivals_record(arrivals: &[Arrival]) -> Vec<u8> {
+        let length = size_of::<ArrivalsRecord>() + size_of_val(arrivals);
+        let header = header(RecordKind::Arrivals, length);
+        let record = ArrivalsRecord { header, generation: 5, handle: 9, end: 3, size: 8 };
+        let mut bytes = bytes_of(&record).to_vec();
+        arrivals.iter().for_each(|arrival| bytes.extend_from_slice(bytes_of(arrival)));
+        bytes
+    }
+
+    #[test]
+    fn decodes_when_something_came() {
+        let arrivals =
+            [Arrival { time_ns: 4, from: 1, to: 3 }, Arrival::default(), Arrival { time_ns: 2, from: 0, to: 1 }];
+        let bytes = arrivals_record(&arrivals);
+        let Ok(record) = decode(&bytes) else { panic!("not of arrivals: {:?}", decode(&bytes)) };
+        assert_eq!((record.kind(), record.time()), (RecordKind::Arrivals, Nanos(7)));
+        let Record::Arrived(arrived) = record else { panic!("not of arrivals: {record:?}") };
+        assert_eq!(arrived.id, ConnId { tgid: Tgid(42), handle: Handle::Socket(9), generation: Nanos(5) });
+        assert_eq!((arrived.end, arrived.size, arrived.waited()), (3, 8, true));
+        let arrivals: Vec<_> = arrived.arrivals().collect();
+        assert_eq!(arrivals, [(1, 3, Nanos(4)), (0, 1, Nanos(2))], "places that hold nothing are none");
+        assert!(matches!(decode(&arrivals_record(&[])), Ok(Record::Arrived(arrived)) if !arrived.waited()));
+        for length in 0..size_of::<ArrivalsRecord>() {
+            assert!(decode(&bytes[..length]).is_err(), "took {length} bytes");
+        }
     }
 
     fn net_record() -> NetRecord {

@@ -5,6 +5,7 @@ mod ring;
 mod tls_errors;
 
 pub use decode::{
-    Bind, Close, Data, DecodeError, Handshake, Inflated, Net, Open, Process, Record, Resolved, ServerName, decode,
+    Arrived, Bind, Close, Data, DecodeError, Handshake, Inflated, Net, Open, Process, Record, Resolved, ServerName,
+    decode,
 };
 pub use ring::Ring;

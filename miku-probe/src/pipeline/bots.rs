@@ -16,6 +16,7 @@ use super::models::Heard;
 use super::services::Service;
 use crate::intake::Inflated;
 use crate::observations::{Discord, GatewayChange, Llm, Names, Observation, Shard as ShardLabel, Sink, Unmatched};
+use crate::protocols::arrivals::Came;
 use crate::protocols::discord::calls::{self, Action};
 use crate::protocols::discord::gateway::{self, Gateways, Told};
 use crate::protocols::discord::payload::{Payload, Shard};
@@ -333,19 +334,24 @@ impl Bot {
         self.heard(self.at(id, tid, time), heard, out);
     }
 
-    /// An exchange ended, and with it the call of a language model that it was.
+    /// An exchange ended, and with it the call of a language model that it was; `came`: with something that was read, and had
+    /// come then.
     pub(super) fn finished<S: Sink>(
         &mut self,
         id: ConnId,
         tid: u32,
         finished: &Finished<'_>,
+        came: Option<Came>,
         llm: Option<LlmId>,
         out: &mut Out<'_, S>,
     ) {
         let at = self.at(id, tid, finished.end);
         if let Some(Calling { id: call, mut action, body }) = self.calling.remove(&(id, finished.id)) {
             read(&mut action, body, &self.hasher);
-            self.feed(at, Input::CallEnded { call, status: finished.status, body: body_of(&action) }, out);
+            // Nothing follows an answer until the bot asks again, so its last byte is the last that was read.
+            let answered = came.unwrap_or(Came::Read(finished.end));
+            let body = body_of(&action);
+            self.feed(at, Input::CallEnded { call, answered, status: finished.status, body }, out);
         } else if let Some(llm) = llm {
             self.feed(at, Input::LlmEnded { llm }, out);
         } else if finished.side == Side::Server {
@@ -416,9 +422,14 @@ impl Bot {
         gateways.websocket(id, event, &mut |told| hearing.told(&told));
     }
 
-    /// Takes in what was inflated.
-    pub(super) fn inflated<S: Sink>(&mut self, inflated: &Inflated<'_>, out: &mut Out<'_, S>) {
-        let Inflated { id, tid, time, starts, ends, size, bytes, lost } = *inflated;
+    /// The websocket over which comes what a stream inflates, if that is known.
+    pub(super) fn websocket_of(&self, stream: ConnId) -> Option<ConnId> {
+        self.gateways.websocket_of(stream)
+    }
+
+    /// Takes in what was inflated; `came`: the message that it ends had come then.
+    pub(super) fn inflated<S: Sink>(&mut self, inflated: &Inflated<'_>, came: Option<Came>, out: &mut Out<'_, S>) {
+        let Inflated { id, tid, time, starts, ends, size, bytes, lost, .. } = *inflated;
         if starts && !self.voices.contains(&id) && voice::is_payload(bytes) {
             self.stream_ended(id, time, out);
             self.voices.insert(id);
@@ -444,7 +455,8 @@ impl Bot {
         if lost != lost_before {
             gateways.stream_gap(id, &mut |told| hearing.told(&told));
         }
-        gateways.inflated(id, &gateway::Piece { time, starts, ends, size, bytes }, &mut |told| hearing.told(&told));
+        gateways
+            .inflated(id, &gateway::Piece { time, came, starts, ends, size, bytes }, &mut |told| hearing.told(&told));
         self.told = false;
     }
 
@@ -515,7 +527,7 @@ impl<S: Sink> Hearing<'_, '_, S> {
         let Told { shard, time, event } = *told;
         let label = ShardLabel(shard.map(|shard| shard.index));
         let (shard, change) = match event {
-            gateway::Event::Dispatch { payload, .. } => return self.dispatched(shard, time, payload),
+            gateway::Event::Dispatch { payload, came, .. } => return self.dispatched(shard, time, came, payload),
             gateway::Event::Unreadable => return self.out.unmatched(Unmatched::Malformed),
             gateway::Event::Refused => return self.out.unmatched(Unmatched::TableFull),
             // It is dispatched as an event too.
@@ -545,7 +557,7 @@ impl<S: Sink> Hearing<'_, '_, S> {
     }
 
     /// An event of Discord's came.
-    fn dispatched(&mut self, shard: Option<Shard>, time: Nanos, payload: &Payload) {
+    fn dispatched(&mut self, shard: Option<Shard>, time: Nanos, came: Came, payload: &Payload) {
         let name = payload.event.as_deref().unwrap_or_default();
         let (symbol, overflow) = self.out.kept.community.events.symbol(name, &mut self.out.names.symbols);
         if overflow {
@@ -562,7 +574,7 @@ impl<S: Sink> Hearing<'_, '_, S> {
                     self.seen(data.author, data.channel, time);
                 }
                 if let (Some(channel), Some(message)) = (data.channel, data.id) {
-                    input = Input::Message { channel, message, author };
+                    input = Input::Message { channel, message, author, came };
                 } else if author == Author::Person {
                     self.out.unmatched(Unmatched::HeadTruncated);
                 }
@@ -576,7 +588,7 @@ impl<S: Sink> Hearing<'_, '_, S> {
                     self.commanded(command);
                 }
                 if let (Some(interaction), Some(token)) = (data.id, data.token) {
-                    input = Input::Interaction { interaction, token: Token(token), channel: data.channel, kind };
+                    input = Input::Interaction { interaction, token: Token(token), channel: data.channel, kind, came };
                 } else {
                     self.out.unmatched(Unmatched::HeadTruncated);
                 }

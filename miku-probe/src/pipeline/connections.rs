@@ -7,6 +7,7 @@ use miku_probe_abi::NAME_SERVER_PORT;
 
 use crate::discovery::addresses::{Address, class};
 use crate::discovery::sockets::Socket;
+use crate::protocols::arrivals::Unread;
 use crate::protocols::dns;
 use crate::protocols::http1::Machine;
 use crate::protocols::websocket;
@@ -76,6 +77,8 @@ pub(super) struct Connection {
     pub(super) is_others: bool,
     /// What follows its questions, if it leads to a name server.
     pub(super) names: Option<Box<dns::Client>>,
+    /// When what is read of it had come, once any of it had waited or it leads to a gateway of Discord's.
+    pub(super) unread: Option<Box<Unread>>,
 }
 
 /// How a connection came to be.
@@ -107,6 +110,7 @@ impl Connection {
             websocket: None,
             is_others: false,
             names: None,
+            unread: None,
         }
     }
 }

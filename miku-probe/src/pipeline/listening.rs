@@ -7,6 +7,7 @@ use super::models::Models;
 use super::services::Link;
 use super::{Pipeline, Step, World};
 use crate::observations::{LostWhere, Observation, Outcome, Sink, Unmatched};
+use crate::protocols::arrivals::Came;
 use crate::protocols::discord::gateway::is_gateway_host;
 use crate::protocols::http1::{End, Event, Interest, Listener, Protocol, Request, Segment, Upgraded};
 use crate::protocols::websocket;
@@ -31,16 +32,17 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             ref mut machine,
             ref mut websocket,
             ref mut is_others,
+            ref mut unread,
             ..
         } = *connection;
         let server_name = server_name.as_deref();
         let link = Link { service, scheme: id.handle.scheme(), peer, server_name };
         let Some(kept) = services.get_mut(usize::from(service.0)) else { return };
-        let tid = if let Step::Segment(_, tid) = step { tid } else { 0 };
+        let (tid, came) = if let Step::Segment(_, tid, came) = step { (tid, Some(came)) } else { (0, None) };
         let out = Out { service, kept, names, sink };
-        let mut listening = Listening { id, tid, link, made, bots, models, out, became: None };
+        let mut listening = Listening { id, tid, came, link, made, bots, models, out, became: None, blurred: false };
         match step {
-            Step::Segment(segment, _) => {
+            Step::Segment(segment, ..) => {
                 if websocket.is_none() && !machine.has_begun() && websocket::Machine::looks_like_frames(&segment) {
                     *websocket = Some(Box::new(websocket::Machine::mid_life()));
                 }
@@ -61,14 +63,24 @@ impl<S: Sink, W: World> Pipeline<S, W> {
                     _ => listening.segment_ended(&segment, false),
                 }
             }
-            Step::Gap(time) => match websocket {
-                Some(websocket) => websocket.gap(time, &mut |event| listening.websocket(&event)),
-                None => machine.gap(time, &mut listening),
-            },
+            Step::Gap(time) => {
+                if let Some(unread) = unread {
+                    unread.gap();
+                }
+                match websocket {
+                    Some(websocket) => websocket.gap(time, &mut |event| listening.websocket(&event)),
+                    None => machine.gap(time, &mut listening),
+                }
+            }
             Step::End(time, end) => {
                 machine.end(time, end, &mut listening);
                 listening.ended(time, end);
             }
+        }
+        if listening.blurred
+            && let Some(unread) = unread
+        {
+            unread.lose();
         }
     }
 }
@@ -85,12 +97,16 @@ struct Became {
 struct Listening<'a, 'b, S> {
     id: ConnId,
     tid: u32,
+    /// When what is read now had come.
+    came: Option<Came>,
     link: Link<'a>,
     made: Option<Made>,
     bots: &'a mut Bots,
     models: &'a mut Models,
     out: Out<'b, S>,
     became: Option<Became>,
+    /// Something was received that is no message for the process.
+    blurred: bool,
 }
 
 impl<S: Sink> Listening<'_, '_, S> {
@@ -122,6 +138,12 @@ impl<S: Sink> Listening<'_, '_, S> {
         {
             self.bots.enter(self.id.tgid, self.out.service, message.started);
         }
+        self.blurred |= match event {
+            websocket::Event::Ping { direction, .. } | websocket::Event::Pong { direction, .. } => {
+                *direction == Direction::In
+            }
+            _ => false,
+        };
         if let Some(bot) = self.bots.get_mut(self.id.tgid) {
             bot.websocket(self.id, self.tid, event, &mut self.out);
         }
@@ -155,7 +177,7 @@ impl<S: Sink> Listener for Listening<'_, '_, S> {
                 out.kept.finished(self.link, &finished, out.names, out.sink);
                 let llm = models.finished(self.id, &finished, out);
                 if let Some(bot) = bots.get_mut(self.id.tgid) {
-                    bot.finished(self.id, self.tid, &finished, llm, out);
+                    bot.finished(self.id, self.tid, &finished, self.came, llm, out);
                 }
             }
             Event::Body(_) | Event::Asked { .. } | Event::Answered(_) => {

@@ -3,6 +3,7 @@
 //! It knows neither the kernel nor the clock: what it must ask of the world goes through [`World`], so that it runs the
 //! same on a replayed stream.
 
+mod arrivals;
 mod bots;
 mod changes;
 mod connections;
@@ -32,6 +33,7 @@ use crate::discovery::addresses::decode_address;
 use crate::discovery::sockets::Socket;
 use crate::intake::{Close, Data, Inflated, Open, Process, Record, decode};
 use crate::observations::{Discord, LostWhere, Names, Observation, Sink};
+use crate::protocols::arrivals::Came;
 use crate::protocols::http1::{End, Segment};
 use crate::protocols::routes::{RouteError, RoutePattern};
 use crate::units::{ConnId, Direction, Handle, Nanos, ServiceId, Tgid, Transport};
@@ -222,6 +224,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
                 self.with_bot(id.tgid, |bot, out| bot.stream_ended(id, time, out));
             }
             Record::Data(data) => self.data(&data),
+            Record::Arrived(arrived) => self.arrived(&arrived),
             Record::Open(open) => self.open(&open),
             Record::Close(close) => self.close(&close),
             Record::Handshake(handshake) => self.handshake(&handshake),
@@ -361,7 +364,8 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         }
         let segment =
             Segment { time: data.time, direction: data.direction, size, prefix: data.prefix, tail: data.tail };
-        self.feed(data.id, Step::Segment(segment, data.tid));
+        let came = self.read(data.id, &segment);
+        self.feed(data.id, Step::Segment(segment, data.tid, came));
         self.bytes(data.id, data.direction, size);
     }
 
@@ -431,8 +435,10 @@ impl<S: Sink, W: World> Pipeline<S, W> {
     fn inflated(&mut self, inflated: &Inflated<'_>) {
         let tgid = inflated.id.tgid;
         if let Some(service) = self.target(tgid) {
-            self.bots.enter(tgid, service, inflated.time);
-            self.with_bot(tgid, |bot, out| bot.inflated(inflated, out));
+            let bot = self.bots.enter(tgid, service, inflated.time);
+            let websocket = bot.websocket_of(inflated.id).filter(|_| inflated.ends);
+            let came = websocket.and_then(|id| self.connections.get_mut(id)?.unread.as_mut()?.take(inflated.consumed));
+            self.with_bot(tgid, |bot, out| bot.inflated(inflated, came, out));
         }
     }
 
@@ -478,8 +484,8 @@ impl<S: Sink, W: World> Pipeline<S, W> {
 /// What a connection's state machine takes in.
 #[derive(Clone, Copy)]
 enum Step<'a> {
-    /// Bytes that moved, and the thread that moved them.
-    Segment(Segment<'a>, u32),
+    /// Bytes that moved, the thread that moved them, and when they had come to be read.
+    Segment(Segment<'a>, u32, Came),
     Gap(Nanos),
     End(Nanos, End),
 }

@@ -62,11 +62,11 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         let (service, Some(client)) = (connection.service, &mut connection.names) else { return false };
         let mut over = Vec::new();
         let time = match step {
-            Step::Segment(Segment { time, direction: Direction::Out, prefix, .. }, _) => {
+            Step::Segment(Segment { time, direction: Direction::Out, prefix, .. }, ..) => {
                 client.sent(prefix, time);
                 time
             }
-            Step::Segment(Segment { time, direction: Direction::In, prefix, .. }, _) => {
+            Step::Segment(Segment { time, direction: Direction::In, prefix, .. }, ..) => {
                 over.extend(client.received(prefix, time));
                 time
             }

@@ -3,8 +3,8 @@
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::{Ebpf, Pod};
 use miku_probe_abi::{
-    CONNECTION_TOLD, Connection, ConnectionKey, Counters, FILTER_SLOTS, FILTER_TURNS, FILTER_WATCHED, InflateCall,
-    InflateStream, Stream, StreamKey, TARGET_TURNS, TlsCall,
+    CONNECTION_TOLD, Connection, ConnectionKey, Counters, FILTER_ARRIVALS, FILTER_SLOTS, FILTER_TURNS, FILTER_WATCHED,
+    InflateCall, InflateStream, Stream, StreamKey, TARGET_ARRIVALS, TARGET_TURNS, TlsCall,
 };
 
 use super::ProbeError;
@@ -80,15 +80,16 @@ impl TargetTable {
         self.filter(tgid, FILTER_WATCHED)
     }
 
-    /// Has it told when the event loops of a watched process wait.
+    /// Has it told when what a watched process reads had come, and with `turns` when its event loops wait.
     ///
     /// # Errors
     /// When it is not watched.
-    pub fn tell_turns(&mut self, tgid: Tgid) -> Result<(), ProbeError> {
+    pub fn tell_more(&mut self, tgid: Tgid, turns: bool) -> Result<(), ProbeError> {
         let _unpreempted = Unpreempted::new();
         let value = self.watched.get(&tgid.0, 0)?;
-        self.watched.insert(tgid.0, value | TARGET_TURNS, 0)?;
-        self.filter(tgid, FILTER_TURNS)
+        let (target, filter) = if turns { (TARGET_TURNS, FILTER_TURNS) } else { (0, 0) };
+        self.watched.insert(tgid.0, value | TARGET_ARRIVALS | target, 0)?;
+        self.filter(tgid, FILTER_ARRIVALS | filter)
     }
 
     fn filter(&mut self, tgid: Tgid, more: u64) -> Result<(), ProbeError> {

@@ -3,6 +3,7 @@
 //! One probe that fails never stops the others: each has a declared [`Intent`], and [`status`] makes of it and of what
 //! came of attaching what the metrics and the readiness check say.
 
+pub mod arrivals;
 pub mod attacher;
 mod attachments;
 pub mod cuda;
@@ -231,6 +232,8 @@ pub struct Kernel {
     switches: Option<event_loop::Switches>,
     /// Whether turns of event loops are told.
     turns: bool,
+    /// Whether it is told when what is read had come; nothing where it cannot be.
+    arrivals: Option<bool>,
     /// The kernel's types, until everything is attached: they take more memory than all the rest.
     btf: Option<Btf>,
 }
@@ -248,7 +251,7 @@ impl Kernel {
         let offsets = offsets::read()?;
         let (way, form) = (Way::of_this_kernel(), Form::of_this_kernel());
         // Each reading of the kernel's types takes some MiB: this one is over before the next.
-        let KernelOffsets { sockets, tasks, net, switches } = types::kernel_offsets()?;
+        let KernelOffsets { sockets, tasks, net, switches, arrivals } = types::kernel_offsets()?;
         let socket_offsets = sockets?;
         let mut failures = Vec::new();
         let task_offsets = tasks.unwrap_or_else(|error| {
@@ -256,6 +259,12 @@ impl Kernel {
             failures.push(Failure { kind: process::KIND, reason: reason(&error) });
             TaskOffsets::default()
         });
+        let arrival_offsets = arrivals
+            .inspect_err(|error| {
+                log::warn!("how long what is read had waited cannot be told: {}", chain(error));
+                failures.push(Failure { kind: arrivals::KIND, reason: reason(error) });
+            })
+            .ok();
         let net_offsets = net::read_offsets(net);
         let switches = loop_switches(form, switches, &mut failures);
         let switch_offsets = switches.map(event_loop::Switches::offsets).unwrap_or_default();
@@ -269,6 +278,7 @@ impl Kernel {
             .override_global("SOCKET_OFFSETS", &socket_offsets, true)
             .override_global("TASK_OFFSETS", &task_offsets, true)
             .override_global("SWITCH_OFFSETS", &switch_offsets, true)
+            .override_global("ARRIVAL_OFFSETS", &arrival_offsets.unwrap_or_default(), true)
             .override_global("NET_OFFSETS", net_offsets.as_ref().unwrap_or(&NetOffsets::default()), true)
             .map_max_entries("RECORDS", sizes.ring_bytes)
             .map_max_entries("CONNECTIONS", few)
@@ -323,6 +333,7 @@ impl Kernel {
             net: net_offsets.is_ok(),
             switches,
             turns: false,
+            arrivals: arrival_offsets.map(|_| false),
             btf: Some(btf),
         };
         Ok((this, maps))
@@ -352,6 +363,9 @@ impl Kernel {
             self.attach_turns();
         } else {
             self.load_turns(btf.as_ref());
+        }
+        if self.arrivals == Some(true) {
+            self.attach_arrivals();
         }
         Ok(())
     }
@@ -409,6 +423,22 @@ impl Kernel {
     pub fn tell_turns(&mut self) {
         if !std::mem::replace(&mut self.turns, true) {
             self.attach_turns();
+        }
+    }
+
+    /// Sees to it that it is told when what bots read had come. It has every segment of TCP on the machine looked at, so it waits
+    /// until there is a bot.
+    pub fn tell_arrivals(&mut self) {
+        if self.arrivals == Some(false) {
+            self.arrivals = Some(true);
+            self.attach_arrivals();
+        }
+    }
+
+    fn attach_arrivals(&mut self) {
+        let outcome = self.attach_one(&arrivals::PROBE, None);
+        if let Err(error) = self.account(&arrivals::PROBE, outcome) {
+            log::warn!("{error}");
         }
     }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 
-use miku_probe_abi::{NetOffsets, SocketOffsets, SwitchOffsets, TaskOffsets};
+use miku_probe_abi::{ArrivalOffsets, NetOffsets, SocketOffsets, SwitchOffsets, TaskOffsets};
 
 /// The kernel's own type information.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -39,6 +39,8 @@ pub(super) struct KernelOffsets {
     pub(super) net: Result<NetOffsets, TypesError>,
     /// Of tasks that are switched.
     pub(super) switches: Result<SwitchOffsets, TypesError>,
+    /// Of what TCP has received.
+    pub(super) arrivals: Result<ArrivalOffsets, TypesError>,
 }
 
 /// Finds all of them at once: reading the kernel's types takes some MiB for a while.
@@ -50,6 +52,7 @@ pub(super) fn kernel_offsets() -> Result<KernelOffsets, TypesError> {
         tasks: task_offsets(&types),
         net: net_offsets(&types),
         switches: switch_offsets(&types),
+        arrivals: arrival_offsets(&types),
     })
 }
 
@@ -80,6 +83,15 @@ fn task_offsets(types: &Types<'_>) -> Result<TaskOffsets, TypesError> {
 
 fn switch_offsets(types: &Types<'_>) -> Result<SwitchOffsets, TypesError> {
     Ok(SwitchOffsets { pid: types.find("task_struct", "pid")?, stack: types.find("task_struct", "stack")? })
+}
+
+fn arrival_offsets(types: &Types<'_>) -> Result<ArrivalOffsets, TypesError> {
+    // `struct tcp_sock` begins with its `struct sock`.
+    Ok(ArrivalOffsets {
+        rcv_nxt: types.find("tcp_sock", "rcv_nxt")?,
+        copied_seq: types.find("tcp_sock", "copied_seq")?,
+        end_seq: types.find("sk_buff", "cb")? + types.find("tcp_skb_cb", "end_seq")?,
+    })
 }
 
 fn net_offsets(types: &Types<'_>) -> Result<NetOffsets, TypesError> {

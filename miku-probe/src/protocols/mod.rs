@@ -1,5 +1,6 @@
 //! Pure state machines: bytes and times in, events out; no I/O, no clock, no globals.
 
+pub mod arrivals;
 pub mod discord;
 pub mod dns;
 pub mod http1;

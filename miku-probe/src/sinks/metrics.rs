@@ -456,6 +456,7 @@ const fn record_kind(kind: RecordKind) -> &'static str {
         RecordKind::Resolved => "resolved",
         RecordKind::Waits => "waits",
         RecordKind::Dials => "dials",
+        RecordKind::Arrivals => "arrivals",
     }
 }
 

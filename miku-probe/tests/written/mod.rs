@@ -123,6 +123,8 @@ impl Process {
             size,
             captured: size,
             flags: INFLATED_STARTS | INFLATED_ENDS,
+            consumed: size,
+            padding: 0,
         };
         [bytes_of(&record), text.as_bytes()].concat()
     }

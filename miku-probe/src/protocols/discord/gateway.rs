@@ -29,6 +29,7 @@ use labels::{Label, Labels};
 
 use super::payload::{Kind, Op, Payload, Shard};
 use crate::observations::ReconnectReason as Reason;
+use crate::protocols::arrivals::Came;
 use crate::protocols::http1::End;
 use crate::protocols::json::Stop;
 use crate::protocols::websocket::{self, Message};
@@ -75,8 +76,10 @@ pub enum Event<'a> {
     Dispatch {
         /// The payload.
         payload: &'a Payload,
-        /// When its first byte came; [`Told::time`] is when its last did.
+        /// When its first byte was read; [`Told::time`] is when its last was.
         started: Nanos,
+        /// When its last byte had come to be read.
+        came: Came,
         /// How long it is, in bytes.
         size: u64,
     },
@@ -107,6 +110,14 @@ pub enum Event<'a> {
 pub fn is_gateway_host(name: &str) -> bool {
     let name = name.split_once(':').map_or(name, |(name, _)| name).to_ascii_lowercase();
     name.strip_suffix(".discord.gg").is_some_and(|name| name.starts_with("gateway") && !name.contains('.'))
+}
+
+/// When a message came, and how long it is.
+struct Place {
+    started: Nanos,
+    time: Nanos,
+    came: Came,
+    size: u64,
 }
 
 /// Whoever is told.
@@ -140,7 +151,7 @@ impl<T: FnMut(Told<'_>)> Tell for T {}
 /// // A message that the bot inflated.
 /// let hello = br#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#;
 /// let size = hello.len() as u64;
-/// gateways.inflated(stream, &Piece { time: Nanos(5), starts: true, ends: true, size, bytes: hello }, &mut tell);
+/// gateways.inflated(stream, &Piece { time: Nanos(5), came: None, starts: true, ends: true, size, bytes: hello }, &mut tell);
 ///
 /// // What it wrote: {"op":1,"d":null}, masked with zeros.
 /// let frame = b"\x81\x91\0\0\0\0{\"op\":1,\"d\":null}";
@@ -148,7 +159,7 @@ impl<T: FnMut(Told<'_>)> Tell for T {}
 /// machine.segment(&segment, &mut |event| gateways.websocket(socket, &event, &mut tell));
 ///
 /// let ack = br#"{"t":null,"s":null,"op":11,"d":null}"#;
-/// gateways.inflated(stream, &Piece { time: Nanos(70), starts: true, ends: true, size: 36, bytes: ack }, &mut tell);
+/// gateways.inflated(stream, &Piece { time: Nanos(70), came: None, starts: true, ends: true, size: 36, bytes: ack }, &mut tell);
 /// assert_eq!(told, [Nanos(60)]);
 /// ```
 #[derive(Debug)]
@@ -237,6 +248,12 @@ impl Gateways {
             self.forget_if_gone(at);
         }
         self.tell_up(time, tell);
+    }
+
+    /// The websocket over which comes what a stream inflates, if that is known.
+    #[must_use]
+    pub fn websocket_of(&self, stream: ConnId) -> Option<ConnId> {
+        self.connections.iter().find(|connection| connection.has_stream(stream))?.socket
     }
 
     /// Takes in what was inflated of a stream that looks like the gateway's.
@@ -345,7 +362,8 @@ impl Gateways {
             Direction::Out => self.sent(at, &payload, message.started, tell),
             Direction::In => {
                 self.connections[at].inbound = Inbound::Plain;
-                self.received(at, &payload, message.started, message.time, message.size, tell);
+                let Message { started, time, size, .. } = *message;
+                self.received(at, &payload, &Place { started, time, came: Came::Read(time), size }, tell);
             }
         }
         self.tell_up(message.time, tell);
@@ -457,11 +475,13 @@ impl Gateways {
             }
             _ => {}
         }
-        self.received(at, &payload, message.started, message.time, message.size, tell);
+        let Inflated { started, time, came, size, .. } = *message;
+        self.received(at, &payload, &Place { started, time, came, size }, tell);
     }
 
     /// Takes in what came over the connection at `at`.
-    fn received(&mut self, at: usize, payload: &Payload, started: Nanos, time: Nanos, size: u64, tell: &mut impl Tell) {
+    fn received(&mut self, at: usize, payload: &Payload, place: &Place, tell: &mut impl Tell) {
+        let Place { started, time, came, size } = *place;
         let connection = &mut self.connections[at];
         if payload.stop == Stop::Malformed || payload.op.is_none() {
             return tell(Told { shard: connection.shard, time, event: Event::Unreadable });
@@ -485,7 +505,7 @@ impl Gateways {
                     _ => {}
                 }
                 let shard = connection.shard;
-                tell(Told { shard, time, event: Event::Dispatch { payload, started, size } });
+                tell(Told { shard, time, event: Event::Dispatch { payload, started, came, size } });
                 if let Some(event) = began {
                     tell(Told { shard, time, event });
                     self.remember_session(at);
@@ -500,7 +520,7 @@ impl Gateways {
                 }
             }
             Some(Op::HeartbeatAck) if !connection.over => {
-                let took = connection.heartbeats.ack(time);
+                let took = connection.heartbeats.ack(came.time());
                 if let Some(took) = took {
                     tell(Told { shard: connection.shard, time, event: Event::Heartbeat(took) });
                 }

@@ -5,6 +5,9 @@
 //! the first follow-up or edit by the interaction's token. Typing is no answer, an edit of a message is none, and of
 //! several answers only the first counts.
 //!
+//! It is measured from when the event had come to the bot's socket to when the answer to that call had, as far as that is
+//! known: a bot that is busy reads either late. Everything else goes by when the bot read and wrote.
+//!
 //! # What is certain
 //! An interaction's calls carry its id or token. A message that is created may name the one that it answers
 //! (`message_reference`), in whatever channel. Those ties are exact. All else is concluded, and only so far:
@@ -71,6 +74,7 @@ use self::phases::{Span, part};
 use self::table::{Conversation, Id, Key, Retry, Rivals, State, Table, Try};
 use self::turns::{Cause, Turns, Why};
 use crate::observations::{Phase, Unmatched};
+use crate::protocols::arrivals::Came;
 use crate::units::Nanos;
 
 /// How long a message may wait without a sign, and a bot that began may do nothing.
@@ -132,6 +136,8 @@ struct Call {
     owner: Option<Id>,
     verdict: Verdict,
     rivals: Rivals,
+    /// When the last of its answer had come, once it has ended.
+    answered: Came,
 }
 
 /// A call of a language model.
@@ -183,23 +189,24 @@ impl Replies {
     pub fn feed(&mut self, at: At, input: Input, tell: &mut impl FnMut(Event)) {
         let At { time, tid, source } = at;
         match input {
-            Input::Message { channel, message, author } => {
+            Input::Message { channel, message, author, came } => {
                 let cause = match author {
-                    Author::Person => self.enter(Key::Message(message), Some(channel), State::Silent, time, tell),
+                    Author::Person => self.enter(Key::Message(message), Some(channel), State::Silent, time, came, tell),
                     // Bots do not answer themselves.
                     Author::Itself => Cause::Bytes,
                     Author::Machine => Cause::Other,
                 };
                 self.turns.receive(tid, source, cause, time);
             }
-            Input::Interaction { interaction, token, channel, kind } => {
+            Input::Interaction { interaction, token, channel, kind, came } => {
                 let state = match kind {
                     InteractionKind::Command | InteractionKind::Component | InteractionKind::ModalSubmit => {
                         State::Silent
                     }
                     InteractionKind::Autocomplete | InteractionKind::Other => State::Answered,
                 };
-                let cause = self.enter(Key::Interaction(interaction, token.0), channel, state, time, tell);
+                let key = Key::Interaction(interaction, token.0);
+                let cause = self.enter(key, channel, state, time, came, tell);
                 self.turns.receive(tid, source, cause, time);
             }
             Input::Waits => self.turns.wait(tid, time),
@@ -211,8 +218,8 @@ impl Replies {
                 self.turns.send(tid, time);
             }
             Input::CallBegan { call, action } => self.call_began(at, call, action, tell),
-            Input::CallEnded { call, status, body } => {
-                let cause = self.call_ended(time, call, status, body, tell);
+            Input::CallEnded { call, answered, status, body } => {
+                let cause = self.call_ended(time, call, answered, status, body, tell);
                 self.turns.receive(tid, source, cause, time);
             }
             Input::LlmBegan { llm, here } => self.llm_began(at, llm, here, tell),
@@ -297,9 +304,10 @@ impl Replies {
         channel: Option<u64>,
         state: State,
         time: Nanos,
+        came: Came,
         tell: &mut impl FnMut(Event),
     ) -> Cause {
-        let (id, crowded_out) = self.table.insert(key, channel, state, time);
+        let (id, crowded_out) = self.table.insert(key, channel, state, time, came);
         if crowded_out {
             tell(Event::Unmatched(Unmatched::TableFull));
         }
@@ -373,7 +381,8 @@ impl Replies {
             self.check(owner, why, at.time);
             self.act(owner, at.time);
         }
-        self.calls.insert(id, Call { action, start: at.time, why, owner, verdict, rivals });
+        let answered = Came::Read(at.time);
+        self.calls.insert(id, Call { action, start: at.time, why, owner, verdict, rivals, answered });
     }
 
     /// Code went on that was made to by a timer or another thread.
@@ -562,11 +571,13 @@ impl Replies {
         &mut self,
         end: Nanos,
         id: CallId,
+        answered: Came,
         status: Option<u16>,
         body: Body,
         tell: &mut impl FnMut(Event),
     ) -> Cause {
-        let Some(call) = self.calls.remove(&id) else { return Cause::Other };
+        let Some(mut call) = self.calls.remove(&id) else { return Cause::Other };
+        call.answered = answered;
         if let Some(one) = call.owner.and_then(|owner| self.table.get_mut(owner)) {
             one.calls -= 1;
             one.last = one.last.max(end);
@@ -776,7 +787,11 @@ impl Replies {
         match status {
             Some(200..=299) if call.start >= one.event => {
                 self.act(id, call.start);
-                if let Some(reply) = self.reply(id, call, end) {
+                if let Some(reply) = self.reply(id, call) {
+                    let unknown = |came| matches!(came, Came::Before(_));
+                    if self.table.get(id).is_some_and(|one| unknown(one.came)) || unknown(call.answered) {
+                        tell(Event::Unmatched(Unmatched::ArrivalUnknown));
+                    }
                     tell(Event::Reply(reply));
                 }
                 self.table.set(id, State::Answered, end);
@@ -819,7 +834,8 @@ impl Replies {
     }
 
     /// The reply that a call makes.
-    fn reply(&mut self, id: Id, call: &Call, end: Nanos) -> Option<Reply> {
+    fn reply(&mut self, id: Id, call: &Call) -> Option<Reply> {
+        let end = call.answered.time().max(call.start);
         let ending = self.ending(id, call.why);
         let sleeper = self.is_sleeper(call.start);
         let one = self.table.get(id)?;
@@ -858,13 +874,14 @@ impl Replies {
             spans.push(Span { phase: Phase::LlmGeneration, start: first, end: stop });
         }
         spans.extend(one.sleeps.iter().map(|(start, end)| Span { phase: Phase::RateLimit, start: *start, end: *end }));
-        spans.push(Span { phase: Phase::Pickup, start: one.event, end: pickup });
-        let phases = part(one.event, end, &spans);
+        let event = one.came.time();
+        spans.push(Span { phase: Phase::Pickup, start: event, end: pickup });
+        let phases = part(event, end, &spans);
         let mut told = Worked::default();
         if certain && worked.len() <= WORKED_MAX {
             told.iter_mut().zip(worked).for_each(|(place, span)| *place = Some(span));
         }
-        Some(Reply { kind: one.kind(), event: one.event, duration: end.since(one.event), phases, worked: told })
+        Some(Reply { kind: one.kind(), event, duration: end.since(event), phases, worked: told })
     }
 
     /// Counts the calls of language models that seemed to be a conversation's, and forgets those that ended.

@@ -64,6 +64,7 @@ fn before_anything_is_seen_only_what_is_measured_from_the_start_is_there() {
             "miku_probe_lost_total{where=\"recursion\"} 0",
             "miku_probe_lost_total{where=\"ring\"} 0",
             "miku_probe_lost_total{where=\"table\"} 0",
+            "miku_probe_records_total{kind=\"arrivals\"} 0",
             "miku_probe_records_total{kind=\"bind\"} 0",
             "miku_probe_records_total{kind=\"close\"} 0",
             "miku_probe_records_total{kind=\"data\"} 0",

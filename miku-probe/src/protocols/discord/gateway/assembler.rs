@@ -1,5 +1,6 @@
 //! Messages of a compressed stream, put together from what the bot's own library inflated.
 
+use crate::protocols::arrivals::Came;
 use crate::protocols::prefix::Prefix;
 use crate::units::Nanos;
 
@@ -8,6 +9,8 @@ use crate::units::Nanos;
 pub struct Piece<'a> {
     /// When the call returned.
     pub time: Nanos,
+    /// When the message had come that ends with it, if that is known.
+    pub came: Option<Came>,
     /// The message starts with it.
     pub starts: bool,
     /// The message ends with it.
@@ -24,6 +27,8 @@ pub(super) struct Inflated<'a> {
     pub(super) started: Nanos,
     /// When its last piece came.
     pub(super) time: Nanos,
+    /// When it had come to the socket.
+    pub(super) came: Came,
     pub(super) size: u64,
     pub(super) bytes: &'a [u8],
     pub(super) whole: bool,
@@ -51,8 +56,10 @@ impl Assembler {
         if piece.starts {
             self.cut(&mut tell);
             if piece.ends {
-                let (time, size) = (piece.time, piece.size);
-                return tell(&Inflated { started: time, time, size, bytes: known, whole: known.len() as u64 == size });
+                let Piece { time, came, size, .. } = *piece;
+                let came = came.unwrap_or(Came::Read(time));
+                let whole = known.len() as u64 == size;
+                return tell(&Inflated { started: time, time, came, size, bytes: known, whole });
             }
             let (started, time) = (piece.time, piece.time);
             self.under_way = Some(Unfinished { started, time, size: 0, prefix: Prefix::default() });
@@ -66,7 +73,7 @@ impl Assembler {
             message.prefix.hide();
         }
         if piece.ends {
-            self.finish(&mut tell);
+            self.finish(piece.came, &mut tell);
         }
     }
 
@@ -75,11 +82,12 @@ impl Assembler {
         if let Some(message) = &mut self.under_way {
             message.prefix.hide();
         }
-        self.finish(tell);
+        self.finish(None, tell);
     }
 
-    fn finish(&mut self, tell: &mut impl FnMut(&Inflated<'_>)) {
+    fn finish(&mut self, came: Option<Came>, tell: &mut impl FnMut(&Inflated<'_>)) {
         let Some(Unfinished { started, time, size, prefix }) = self.under_way.take() else { return };
-        tell(&Inflated { started, time, size, bytes: prefix.bytes(), whole: prefix.is_whole() });
+        let came = came.unwrap_or(Came::Read(time));
+        tell(&Inflated { started, time, came, size, bytes: prefix.bytes(), whole: prefix.is_whole() });
     }
 }

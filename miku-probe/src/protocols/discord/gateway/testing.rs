@@ -130,7 +130,7 @@ impl Bot {
 
     pub(super) fn hears_piece(&mut self, number: u64, text: &str, starts: bool, ends: bool, size: usize) -> &mut Self {
         self.tell(|gateways, time, mut tell| {
-            let piece = Piece { time, starts, ends, size: size as u64, bytes: text.as_bytes() };
+            let piece = Piece { time, came: None, starts, ends, size: size as u64, bytes: text.as_bytes() };
             gateways.inflated(stream(number), &piece, &mut tell);
         })
     }

@@ -1,6 +1,7 @@
 //! What is told to [`super::Replies`], and what it tells.
 
 use crate::observations::{Phases, ReplyKind, Unmatched};
+use crate::protocols::arrivals::Came;
 use crate::units::Nanos;
 
 /// A connection (or a decompressed stream on it), by any number that is its own.
@@ -146,6 +147,8 @@ pub enum Input {
         message: u64,
         /// By whom.
         author: Author,
+        /// When it had come to be read.
+        came: Came,
     },
     /// The gateway dispatched `INTERACTION_CREATE`.
     Interaction {
@@ -157,6 +160,8 @@ pub enum Input {
         channel: Option<u64>,
         /// Its type.
         kind: InteractionKind,
+        /// When it had come to be read.
+        came: Came,
     },
     /// The thread waits for whatever comes, with nothing left to do. Of a thread of which this is never told it is not known
     /// when its turns end.
@@ -189,6 +194,8 @@ pub enum Input {
     CallEnded {
         /// Which.
         call: CallId,
+        /// When the last of the answer had come to be read.
+        answered: Came,
         /// Its status, if that was seen.
         status: Option<u16>,
         /// What its request said.
@@ -224,7 +231,7 @@ pub enum Input {
 pub struct Reply {
     /// What the person did.
     pub kind: ReplyKind,
-    /// When the gateway's event came.
+    /// When the gateway's event had come to be read.
     pub event: Nanos,
     /// From then to the end of the first answer.
     pub duration: Nanos,

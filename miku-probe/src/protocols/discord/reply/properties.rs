@@ -237,17 +237,25 @@ impl World {
         }
     }
 
+    /// When what is received now had come: bots read late.
+    fn earlier(&self) -> Nanos {
+        // As good as any number below 8 ms, and not one of those that the simulation draws.
+        Nanos(self.time - self.time.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (8 * MILLI))
+    }
+
     fn receive(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Person(who) => {
                 let id = 10_000 + who as u64;
-                self.tasks[who].event = Nanos(self.time);
+                let came = self.earlier();
+                self.tasks[who].event = came;
+                let came = Came::At(came);
                 let Task { channel, interaction, .. } = self.tasks[who];
                 let input = if interaction {
                     let kind = InteractionKind::Command;
-                    Input::Interaction { interaction: id, token: Token(id), channel: Some(channel), kind }
+                    Input::Interaction { interaction: id, token: Token(id), channel: Some(channel), kind, came }
                 } else {
-                    Input::Message { channel, message: id, author: Author::Person }
+                    Input::Message { channel, message: id, author: Author::Person, came }
                 };
                 self.feed(GATEWAY, input, Some(who));
                 self.ready.push_back(who);
@@ -278,6 +286,7 @@ impl World {
             }
             Arrival::CallEnd(who, call, source, step, start) => {
                 let id = 10_000 + who as u64;
+                let answered = self.earlier().max(start);
                 let task = &mut self.tasks[who];
                 let mut body = Body { reference: Reference::Absent, callback: None, nonce: Some(task.nonce) };
                 let mut status = 200;
@@ -293,24 +302,29 @@ impl World {
                         }
                         if !task.answered {
                             task.referred = reference;
-                            task.tries.push((start, Nanos(self.time), refused == 0));
+                            let end = if refused == 0 { answered } else { Nanos(self.time) };
+                            task.tries.push((start, end, refused == 0));
                             task.answered = refused == 0;
                         }
                     }
                     Step::Callback(kind) => {
                         body.callback = Some(kind);
                         if kind == 4 {
-                            task.tries.push((start, Nanos(self.time), true));
+                            task.tries.push((start, answered, true));
                             task.answered = true;
                         }
                     }
                     Step::FollowUp => {
-                        task.tries.push((start, Nanos(self.time), true));
+                        task.tries.push((start, answered, true));
                         task.answered = true;
                     }
                     _ => {}
                 }
-                self.feed(source, Input::CallEnded { call, status: Some(status), body }, Some(who));
+                self.feed(
+                    source,
+                    Input::CallEnded { call, answered: Came::At(answered), status: Some(status), body },
+                    Some(who),
+                );
                 self.ready.push_back(who);
             }
             Arrival::ModelPart(who, llm, part, parts) => {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::{LlmId, TRAIL, WINDOW};
 use crate::observations::ReplyKind;
+use crate::protocols::arrivals::Came;
 use crate::units::Nanos;
 
 /// How many conversations are kept, those that were answered lately among them.
@@ -61,8 +62,10 @@ pub(super) struct Retry {
 #[derive(Debug)]
 pub(super) struct Conversation {
     pub(super) key: Key,
-    /// When the gateway's event came.
+    /// When the bot took in the gateway's event.
     pub(super) event: Nanos,
+    /// When that had come.
+    pub(super) came: Came,
     pub(super) channel: Option<u64>,
     pub(super) state: State,
     /// When the bot last did something about it, or the event's time.
@@ -173,7 +176,14 @@ pub(super) struct Table {
 
 impl Table {
     /// Enters a conversation; none when it is there already. The other is whether one that was open had to go for it.
-    pub(super) fn insert(&mut self, key: Key, channel: Option<u64>, state: State, event: Nanos) -> (Option<Id>, bool) {
+    pub(super) fn insert(
+        &mut self,
+        key: Key,
+        channel: Option<u64>,
+        state: State,
+        event: Nanos,
+        came: Came,
+    ) -> (Option<Id>, bool) {
         let known = match key {
             Key::Message(message) => self.messages.contains_key(&message),
             Key::Interaction(interaction, _) => self.interactions.contains_key(&interaction),
@@ -207,6 +217,7 @@ impl Table {
             Conversation {
                 key,
                 event,
+                came,
                 channel,
                 state,
                 last: event,

@@ -26,11 +26,13 @@ impl Bot {
     }
 
     fn writes(&mut self, millis: u64, channel: u64, message: u64) {
-        self.feed(millis, GATEWAY, Input::Message { channel, message, author: Author::Person });
+        let came = Came::Read(ms(millis));
+        self.feed(millis, GATEWAY, Input::Message { channel, message, author: Author::Person, came });
     }
 
     fn uses(&mut self, millis: u64, id: u64, kind: InteractionKind) {
-        let input = Input::Interaction { interaction: id, token: Token(id), channel: Some(ROOM), kind };
+        let came = Came::Read(ms(millis));
+        let input = Input::Interaction { interaction: id, token: Token(id), channel: Some(ROOM), kind, came };
         self.feed(millis, GATEWAY, input);
     }
 
@@ -42,7 +44,8 @@ impl Bot {
     }
 
     fn ends(&mut self, millis: u64, call: CallId, status: u16, body: Body) {
-        self.feed(millis, REST + call.0, Input::CallEnded { call, status: Some(status), body });
+        let answered = Came::Read(ms(millis));
+        self.feed(millis, REST + call.0, Input::CallEnded { call, answered, status: Some(status), body });
     }
 
     fn calls(&mut self, from: u64, to: u64, action: Action, status: u16, body: Body) {
@@ -365,7 +368,8 @@ fn what_was_not_seen_is_not_taken_for_what_it_may_have_been() {
     bot.writes(20_000, ROOM + 1, 6);
     let call = bot.begins(20_001, Action::Create { channel: ROOM + 1 });
     let body = Body { reference: Reference::To(6), ..Body::default() };
-    bot.feed(20_100, REST, Input::CallEnded { call, status: None, body });
+    let answered = Came::Read(ms(20_100));
+    bot.feed(20_100, REST, Input::CallEnded { call, answered, status: None, body });
     assert_eq!(bot.took(), [UNSURE(Unmatched::AnswerHalfSeen)], "it may have been refused");
     bot.uses(40_000, 7, InteractionKind::Command);
     let action = Action::Callback { interaction: 7, token: Token(7) };
@@ -482,7 +486,7 @@ fn a_message_that_comes_twice_is_one() {
 fn machines_are_no_people() {
     let mut bot = Bot::default();
     for (message, author) in [(5, Author::Itself), (6, Author::Machine)] {
-        bot.feed(1_000, GATEWAY, Input::Message { channel: ROOM, message, author });
+        bot.feed(1_000, GATEWAY, Input::Message { channel: ROOM, message, author, came: Came::Read(ms(1_000)) });
         bot.posts(1_001, 1_100, ROOM, Reference::To(message));
     }
     assert_eq!(bot.took(), [UNSURE(Unmatched::AnswerUnknown); 2]);
@@ -524,17 +528,23 @@ fn any_input() -> impl Strategy<Value = Input> {
         prop_oneof![Just(Reference::Unseen), Just(Reference::Absent), small.clone().prop_map(Reference::To)];
     let body = (reference, prop::option::of(0..12u64), prop::option::of(small.clone()))
         .prop_map(|(reference, callback, nonce)| Body { reference, callback, nonce });
+    // Before what happens, after it, or not to be believed at all.
+    let came = (0..40_000_000u64).prop_map(|millis| Came::At(ms(millis)));
     prop_oneof![
-        (small.clone(), small.clone()).prop_map(|(channel, message)| Input::Message {
+        (small.clone(), small.clone(), came.clone()).prop_map(|(channel, message, came)| Input::Message {
             channel,
             message,
-            author: Author::Person
+            author: Author::Person,
+            came
         }),
-        (small.clone(), small.clone(), 0..7u64).prop_map(|(id, channel, kind)| Input::Interaction {
-            interaction: id,
-            token: Token(id),
-            channel: Some(channel),
-            kind: InteractionKind::from_number(kind)
+        (small.clone(), small.clone(), 0..7u64, came.clone()).prop_map(|(id, channel, kind, came)| {
+            Input::Interaction {
+                interaction: id,
+                token: Token(id),
+                channel: Some(channel),
+                kind: InteractionKind::from_number(kind),
+                came,
+            }
         }),
         Just(Input::Received),
         Just(Input::Bytes),
@@ -543,8 +553,9 @@ fn any_input() -> impl Strategy<Value = Input> {
         small.clone().prop_map(|dial| Input::Dials { dial: Dial(dial) }),
         prop::option::of(small.clone()).prop_map(|dial| Input::Opens { dial: dial.map(Dial) }),
         (small.clone(), action).prop_map(|(call, action)| Input::CallBegan { call: CallId(call), action }),
-        (small.clone(), status, body).prop_map(|(call, status, body)| Input::CallEnded {
+        (small.clone(), came, status, body).prop_map(|(call, answered, status, body)| Input::CallEnded {
             call: CallId(call),
+            answered,
             status,
             body
         }),
