@@ -1,7 +1,8 @@
 //! When what bots read had come to their sockets: how long it lay unread.
 //!
 //! Hooks: `tcp:tcp_probe`, which the kernel passes with each segment of an established connection before it takes that in;
-//! attached only once a bot is known. What is read is noticed by `socket.rs`.
+//! attached only once a bot is known. What is read is noticed by `socket/by_socket.rs`, so it takes Linux 6.3: the one program
+//! that notices it on older kernels is as large as their verifiers allow.
 //!
 //! A socket is kept in mind from the first read on. Of each segment it is known which bytes it brings, by their sequence
 //! numbers. What had waited for [`ARRIVAL_WAIT_NS`] when it was read is told, before the bytes themselves are; user space
@@ -24,7 +25,7 @@ use miku_probe_abi::{
 
 use crate::maps::{RECORDS, Skip, Wake, header, is_told, lost_record, put, socket_offsets, wake_flags};
 use crate::memory::read_kernel;
-use crate::net::{IPPROTO_TCP, socket_of};
+use crate::net::IPPROTO_TCP;
 use crate::tls::{now, table_full};
 
 /// What came to the sockets of bots, by the kernel's address of them.
@@ -85,16 +86,13 @@ fn try_arrival(socket: u64, buffer: u64) -> Result<(), Skip> {
 
 /// The running thread read `size` bytes from a connection: tells when they had come, if they had waited.
 #[inline(never)]
-pub(crate) fn read(connection: *mut Connection, key: &ConnectionKey, size: u32) -> Result<(), Skip> {
+pub(crate) fn read(key: &ConnectionKey, connection: *const Connection, size: u32) -> Result<(), Skip> {
     let ConnectionKey { tgid, fd } = *key;
     if !is_told(tgid, TARGET_ARRIVALS) {
         return Err(Skip);
     }
     // SAFETY: the pointer is to a value of a preallocated map, which stays memory of that type.
-    let connection = unsafe { &mut *connection };
-    if connection.socket == 0 {
-        connection.socket = socket_of(fd)?;
-    }
+    let connection = unsafe { &*connection };
     let socket = connection.socket;
     let Some(known) = ARRIVED.get_ptr_mut(socket) else { return begin(socket) };
     // SAFETY: as in `try_arrival`. What comes meanwhile may take the place of a time that is told, and is told instead: that

@@ -391,7 +391,7 @@ fn try_dial_return(result: i32) -> Result<(), Skip> {
 
 /// The TCP socket that a descriptor of the running task is, by the kernel's own tables.
 #[inline(always)]
-pub(crate) fn socket_of(fd: i32) -> Result<u64, Skip> {
+fn socket_of(fd: i32) -> Result<u64, Skip> {
     let places = places();
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task() };

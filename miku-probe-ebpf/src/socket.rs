@@ -12,12 +12,11 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use miku_probe_abi::{
     ADDRESS_MAX, CAPTURE_MAX, CONNECTION_NAMES, CONNECTION_REPORTED, CONNECTION_TLS, CONNECTION_TOLD, CloseRecord,
-    Connection, ConnectionKey, Direction, FILTER_ARRIVALS, GATHER_MAX, NAME_SERVER_PORT, OpenRecord, Origin,
-    RecordKind,
+    Connection, ConnectionKey, Direction, GATHER_MAX, NAME_SERVER_PORT, OpenRecord, Origin, RecordKind,
 };
 
 use crate::connections;
-use crate::maps::{SOCKETS, Skip, Wake, filter, header, put};
+use crate::maps::{SOCKETS, Skip, Wake, header, put};
 use crate::memory::read_user;
 use crate::registers::Registers;
 use crate::segment::{Course, Segment};
@@ -160,10 +159,6 @@ impl Call<'_> {
         };
         if self.result <= 0 {
             return self.ended(connection, piece, shape);
-        }
-        if direction == Direction::In && filter(self.key.tgid) & FILTER_ARRIVALS != 0 {
-            // Without it the bytes are told all the same.
-            let _: Result<(), Skip> = crate::arrivals::read(connection, &piece.key, piece.size);
         }
         let (iov, pieces) = match shape {
             Shape::Buffer => {

@@ -14,11 +14,11 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::{map, raw_tracepoint, tracepoint};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
-use miku_probe_abi::{Connection, ConnectionKey, Direction, LengthEvent, OpenRecord, Origin};
+use miku_probe_abi::{Connection, ConnectionKey, Direction, FILTER_ARRIVALS, LengthEvent, OpenRecord, Origin};
 
 use super::{AF_INET, AF_INET6, AF_UNIX, Call, Shape, UNMOVED, close, number, open, opening, tells};
 use crate::connections;
-use crate::maps::{SOCKETS, Skip, count, current, field, maybe_watched, offsets, socket_offsets, watched};
+use crate::maps::{SOCKETS, Skip, count, current, field, filter, maybe_watched, offsets, socket_offsets, watched};
 use crate::memory::{read_kernel, read_user_bytes, task_registers};
 use crate::state::{Change, states};
 
@@ -115,6 +115,10 @@ fn try_length(direction: Direction, length: impl FnOnce() -> Length) -> Result<(
     };
     let call = Call { key: ConnectionKey { tgid, fd }, tid, result, registers: &registers };
     let connection = connection(&call, socket)?;
+    if direction == Direction::In && result > 0 && filter(tgid) & FILTER_ARRIVALS != 0 {
+        // Without it the bytes are told all the same.
+        let _: Result<(), Skip> = crate::arrivals::read(&call.key, connection, result as u32);
+    }
     call.moved(connection, direction, shape)
 }
 

@@ -1,6 +1,6 @@
 //! When what bots read had come to their sockets: the twin of `arrivals.rs` on the kernel side.
 //!
-//! Hook: `tcp:tcp_probe`, from when a bot is known. Metrics: those of replies and heartbeats, which without it count from when
+//! Hook: `tcp:tcp_probe`, from Linux 6.3 on and from when a bot is known. Metrics: those of replies and heartbeats, which without it count from when
 //! the bot read, and not from when there was something to read.
 
 use super::{Hook, Intent, Probe};

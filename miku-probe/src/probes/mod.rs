@@ -264,7 +264,8 @@ impl Kernel {
                 log::warn!("how long what is read had waited cannot be told: {}", chain(error));
                 failures.push(Failure { kind: arrivals::KIND, reason: reason(error) });
             })
-            .ok();
+            .ok()
+            .filter(|_| way == Way::Sockets);
         let net_offsets = net::read_offsets(net);
         let switches = loop_switches(form, switches, &mut failures);
         let switch_offsets = switches.map(event_loop::Switches::offsets).unwrap_or_default();
