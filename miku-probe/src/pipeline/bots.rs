@@ -129,6 +129,11 @@ impl Bots {
         !message.compressed && message.bytes.starts_with(b"{\"op\"")
     }
 
+    /// Whether a message may be one of the gateway's that is not compressed.
+    pub(super) fn sounds_like_discord(message: &Message<'_>) -> bool {
+        !message.compressed && message.bytes.starts_with(b"{")
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Bot> {
         self.bots.values_mut()
     }
@@ -402,12 +407,18 @@ impl Bot {
         self.spoken_to.push_back(destination);
     }
 
-    /// Takes in what a websocket brought.
+    /// Whether a websocket is a gateway's, over which nothing compressed is known to come.
+    pub(super) fn is_uncompressed(&self, id: ConnId) -> bool {
+        self.gateways.is_uncompressed(id)
+    }
+
+    /// Takes in what a websocket brought; `came`: the message had come then.
     pub(super) fn websocket<S: Sink>(
         &mut self,
         id: ConnId,
         tid: u32,
         event: &websocket::Event<'_>,
+        came: Option<Came>,
         out: &mut Out<'_, S>,
     ) {
         if self.voices.contains(&id) {
@@ -419,7 +430,7 @@ impl Bot {
             return;
         }
         let (gateways, mut hearing) = self.hear(self.source(id), tid, out);
-        gateways.websocket(id, event, &mut |told| hearing.told(&told));
+        gateways.websocket(id, event, came, &mut |told| hearing.told(&told));
     }
 
     /// The websocket over which comes what a stream inflates, if that is known.

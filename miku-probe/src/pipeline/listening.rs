@@ -7,7 +7,7 @@ use super::models::Models;
 use super::services::Link;
 use super::{Pipeline, Step, World};
 use crate::observations::{LostWhere, Observation, Outcome, Sink, Unmatched};
-use crate::protocols::arrivals::Came;
+use crate::protocols::arrivals::{Came, Unread};
 use crate::protocols::discord::gateway::is_gateway_host;
 use crate::protocols::http1::{End, Event, Interest, Listener, Protocol, Request, Segment, Upgraded};
 use crate::protocols::websocket;
@@ -56,7 +56,10 @@ impl<S: Sink, W: World> Pipeline<S, W> {
                 }
                 match (websocket, rest) {
                     (Some(websocket), Some(rest)) => {
-                        websocket.segment(&rest, &mut |event| listening.websocket(&event));
+                        websocket.segment(&rest, &mut |event| {
+                            let came = unread.as_mut().and_then(|unread| listening.take(unread, &event));
+                            listening.websocket(&event, came);
+                        });
                         let quiet = rest.direction == Direction::In && !*is_others;
                         listening.segment_ended(&segment, quiet);
                     }
@@ -68,7 +71,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
                     unread.gap();
                 }
                 match websocket {
-                    Some(websocket) => websocket.gap(time, &mut |event| listening.websocket(&event)),
+                    Some(websocket) => websocket.gap(time, &mut |event| listening.websocket(&event, None)),
                     None => machine.gap(time, &mut listening),
                 }
             }
@@ -130,7 +133,18 @@ impl<S: Sink> Listening<'_, '_, S> {
         self.became = Some(Became { side, is_gateway });
     }
 
-    fn websocket(&mut self, event: &websocket::Event<'_>) {
+    /// When a message that nobody decompresses had come, which the process has read with what is read now.
+    fn take(&mut self, unread: &mut Unread, event: &websocket::Event<'_>) -> Option<Came> {
+        let websocket::Event::Message(message) = event else { return None };
+        let is_payload = message.direction == Direction::In && Bots::sounds_like_discord(message);
+        if is_payload && self.bots.get_mut(self.id.tgid)?.is_uncompressed(self.id) {
+            unread.take(message.size)
+        } else {
+            None
+        }
+    }
+
+    fn websocket(&mut self, event: &websocket::Event<'_>, came: Option<Came>) {
         // Whether a process is a bot may come out by what it says over a websocket that was there before.
         if let websocket::Event::Message(message) = event
             && message.direction == Direction::Out
@@ -145,7 +159,7 @@ impl<S: Sink> Listening<'_, '_, S> {
             _ => false,
         };
         if let Some(bot) = self.bots.get_mut(self.id.tgid) {
-            bot.websocket(self.id, self.tid, event, &mut self.out);
+            bot.websocket(self.id, self.tid, event, came, &mut self.out);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Records in, observations out.
 
+mod arrivals;
 mod binding;
 mod bots;
 mod discord;

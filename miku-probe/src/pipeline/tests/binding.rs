@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::tls::{SSL, free, handshake, server_name, tell};
 use super::*;
 
-fn bind(time: u64, ssl: u64, fd: i32, bound: bool) -> Vec<u8> {
+pub(super) fn bind(time: u64, ssl: u64, fd: i32, bound: bool) -> Vec<u8> {
     let header = header(RecordKind::Bind, time, size_of::<BindRecord>());
     let record =
         BindRecord { header, generation: 100, handle: ssl, socket_generation: 90, fd, bound: u32::from(bound) };

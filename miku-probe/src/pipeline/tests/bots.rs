@@ -8,38 +8,39 @@ use crate::observations::{GatewayChange, Phase, ReplyKind, Shard};
 use crate::units::Nanos;
 
 /// The streams of the gateway, of the API and of a voice server.
-const GATEWAY: u64 = SSL;
-const API: u64 = SSL + 0x100;
+pub(super) const GATEWAY: u64 = SSL;
+pub(super) const API: u64 = SSL + 0x100;
 const VOICE: u64 = SSL + 0x200;
 
-const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+pub(super) const SWITCHED: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
 
-fn upgrade(host: &str) -> Vec<u8> {
+pub(super) fn upgrade(host: &str) -> Vec<u8> {
     format!("GET /?v=10 HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n").into_bytes()
 }
 
 /// A frame of text from a server.
-fn frame(text: &str) -> Vec<u8> {
+pub(super) fn frame(text: &str) -> Vec<u8> {
     let length = u16::try_from(text.len()).expect("a payload is short");
     let head = if length < 126 { vec![0x81, length as u8] } else { [&[0x81, 126][..], &length.to_be_bytes()].concat() };
     [head, text.as_bytes().to_vec()].concat()
 }
 
 /// One from a client.
-fn masked(text: &str) -> Vec<u8> {
+pub(super) fn masked(text: &str) -> Vec<u8> {
     let mask = [0x5a, 0xa5, 0x11, 0x77];
     let head = [0x81, 0x80 | u8::try_from(text.len()).expect("a payload is short")];
     let body = text.bytes().zip(mask.into_iter().cycle()).map(|(byte, mask)| byte ^ mask);
     head.into_iter().chain(mask).chain(body).collect()
 }
 
-fn told(pipeline: &Pipeline<Kept, Nowhere>) -> Vec<Discord> {
+pub(super) fn told(pipeline: &Pipeline<Kept, Nowhere>) -> Vec<Discord> {
     let one = |seen: &Observation| if let Observation::Discord { what, .. } = seen { Some(*what) } else { None };
     pipeline.sink.0.iter().filter_map(one).collect()
 }
 
 /// A bot that has connected, uncompressed, and was told who it is.
-fn connected() -> Pipeline<Kept, Nowhere> {
+pub(super) fn connected() -> Pipeline<Kept, Nowhere> {
     let mut pipeline = pipeline();
     tell(
         &mut pipeline,

@@ -156,7 +156,7 @@ impl<T: FnMut(Told<'_>)> Tell for T {}
 /// // What it wrote: {"op":1,"d":null}, masked with zeros.
 /// let frame = b"\x81\x91\0\0\0\0{\"op\":1,\"d\":null}";
 /// let segment = Segment { time: Nanos(10), direction: Direction::Out, size: 23, prefix: frame, tail: b"" };
-/// machine.segment(&segment, &mut |event| gateways.websocket(socket, &event, &mut tell));
+/// machine.segment(&segment, &mut |event| gateways.websocket(socket, &event, None, &mut tell));
 ///
 /// let ack = br#"{"t":null,"s":null,"op":11,"d":null}"#;
 /// gateways.inflated(stream, &Piece { time: Nanos(70), came: None, starts: true, ends: true, size: 36, bytes: ack }, &mut tell);
@@ -207,11 +207,23 @@ impl Gateways {
         }
     }
 
-    /// Takes in what a websocket brought, whosoever it is.
-    pub fn websocket(&mut self, socket: ConnId, event: &websocket::Event<'_>, tell: &mut impl FnMut(Told<'_>)) {
+    /// Whether a websocket is one of the gateway's of which it is not known that something inflates what comes over it.
+    #[must_use]
+    pub fn is_uncompressed(&self, socket: ConnId) -> bool {
+        self.at_socket(socket).is_some_and(|at| !matches!(self.connections[at].inbound, Inbound::Stream(_)))
+    }
+
+    /// Takes in what a websocket brought, whosoever it is; `came` is when the message had come to be read, if it is known.
+    pub fn websocket(
+        &mut self,
+        socket: ConnId,
+        event: &websocket::Event<'_>,
+        came: Option<Came>,
+        tell: &mut impl FnMut(Told<'_>),
+    ) {
         match event {
             websocket::Event::Message(message) => {
-                self.message(socket, message, tell);
+                self.message(socket, message, came.unwrap_or(Came::Read(message.time)), tell);
                 self.blur(socket, message.direction, false);
             }
             websocket::Event::Close { direction, time, code } => {
@@ -331,7 +343,7 @@ impl Gateways {
     }
 
     /// Takes in a message of a websocket, which may be anybody's.
-    fn message(&mut self, socket: ConnId, message: &Message<'_>, tell: &mut impl Tell) {
+    fn message(&mut self, socket: ConnId, message: &Message<'_>, came: Came, tell: &mut impl Tell) {
         let at = self.at_socket(socket);
         // Where payloads are due, what is none is told too.
         let is_due =
@@ -363,7 +375,7 @@ impl Gateways {
             Direction::In => {
                 self.connections[at].inbound = Inbound::Plain;
                 let Message { started, time, size, .. } = *message;
-                self.received(at, &payload, &Place { started, time, came: Came::Read(time), size }, tell);
+                self.received(at, &payload, &Place { started, time, came, size }, tell);
             }
         }
         self.tell_up(message.time, tell);

@@ -50,8 +50,8 @@ impl Families {
             reply_duration: family(
                 registry,
                 "miku_discord_reply_duration_seconds",
-                "Time that a person waited for the bot's answer, from the gateway's event to the end of the first REST \
-                 call that answers it. Typing is no answer.",
+                "Time that a person waited for the bot's answer, from when the gateway's event had come to its socket to when \
+                 the end of the first REST call that answers it had. Typing is no answer.",
                 ["service", "kind"],
                 HTTP_BUCKETS,
             ),

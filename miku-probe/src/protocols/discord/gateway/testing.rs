@@ -109,7 +109,7 @@ impl Bot {
                 bytes: text.as_bytes(),
                 whole: true,
             };
-            gateways.websocket(socket(number), &websocket::Event::Message(message), &mut tell);
+            gateways.websocket(socket(number), &websocket::Event::Message(message), None, &mut tell);
         })
     }
 
@@ -138,13 +138,13 @@ impl Bot {
     pub(super) fn closes(&mut self, number: u64, direction: Direction, code: u16) -> &mut Self {
         self.tell(|gateways, time, mut tell| {
             let event = websocket::Event::Close { direction, time, code: Some(code) };
-            gateways.websocket(socket(number), &event, &mut tell);
+            gateways.websocket(socket(number), &event, None, &mut tell);
         })
     }
 
     pub(super) fn loses_frames(&mut self, number: u64, direction: Direction) -> &mut Self {
         self.tell(|gateways, time, mut tell| {
-            gateways.websocket(socket(number), &websocket::Event::Lost { direction, time }, &mut tell);
+            gateways.websocket(socket(number), &websocket::Event::Lost { direction, time }, None, &mut tell);
         })
     }
 

@@ -446,7 +446,7 @@ fn from_bytes_on_a_connection_to_what_they_mean() {
         let segment = Segment { time, direction, size: bytes.len() as u64, prefix: bytes, tail: b"" };
         let mut lines = Vec::new();
         machine.segment(&segment, &mut |event| {
-            bot.gateways.websocket(socket(1), &event, &mut |told| lines.push(line(&told)));
+            bot.gateways.websocket(socket(1), &event, None, &mut |told| lines.push(line(&told)));
         });
         bot.lines.extend(lines);
     };
