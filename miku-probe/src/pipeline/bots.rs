@@ -90,7 +90,8 @@ impl<S: Sink> Out<'_, S> {
     fn replied(&mut self, event: reply::Event) {
         match event {
             reply::Event::Reply(reply) => {
-                let reply::Reply { kind, duration, phases, worked, .. } = reply;
+                let reply::Reply { kind, event, duration, phases, worked } = reply;
+                log::trace!("what came at {} ns was answered after {} ns", event.0, duration.0);
                 self.kept.community.worked(worked);
                 self.discord(Discord::Reply { kind, duration, phases });
             }

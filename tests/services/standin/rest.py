@@ -123,6 +123,7 @@ class Rest:
         else:
             response = self.answer(call)
         response.headers.update(limits)
+        answering = now()
         await response.prepare(request)
         await response.write_eof()
         answered = now()
@@ -134,6 +135,7 @@ class Rest:
             path=request.raw_path,
             status=response.status,
             received=received,
+            answering=answering,
             answered=answered,
             remaining=int(limits["X-RateLimit-Remaining"]),
             limit=LIMIT,

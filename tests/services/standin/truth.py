@@ -8,7 +8,8 @@ Every time is in nanoseconds of CLOCK_MONOTONIC, which is also the kernel's cloc
   for interactions the `token`. `READY` has the `session`.
 - `received`: a gateway message of the bot's, with `op`, and `d` of a heartbeat.
 - `closed`: the end of a gateway connection, with its code and whom it came from (`bot`, `standin` or `network`).
-- `request`: a REST call, with `received`, when its first byte was there, and `answered`, when its answer was written.
+- `request`: a REST call, with `received`, when its first byte was there, and `answering` and `answered`, before and after
+  its answer was written.
   `answers` is the message or interaction of a person that it is about: a message by the reference or by the number
   that its text repeats, an interaction by its id or token.
 """

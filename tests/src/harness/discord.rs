@@ -361,8 +361,12 @@ pub struct Reply {
     pub kind: Kind,
     /// The id of that.
     pub id: String,
+    /// Nanoseconds of the monotonic clock before the event was written.
+    pub asked: u64,
     /// From before the event was written to after the answer to the call was.
     pub seconds: f64,
+    /// From after the event was written to before the answer was: the stand-in may have waited for a processor meanwhile.
+    pub least: f64,
 }
 
 /// Everything that happened, in the order in which it was written down.
@@ -384,11 +388,11 @@ pub struct Log {
     replies: Vec<Reply>,
 }
 
-/// What is known of a person's waiting, in nanoseconds of the monotonic clock.
+/// What is known of a person's waiting, in nanoseconds of the monotonic clock: before and after something was written.
 #[derive(Clone, Copy, Debug, Default)]
 struct Wait {
-    asked: Option<(Kind, u64)>,
-    answered: Option<u64>,
+    asked: Option<(Kind, [u64; 2])>,
+    answered: Option<[u64; 2]>,
 }
 
 impl Log {
@@ -406,7 +410,9 @@ impl Log {
                 let person = value["person"] == true;
                 let done = kinds.into_iter().find_map(|(kind, name)| Some((kind, text(name)?))).filter(|_| person);
                 if let Some((kind, id)) = &done {
-                    self.wait_of(id, |wait| wait.asked = wait.asked.or(Some((*kind, number("before")))));
+                    self.wait_of(id, |wait| {
+                        wait.asked = wait.asked.or(Some((*kind, [number("before"), number("after")])));
+                    });
                 }
                 self.sent.push(Sent {
                     connection: number("connection"),
@@ -446,7 +452,8 @@ impl Log {
                     about: text("answers"),
                 };
                 if let Some(id) = request.about.as_deref().filter(|_| request.is_answer()) {
-                    self.wait_of(id, |wait| wait.answered = wait.answered.or(Some(request.answered)));
+                    let answered = [number("answering"), request.answered];
+                    self.wait_of(id, |wait| wait.answered = wait.answered.or(Some(answered)));
                 }
                 self.requests.push(request);
             }
@@ -503,8 +510,9 @@ impl Log {
         let was_over = wait.asked.is_some() && wait.answered.is_some();
         what(wait);
         if let (false, Some((kind, asked)), Some(answered)) = (was_over, wait.asked, wait.answered) {
-            let seconds = Duration::from_nanos(answered.saturating_sub(asked)).as_secs_f64();
-            self.replies.push(Reply { kind, id: id.to_owned(), seconds });
+            let between = |from: u64, to: u64| Duration::from_nanos(to.saturating_sub(from)).as_secs_f64();
+            let (least, seconds) = (between(asked[1], answered[0]), between(asked[0], answered[1]));
+            self.replies.push(Reply { kind, id: id.to_owned(), asked: asked[0], seconds, least });
         }
     }
 

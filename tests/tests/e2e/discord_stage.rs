@@ -138,9 +138,14 @@ pub(crate) fn tolerant(compression: Option<Compression>) -> Command {
 
 /// Starts a bot that a probe has been waiting for, so that it misses nothing of it.
 pub(crate) fn watched_from_the_start(discord: &mut Discord, command: &mut Command) -> (Process, Probe) {
+    watched_by(&[], discord, command)
+}
+
+/// [`watched_from_the_start`], by a probe with more options.
+pub(crate) fn watched_by(options: &[&str], discord: &mut Discord, command: &mut Command) -> (Process, Probe) {
     // Other cases run the same script; no other has this folder.
     let name = discord.folder().display().to_string();
-    let probe = Probe::launch(&[&format!("bot=cmdline:--name {name}")], &[]);
+    let probe = Probe::launch(&[&format!("bot=cmdline:--name {name}")], options);
     let bot = discord.bot("a bot", command.args(["--name", &name]));
     wait_sites(&probe, "bot");
     (bot, probe)
