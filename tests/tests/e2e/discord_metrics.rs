@@ -122,7 +122,13 @@ fn assert_each(probe: &mut Probe, discord: &mut Discord) {
     let mut told = told(probe);
     assert!(all.is_some(), "{} replies, {} were told", log.len(), told.len());
     log.sort_by_key(|reply| reply.asked);
-    told.sort_by_key(|(came, _)| *came);
+    told.sort_by(|one, other| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)));
+    // What came at once is told in the order of its answers.
+    let mut at = 0;
+    for together in told.chunk_by(|one, other| one.0 == other.0) {
+        log[at..at + together.len()].sort_by(|one, other| one.seconds.total_cmp(&other.seconds));
+        at += together.len();
+    }
     let off = |((_, seen), reply): (&(u64, f64), &Reply)| {
         let what = format!("{} to {} s by the stand-in, {seen} s by the probe", reply.least, reply.seconds);
         ((seen - reply.seconds).max(reply.least - seen).max(0.0), what)
