@@ -108,7 +108,9 @@ pub struct Inflated<'a> {
 pub struct Arrived<'a> {
     /// Which socket.
     pub id: ConnId,
-    /// When it was read.
+    /// The thread that read it.
+    pub tid: u32,
+    /// When.
     pub time: Nanos,
     /// The sequence number behind the last byte that was read.
     pub end: u32,
@@ -508,9 +510,9 @@ fn inflated(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Inflated<'_>, Decod
 }
 
 fn arrived(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Arrived<'_>, DecodeError> {
-    let ArrivalsRecord { generation, handle, end, size, .. } = read(bytes)?;
+    let ArrivalsRecord { header, generation, handle, end, size } = read(bytes)?;
     let id = ConnId { tgid, handle: socket(handle), generation: Nanos(generation) };
-    Ok(Arrived { id, time, end, size, segments: &bytes[size_of::<ArrivalsRecord>()..] })
+    Ok(Arrived { id, tid: header.tid, time, end, size, segments: &bytes[size_of::<ArrivalsRecord>()..] })
 }
 
 fn open(bytes: &[u8], tgid: Tgid, time: Nanos) -> Result<Open<'_>, DecodeError> {
@@ -745,7 +747,7 @@ mod tests {
         assert_eq!((record.kind(), record.time()), (RecordKind::Arrivals, Nanos(7)));
         let Record::Arrived(arrived) = record else { panic!("not of arrivals: {record:?}") };
         assert_eq!(arrived.id, ConnId { tgid: Tgid(42), handle: Handle::Socket(9), generation: Nanos(5) });
-        assert_eq!((arrived.end, arrived.size, arrived.waited()), (3, 8, true));
+        assert_eq!((arrived.tid, arrived.end, arrived.size, arrived.waited()), (43, 3, 8, true));
         let arrivals: Vec<_> = arrived.arrivals().collect();
         assert_eq!(arrivals, [(1, 3, Nanos(4)), (0, 1, Nanos(2))], "places that hold nothing are none");
         assert!(matches!(decode(&arrivals_record(&[])), Ok(Record::Arrived(arrived)) if !arrived.waited()));

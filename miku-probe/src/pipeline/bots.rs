@@ -174,6 +174,8 @@ pub(super) struct Bot {
     lost: HashMap<ConnId, u32>,
     /// Whether the segment at hand was told to the replies.
     told: bool,
+    /// Which thread last read something that had waited from a socket of which nothing is known above, and when.
+    pub(super) read_late: Option<(u32, Nanos)>,
 }
 
 impl fmt::Debug for Bot {
@@ -212,6 +214,7 @@ impl Bot {
             spoken_to: VecDeque::new(),
             lost: HashMap::new(),
             told: false,
+            read_late: None,
         }
     }
 

@@ -364,7 +364,7 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         }
         let segment =
             Segment { time: data.time, direction: data.direction, size, prefix: data.prefix, tail: data.tail };
-        let came = self.read(data.id, &segment);
+        let came = self.read(data.id, data.tid, &segment);
         self.feed(data.id, Step::Segment(segment, data.tid, came));
         self.bytes(data.id, data.direction, size);
     }

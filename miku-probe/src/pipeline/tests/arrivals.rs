@@ -164,6 +164,25 @@ fn what_is_decompressed_came_in_the_order_of_its_frames() {
 }
 
 #[test]
+fn what_waited_on_a_socket_of_which_nothing_is_known_is_counted() {
+    let mut pipeline = connected();
+    for fd in [GATEWAY_FD, API_FD] {
+        pipeline.record(&open(90, fd, Origin::Connected));
+    }
+    let frame = frame(&message(1));
+    tell(
+        &mut pipeline,
+        &[
+            plain(90_000_000, GATEWAY, Direction::In, &frame),
+            plain(91_000_000, API, Direction::Out, &post(1)),
+            arrived(100_000_000, API_FD, &[(POSTED.len() + OVERHEAD, 95_000_000)]),
+            plain(100_010_000, API, Direction::In, POSTED),
+        ],
+    );
+    assert_eq!(replies(&pipeline), (vec![(10_010_000, 1_000_000)], 1), "until it was read");
+}
+
+#[test]
 fn a_wait_of_unknown_length_is_counted() {
     let mut pipeline = connected();
     bound(&mut pipeline);
