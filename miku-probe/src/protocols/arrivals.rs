@@ -138,6 +138,8 @@ pub struct Unread {
 #[derive(Debug, Default)]
 struct Messages {
     pieces: VecDeque<Piece>,
+    /// Bytes of all of them.
+    size: u64,
     /// The next message begins with the first of them.
     aligned: bool,
 }
@@ -233,6 +235,7 @@ impl Unread {
         if messages.pieces.len() >= PIECES_MAX {
             messages.lose();
         }
+        messages.size = messages.size.saturating_add(size);
         messages.pieces.push_back(Piece { size, came });
     }
 
@@ -259,18 +262,19 @@ impl Unread {
 impl Messages {
     fn lose(&mut self) {
         self.pieces.clear();
+        self.size = 0;
         self.aligned = false;
     }
 
     fn take(&mut self, mut size: u64) -> Option<Came> {
-        let all: u64 = self.pieces.iter().map(|piece| piece.size).sum();
-        self.aligned = if self.aligned { size <= all } else { size == all };
+        self.aligned = if self.aligned { size <= self.size } else { size == self.size };
         if !self.aligned {
             let waited = self.pieces.iter().rfind(|piece| !matches!(piece.came, Came::Read(_)));
             let before = waited.map(|piece| Came::Before(piece.came.time()));
             self.lose();
             return before;
         }
+        self.size -= size;
         loop {
             let piece = self.pieces.front_mut()?;
             let came = piece.came;
