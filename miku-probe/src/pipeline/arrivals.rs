@@ -43,13 +43,12 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             connection.unread.get_or_insert_with(|| new(id)).follow();
         }
         let unbound = matches!(id.handle, Handle::Tls(_)) && connection.socket.is_none();
-        let came = connection.unread.as_mut().map_or(unasked, |unread| unread.read(segment.size, segment.time));
-        // It may be what the thread has just read from a socket that carries nobody knows what.
         let late = |bot: &Bot| bot.read_late.is_some_and(|(by, time)| by == tid && segment.time.since(time) < AT_ONCE);
         if unbound && self.bots.get_mut(id.tgid).is_some_and(|bot| late(bot)) {
-            return Came::Before(segment.time);
+            // It may be what the thread has just read from a socket that carries nobody knows what.
+            connection.unread.get_or_insert_with(|| new(id)).batch(Some(Batch::default()));
         }
-        came
+        connection.unread.as_mut().map_or(unasked, |unread| unread.read(segment.size, segment.time))
     }
 }
 

@@ -54,6 +54,8 @@ pub(super) struct Connection {
     pub(super) peer: Option<Peer>,
     /// The name of the host at its other end, where it was known when the connection became so.
     pub(super) host: Option<Symbol>,
+    /// Whether it was told, or found, to be open, and is not known by what moved over it alone.
+    pub(super) introduced: bool,
     /// Whether a data record of it has come.
     pub(super) heard: bool,
     /// Data records of it that were lost so far.
@@ -97,6 +99,7 @@ impl Connection {
             service,
             peer,
             host: None,
+            introduced: false,
             heard: false,
             lost: 0,
             bytes_in: 0,

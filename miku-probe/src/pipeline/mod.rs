@@ -131,7 +131,8 @@ impl<S: Sink, W: World> Pipeline<S, W> {
     pub fn seed(&mut self, id: ConnId, socket: &Socket) {
         if let Some(service) = self.target(id.tgid) {
             let peer = self.connections.peer_of_socket(socket);
-            self.connections.insert(id, Connection::new(id.generation, service, Some(peer)));
+            let connection = Connection::new(id.generation, service, Some(peer));
+            self.connections.insert(id, Connection { introduced: true, ..connection });
         }
     }
 
@@ -154,6 +155,10 @@ impl<S: Sink, W: World> Pipeline<S, W> {
 
     /// A connection ended without a word, as those do that `exec` or `close_range` close.
     pub fn vanished(&mut self, id: ConnId, time: Nanos) {
+        if self.connections.get_mut(id).is_some_and(|connection| !connection.introduced) {
+            // Its opening was lost, and perhaps more.
+            self.feed(id, Step::Gap(time));
+        }
         self.release_handshake(id, None);
         self.end(id, time, End::LocalClosed);
         self.connections.remove(id);
@@ -289,21 +294,26 @@ impl<S: Sink, W: World> Pipeline<S, W> {
         if open.errno != 0 {
             return;
         }
-        self.replace_older(open.id, open.time);
+        // Where sockets tell of themselves, they tell their end too: it was lost.
+        self.replace_older(open.id, open.time, open.socket != 0);
         let peer =
             decode_address(open.address).map(|address| self.connections.peer_of_address(&address, open.socket_type));
         let host = peer.and_then(|peer| self.host_at(service, peer.ip?, open.time));
         let made = (open.socket != 0).then_some(Made::Socket(open.socket));
         let names = peer.filter(Peer::tells_names).map(|_| Box::default());
-        let connection = Connection { host, made, names, ..Connection::new(open.id.generation, service, peer) };
+        let connection = Connection::new(open.id.generation, service, peer);
+        let connection = Connection { host, made, names, introduced: true, ..connection };
         if !self.connections.insert(open.id, connection) {
             self.observe(&Observation::Lost { at: LostWhere::Table, count: 1 });
         }
     }
 
-    /// A descriptor that is used again was closed before, even if that was not told.
-    fn replace_older(&mut self, id: ConnId, time: Nanos) {
+    /// A descriptor that is used again was closed before, even if that was not told; or it was, and `missed`, perhaps with more.
+    fn replace_older(&mut self, id: ConnId, time: Nanos, missed: bool) {
         if let Some(older) = self.connections.older(id) {
+            if missed {
+                self.feed(older, Step::Gap(time));
+            }
             self.vanished(older, time);
         }
     }
@@ -328,7 +338,8 @@ impl<S: Sink, W: World> Pipeline<S, W> {
             return true;
         }
         let Some(service) = self.target(id.tgid) else { return false };
-        self.replace_older(id, time);
+        // Its opening was told before anything moved, and did not come.
+        self.replace_older(id, time, true);
         let entered = self.connections.insert(id, Connection::new(id.generation, service, None));
         if !entered {
             self.observe(&Observation::Lost { at: LostWhere::Table, count: 1 });

@@ -197,6 +197,29 @@ fn a_descriptor_that_is_used_again_ends_the_connection_before() {
 }
 
 #[test]
+fn what_ended_unheard_among_what_was_lost_is_no_abort() {
+    let with_socket = |mut record: Vec<u8>, socket: u64| {
+        let place = std::mem::offset_of!(OpenRecord, socket);
+        record[place..place + 8].copy_from_slice(&socket.to_ne_bytes());
+        record
+    };
+    // The close of the first was lost, the opening of the second too, and both of the third.
+    let mut pipeline = pipeline();
+    for record in [
+        with_socket(open(100, FD, Origin::Accepted), 0xffff_1000),
+        data(200, 100, 0, Direction::In, REQUEST),
+        with_socket(open(300, FD, Origin::Accepted), 0xffff_2000),
+        data(400, 300, 0, Direction::In, REQUEST),
+        data(600, 500, 0, Direction::In, REQUEST),
+    ] {
+        pipeline.record(&record);
+    }
+    pipeline.vanished(ConnId { tgid: Tgid(TGID), handle: Handle::Socket(FD), generation: Nanos(500) }, Nanos(700));
+    let outcomes: Vec<_> = pipeline.sink.exchanges().iter().map(|exchange| exchange.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Unknown; 3]);
+}
+
+#[test]
 fn what_was_lost_makes_the_exchange_unknown_and_no_other() {
     let mut pipeline = pipeline();
     for record in [

@@ -50,7 +50,7 @@ impl Came {
     }
 }
 
-/// What one read took from a socket, of which something had waited.
+/// What one read took from a socket, of which something had waited. By default nothing is known of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Where what came at once ends, and when it came, if that is known; in order, and without a gap.
