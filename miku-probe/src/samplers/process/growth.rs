@@ -6,7 +6,7 @@
 //! between all pairs of points of the last hour (Theil and Sen), which a third of the points cannot move.
 //!
 //! It is growth if nearly all pairs rise, if the later half rises too, and if the rise stands out of what the memory does
-//! within a guard; the shorter the time that is looked at, the more. A leak that nothing hides is known 27 minutes after the
+//! within a guard; the shorter the time that is looked at, the more. A leak that nothing hides is known half an hour after the
 //! process began. A first tooth of more than that cannot be told from a leak before it ends.
 //!
 //! Pure: times and bytes go in, a [`Growth`] comes out. What is kept is bounded by [`BINS_MAX`].
@@ -38,9 +38,10 @@ const OPEN_MAX: usize = 60;
 const OUTGROWN: f64 = 1.2;
 
 /// How many points are looked at, and how much of what happens within a guard the rise must be.
-const SPANS: [(usize, f64); 3] = [(60, 0.4), (30, 0.7), (15, 1.0)];
-/// The fewest points of which anything is told.
-const POINTS_MIN: usize = 15;
+const SPANS: [(usize, f64); 3] = [(60, 0.4), (30, 0.7), (18, 1.0)];
+/// The fewest points of which anything is told: with the shortest guard they take 27 minutes, so that a tooth of 25 that begins
+/// in the first of them has ended, and a minute has passed since.
+const POINTS_MIN: usize = 18;
 
 /// Less than this is no growth, whatever its shape: bytes an hour, and bytes in all.
 const FLOOR: f64 = 1_048_576.0;

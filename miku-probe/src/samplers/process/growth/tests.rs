@@ -105,6 +105,17 @@ fn teeth_of_hours_are_no_leak_once_one_has_ended() {
     }
 }
 
+/// Nothing is seen of the one before it, so that it looks like a leak until it ends.
+#[test]
+fn a_first_tooth_of_25_minutes_is_no_leak_whenever_it_begins() {
+    for period in [1446, 1499] {
+        for begins in (120..=300).step_by(10) {
+            let memory = |second: u64| (10.0 + 750.0 * tooth(second + period - begins, period)) * MIB;
+            assert_eq!(replay(50 * 60, memory).reported, None, "{period} s from {begins} s on");
+        }
+    }
+}
+
 #[test]
 fn a_leak_shows_beneath_teeth_that_are_larger() {
     let memory = |second: u64| (80.0 + 10.0 * float(second) / 3600.0 + 15.0 * tooth(second, 480)) * MIB;
@@ -140,11 +151,11 @@ fn growth_that_stops_is_growth_no_more() {
 
 #[test]
 fn nothing_is_told_before_it_is_known_and_after_a_pause() {
-    let mut replay = replay(27 * 60, |second| (80.0 + float(second)) * MIB);
+    let mut replay = replay(30 * 60, |second| (80.0 + float(second)) * MIB);
     assert_eq!(replay.known, None);
-    replay.estimator.add(at(27 * 60), 100);
+    replay.estimator.add(at(30 * 60), 100);
     assert!(replay.estimator.growth().is_some());
-    replay.estimator.add(at(27 * 60 + 15 * 60), 100);
+    replay.estimator.add(at(30 * 60 + 15 * 60), 100);
     assert_eq!(replay.estimator.growth(), None);
 }
 
