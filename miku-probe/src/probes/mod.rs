@@ -366,7 +366,7 @@ impl Kernel {
             self.load_turns(btf.as_ref());
         }
         if self.arrivals == Some(true) {
-            self.attach_arrivals();
+            self.attach_later(&arrivals::PROBE);
         }
         Ok(())
     }
@@ -411,12 +411,8 @@ impl Kernel {
             return;
         }
         log::info!("there are sockets to follow of which nothing else tells when they are closed: hooking close");
-        let outcome = self.attach_one(&socket::CLOSE, None);
         // What fails here is missing, not fatal: all else goes on.
-        let probe = Probe { intent: Intent::Optional, ..socket::CLOSE };
-        if let Err(error) = self.account(&probe, outcome) {
-            log::warn!("{error}");
-        }
+        self.attach_later(&Probe { intent: Intent::Optional, ..socket::CLOSE });
     }
 
     /// Sees to it that turns of event loops are told. It puts every system call of the machine on the kernel's slower entry
@@ -432,30 +428,28 @@ impl Kernel {
     pub fn tell_arrivals(&mut self) {
         if self.arrivals == Some(false) {
             self.arrivals = Some(true);
-            self.attach_arrivals();
-        }
-    }
-
-    fn attach_arrivals(&mut self) {
-        let outcome = self.attach_one(&arrivals::PROBE, None);
-        if let Err(error) = self.account(&arrivals::PROBE, outcome) {
-            log::warn!("{error}");
+            self.attach_later(&arrivals::PROBE);
         }
     }
 
     fn attach_turns(&mut self) {
         let Some(switches) = self.switches else { return };
         for (place, probe) in switches.probes().iter().enumerate() {
-            let outcome = self.attach_one(probe, None);
-            let useless = place == 0 && outcome.is_err();
-            if let Err(error) = self.account(probe, outcome) {
-                log::warn!("{error}");
-            }
-            if useless {
+            if !self.attach_later(probe) && place == 0 {
                 log::warn!("nothing of event loops can be seen");
                 return;
             }
         }
+    }
+
+    /// Attaches a probe without which all else goes on, and keeps what came of it; says whether it is attached.
+    fn attach_later(&mut self, probe: &Probe) -> bool {
+        let outcome = self.attach_one(probe, None);
+        let attached = outcome.is_ok();
+        if let Err(error) = self.account(probe, outcome) {
+            log::warn!("{error}");
+        }
+        attached
     }
 
     /// Keeps what came of attaching a probe.
