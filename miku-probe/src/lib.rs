@@ -6,6 +6,10 @@
 //! [`discovery`] finds which processes to watch, and [`watch`] joins the rooms. [`cli`] and [`config`] say what is asked
 //! for, [`commands`] do it, and [`mounts`] mounts what they need.
 
+// For what unit tests share with those outside.
+#[cfg(test)]
+extern crate self as miku_probe;
+
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -8,11 +8,14 @@ mod models;
 mod net;
 mod secrets;
 mod tls;
+#[path = "../../tests/written/mod.rs"]
+mod written;
 
 use miku_probe_abi::{
     ABI_VERSION, CloseRecord, DataRecord, OpenRecord, Origin, ProcessRecord, RecordHeader, RecordKind, TAIL, bytes_of,
 };
 
+use self::written::Nowhere;
 use super::*;
 use crate::observations::{AbortReason, Exchange, Method, Outcome, Unmatched};
 use crate::units::{Scheme, Side, Symbol};
@@ -60,16 +63,6 @@ impl Kept {
     }
 }
 
-/// A world that knows no sockets.
-#[derive(Debug)]
-struct Nowhere;
-
-impl World for Nowhere {
-    fn socket(&self, _tgid: Tgid, _fd: i32) -> Option<Socket> {
-        None
-    }
-}
-
 const CAPS: Caps = Caps { routes: 100, servers: 100, connections: 4 };
 
 fn pipeline() -> Pipeline<Kept, Nowhere> {
@@ -85,21 +78,7 @@ fn header(kind: RecordKind, time: u64, length: usize) -> RecordHeader {
 }
 
 fn open(time: u64, fd: i32, origin: Origin) -> Vec<u8> {
-    let mut address = [0; miku_probe_abi::ADDRESS_MAX];
-    address[..8].copy_from_slice(&[2, 0, 0x1f, 0x90, 127, 0, 0, 1]); // AF_INET, port 8080, 127.0.0.1
-    let record = OpenRecord {
-        header: header(RecordKind::Open, time, size_of::<OpenRecord>()),
-        generation: time,
-        socket: 0,
-        fd,
-        result: 0,
-        origin: origin as u8,
-        socket_type: 1,
-        padding: [0; 2],
-        address_length: 16,
-        address,
-    };
-    bytes_of(&record).to_vec()
+    written::Process { tgid: TGID, time }.open(fd, time, origin, [127, 0, 0, 1], 8080)
 }
 
 fn data(time: u64, generation: u64, lost: u32, direction: Direction, bytes: &[u8]) -> Vec<u8> {
