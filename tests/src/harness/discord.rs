@@ -3,7 +3,7 @@
 //! The stand-in writes down what happened, by the clock that the kernel stamps its records with; [`Log`] reads that and
 //! tells what follows from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -486,6 +486,26 @@ impl Log {
     #[must_use]
     pub fn replies(&self) -> &[Reply] {
         &self.replies
+    }
+
+    /// What people did of which a REST call of the bot's says that it is about it, and that a bot answers: neither what a person
+    /// still types, nor what is answered by a form.
+    #[must_use]
+    pub fn acted_on(&self) -> BTreeMap<Kind, usize> {
+        const AUTOCOMPLETE: u64 = 8;
+        let kinds: BTreeMap<&str, Kind> = self
+            .sent
+            .iter()
+            .filter_map(|sent| sent.by_person.as_ref())
+            .map(|(kind, id)| (id.as_str(), *kind))
+            .collect();
+        let about = self.requests.iter().filter(|request| request.callback != Some(AUTOCOMPLETE));
+        let ids: BTreeSet<&str> = about.filter_map(|request| request.about.as_deref()).collect();
+        let mut counts = BTreeMap::new();
+        for kind in ids.into_iter().filter_map(|id| kinds.get(id)) {
+            *counts.entry(*kind).or_default() += 1;
+        }
+        counts
     }
 
     /// Whether everything that the bot's calls made happen has gone out as events.

@@ -1,6 +1,7 @@
 //! Starts probes and services, waits for them by what they do, and takes them down again whatever happens.
 
 pub mod client;
+pub mod closing;
 pub mod discord;
 pub mod hermetic;
 pub mod kernel;

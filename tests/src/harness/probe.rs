@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::closing::{self, Records};
 use super::process::Process;
 use super::{PATIENCE, eventually, target_folder};
 use crate::exposition::Scrape;
@@ -38,6 +40,8 @@ pub fn command(arguments: &[&str]) -> Command {
 pub struct Probe {
     process: Process,
     address: Address,
+    /// Where its metrics are.
+    metrics: String,
 }
 
 impl Probe {
@@ -66,11 +70,12 @@ impl Probe {
             command.args(["--service", service]);
         }
         let process = Process::start("the probe", command.args(options));
-        let address = process.wait_complained(PATIENCE, |line| {
+        let (address, metrics) = process.wait_complained(PATIENCE, |line| {
             let (_, url) = line.split_once("listening on http://")?;
-            url.split(['/', ' ']).next()?.parse().ok()
+            let (address, path) = url.split(' ').next()?.split_once('/')?;
+            Some((address.parse().ok()?, format!("/{path}")))
         });
-        let probe = Self { process, address };
+        let probe = Self { process, address, metrics };
         let alive = eventually(PATIENCE, || (probe.status("/livez") == Some(200)).then_some(()));
         alive.unwrap_or_else(|| panic!("the probe does not say that it is alive: {}", probe.process.story()));
         probe
@@ -162,7 +167,7 @@ impl Probe {
     /// When it does not answer, or not by the format.
     #[must_use]
     pub fn scrape(&self) -> Scrape {
-        let message = self.get("/metrics", "Connection: close\r\n");
+        let message = self.get(&self.metrics, "Connection: close\r\n");
         let message = message.unwrap_or_else(|| panic!("/metrics does not answer: {}", self.process.story()));
         assert_eq!(message.head.status().expect("an answer has a status"), 200, "/metrics: {:?}", message.head);
         let text = String::from_utf8(message.body).expect("metrics are UTF-8");
@@ -202,6 +207,26 @@ impl Probe {
         }
     }
 
+    /// Asserts that what began has ended, goes on, or is said to be unknown or lost ([`closing`]). Every probe is held to it when
+    /// it goes.
+    ///
+    /// # Panics
+    /// When something fell out in silence.
+    pub fn assert_closes(&self) {
+        let first = Records::of(&self.scrape());
+        let mut lines = Vec::new();
+        let closed = eventually(Duration::from_secs(5), || {
+            let scrape = self.scrape();
+            let records = Records::of(&scrape);
+            lines = closing::gaps(&scrape);
+            if !Records::close(first, records) {
+                lines.push(format!("records: first {first:?}, then {records:?}"));
+            }
+            lines.is_empty().then_some(())
+        });
+        assert!(closed.is_some(), "sums do not close:\n  {}\n{}", lines.join("\n  "), self.told());
+    }
+
     /// What the probe counted, and what it says of itself, for a message.
     #[must_use]
     pub fn told(&self) -> String {
@@ -228,6 +253,18 @@ impl Probe {
     /// # Panics
     /// When it takes longer than 2 s.
     pub fn stop(mut self) -> ExitStatus {
+        self.assert_closes();
         self.process.stop(libc::SIGTERM, Duration::from_secs(2))
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        // What a case has ended tells nothing any more; what ended by itself is a fault.
+        if thread::panicking() || self.process.is_signalled() {
+            return;
+        }
+        assert!(self.process.alive(), "the probe ended by itself: {}", self.process.story());
+        self.assert_closes();
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -69,6 +70,8 @@ pub struct Process {
     said: Arc<Lines>,
     complained: Arc<Lines>,
     reaped: bool,
+    /// Whether it was sent a signal that may end or stop it.
+    signalled: AtomicBool,
 }
 
 impl Process {
@@ -98,7 +101,7 @@ impl Process {
         let (said, complained) = (Arc::<Lines>::default(), Arc::<Lines>::default());
         said.collect(child.stdout.take().expect("standard output is a pipe"));
         complained.collect(child.stderr.take().expect("standard error is a pipe"));
-        Self { child, what: what.into(), said, complained, reaped: false }
+        Self { child, what: what.into(), said, complained, reaped: false, signalled: AtomicBool::new(false) }
     }
 
     /// Its process id.
@@ -183,8 +186,15 @@ impl Process {
         !self.reaped && matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Whether it was sent a signal that ends or stops it, and not one since that lets it go on.
+    #[must_use]
+    pub fn is_signalled(&self) -> bool {
+        self.signalled.load(Ordering::Relaxed)
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: libc::c_int) {
+        self.signalled.store(![libc::SIGCONT, libc::SIGHUP].contains(&signal), Ordering::Relaxed);
         // SAFETY: the process was started here and has not been waited for unless it ended, in which case a zombie or
         // nobody takes the signal.
         unsafe { libc::kill(self.pid().cast_signed(), signal) };
@@ -238,7 +248,7 @@ pub fn as_nobody(command: &mut Command) -> &mut Command {
 /// When there is none.
 #[must_use]
 pub fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
+    use std::sync::atomic::AtomicU16;
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() % 10_000).unwrap_or(0);
     (0..10_000)

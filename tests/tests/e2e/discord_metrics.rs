@@ -105,6 +105,7 @@ fn assert_replies(probe: &Probe, discord: &mut Discord, before: usize) {
         assert_durations(probe, kind, &seconds);
     }
     assert_phases(probe);
+    assert_accounted(probe, discord, before);
 }
 
 /// Asserts that each reply, of a probe that tells of it, took as long as the stand-in says. Where others use the machine too, a
@@ -176,6 +177,34 @@ pub(crate) fn assert_replied(probe: &Probe, discord: &mut Discord, before: usize
         assert!(agreed.is_some(), "{happened} {kind:?} happened, {} are in the metrics\n{}", seen(), told(probe));
     }
     assert_phases(probe);
+    assert_accounted(probe, discord, before);
+}
+
+/// Asserts that whoever the bot acted on, by the stand-in's log but for the first `before` replies, is accounted for: each
+/// once, or as an answer of which nobody can say whose it is.
+fn assert_accounted(probe: &Probe, discord: &mut Discord, before: usize) {
+    // What the bot did before it was watched, and was not done with, is not known.
+    if before > 0 {
+        return;
+    }
+    let acted = discord.log().acted_on();
+    for (kind, acted) in acted {
+        let labels = [("service", "bot"), ("kind", kind.label())];
+        let mut seen = String::new();
+        let accounted = eventually(PATIENCE, || {
+            let scrape = probe.scrape();
+            let started = scrape.count("miku_discord_conversations_started_total", &labels);
+            let unclear: f64 = scrape
+                .matching("miku_probe_unmatched_total", &[("protocol", "discord")])
+                .filter(|sample| sample.label("reason").starts_with("answer_"))
+                .map(|sample| sample.value)
+                .sum();
+            seen = format!("{started} started, {unclear} answers are unclear");
+            let range = acted as f64 - unclear..=acted as f64 + unclear;
+            range.contains(&(started as f64)).then_some(())
+        });
+        assert!(accounted.is_some(), "the bot acted on {acted} of {kind:?}; {seen}\n{}", told(probe));
+    }
 }
 
 /// Asserts that the phases are all the time that there was.
