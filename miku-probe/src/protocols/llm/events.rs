@@ -27,6 +27,8 @@ pub(super) struct Facts<'a> {
     pub(super) verdict: Option<Verdict>,
     /// The generation has ended.
     pub(super) ended: bool,
+    /// A choice has ended. Others may go on.
+    pub(super) stopped: bool,
     /// The server failed.
     pub(super) failed: bool,
     /// Why the model stopped.
@@ -211,9 +213,12 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// The model stopped.
+    /// The model stopped, unless the reason says nothing: some servers write an empty one into each event.
     fn stopped(&mut self, reason: Text<'_>) {
-        self.ended = true;
+        if ["", "null", "none"].iter().any(|nothing| reason.is(nothing)) {
+            return;
+        }
+        self.stopped = true;
         self.finish = Some(finish(reason));
     }
 }

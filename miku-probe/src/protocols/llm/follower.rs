@@ -84,6 +84,8 @@ pub struct Follower {
     /// A token may have come that was not counted.
     doubt: bool,
     ended: bool,
+    /// A choice has ended, and nothing was added to any since.
+    stopped: bool,
     failed: bool,
     finish: Option<Finish>,
     usage: Usage,
@@ -122,6 +124,7 @@ impl Follower {
             unread: None,
             doubt: false,
             ended: false,
+            stopped: false,
             failed: false,
             finish: None,
             usage: Usage::default(),
@@ -209,7 +212,7 @@ impl Follower {
         let streaming = self.streaming();
         let outcome = match finished.outcome {
             _ if self.has_failed() || finished.status.is_some_and(|status| status >= 400) => CallOutcome::Failed,
-            _ if self.ended => CallOutcome::Complete,
+            _ if self.ended || self.stopped => CallOutcome::Complete,
             Outcome::Complete => CallOutcome::Complete,
             Outcome::Aborted(_) => CallOutcome::Aborted,
             Outcome::Unknown => CallOutcome::Unknown,
@@ -420,6 +423,7 @@ impl Follower {
     /// Takes in an event, or the known start of one.
     fn event(&mut self, line: Line<'_>, time: Nanos) {
         let facts = events::read(line.bytes);
+        self.stopped &= facts.verdict != Some(Verdict::Content);
         self.learn(&facts);
         if !line.end.is_empty() {
             self.learn(&events::read_end(line.end));
@@ -450,6 +454,7 @@ impl Follower {
     /// Takes in what was said beside the text.
     fn learn(&mut self, facts: &Facts<'_>) {
         self.ended |= facts.ended;
+        self.stopped |= facts.stopped;
         self.failed |= facts.failed;
         self.finish = facts.finish.or(self.finish);
         self.usage.merge(&facts.usage);

@@ -1,6 +1,7 @@
 //! Calls of all dialects, through the HTTP machine, however they are split.
 
 mod counts;
+mod endings;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
