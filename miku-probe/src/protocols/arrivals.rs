@@ -142,6 +142,8 @@ struct Messages {
     size: u64,
     /// The next message begins with the first of them.
     aligned: bool,
+    /// When something was last read.
+    read: Nanos,
 }
 
 impl Unread {
@@ -163,6 +165,9 @@ impl Unread {
 
     /// Takes in that so many bytes were read, and tells when the last of them had come.
     pub fn read(&mut self, size: u64, time: Nanos) -> Came {
+        if let Some(messages) = &mut self.messages {
+            messages.read = time;
+        }
         let Some(reading) = &mut self.reading else {
             self.keep(size, Came::Read(time));
             return Came::Read(time);
@@ -252,8 +257,8 @@ impl Unread {
         self.lose();
     }
 
-    /// Takes in that a message of so many bytes was taken, and tells when its last byte had come. Nothing is told where it is
-    /// not known which bytes were its own, and none had waited.
+    /// Takes in that a message of so many bytes was taken, and tells when its last byte had come. Where it is not known which
+    /// bytes were its own it had come [before](Came::Before) something was last read, and nothing is told if none had waited.
     pub fn take(&mut self, payload: u64) -> Option<Came> {
         self.messages.as_mut()?.take(frame(payload))
     }
@@ -269,10 +274,10 @@ impl Messages {
     fn take(&mut self, mut size: u64) -> Option<Came> {
         self.aligned = if self.aligned { size <= self.size } else { size == self.size };
         if !self.aligned {
-            let waited = self.pieces.iter().rfind(|piece| !matches!(piece.came, Came::Read(_)));
-            let before = waited.map(|piece| Came::Before(piece.came.time()));
+            // Whatever had waited may be part of another message, which came long before this one.
+            let waited = self.pieces.iter().any(|piece| !matches!(piece.came, Came::Read(_)));
             self.lose();
-            return before;
+            return waited.then_some(Came::Before(self.read));
         }
         self.size -= size;
         loop {

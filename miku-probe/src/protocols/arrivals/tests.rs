@@ -96,7 +96,20 @@ fn messages_are_found_again_after_what_is_none() {
     assert_eq!(unread.take(10), None, "there is none");
     unread.batch(Some(batch(40, 40, &[(0, 40, 6)])));
     unread.read(40, ms(7));
-    assert_eq!(unread.take(10), Some(Came::Before(ms(6))), "something had waited: was it this");
+    assert_eq!(unread.take(10), Some(Came::Before(ms(7))), "something had waited: was it this");
+}
+
+/// An ack that lay unread, and long after it a message that was read at once: the message did not come with the ack.
+#[test]
+fn what_fits_nothing_counts_from_when_it_was_read() {
+    let mut unread = Unread::new(false);
+    unread.follow();
+    unread.batch(Some(batch(40, 40, &[(0, 40, 1_000)])));
+    unread.read(40, ms(1_002));
+    unread.batch(None);
+    unread.read(300, ms(42_000));
+    assert_eq!(unread.take(200), Some(Came::Before(ms(42_000))));
+    assert_eq!(unread.take(90), None, "nothing is left of which it could be");
 }
 
 #[test]
