@@ -141,6 +141,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::regressions::config())]
+
         #[test]
         fn any_bytes_are_an_address_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..130)) {
             if let Some(address) = decode_address(&bytes) {

@@ -212,6 +212,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::regressions::config())]
+
         /// While at least one is under way, all shares together are all that was drawn; and none is below nothing.
         #[test]
         fn nothing_is_won_or_lost(spans in prop::collection::vec((2.0..17.8_f64, 0.1..1.9_f64), 1..40)) {

@@ -387,6 +387,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::regressions::config())]
+
         #[test]
         fn no_bytes_harm_it(bytes in proptest::collection::vec(any::<u8>(), 0..600), cut in 0..80_usize) {
             let mut client = asked(&[(1, "a.test", A, 1)]);

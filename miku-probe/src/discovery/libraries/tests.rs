@@ -197,7 +197,7 @@ fn a_damaged_library_is_no_danger() {
     compile(folder.path(), "whole.so", "default");
     let whole = fs::read(folder.path().join("whole.so")).expect("it was made");
     let path = folder.path().join("damaged.so");
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) };
+    let config = ProptestConfig { cases: 400, source_file: Some(file!()), ..crate::regressions::config() };
     let damage = prop::collection::vec((0..whole.len(), any::<u8>()), 1..60);
     let headers = prop::collection::vec((0..64_usize, any::<u8>()), 0..2);
     proptest::test_runner::TestRunner::new(config)

@@ -92,7 +92,7 @@ fn written(said: &[Said], mask: Option<[u8; 4]>) -> (Vec<u8>, Vec<bool>, Vec<Tru
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..crate::regressions::config() })]
 
     #[test]
     fn splits_and_what_is_known_of_them_change_nothing(

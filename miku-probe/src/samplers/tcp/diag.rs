@@ -277,6 +277,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::regressions::config())]
+
         #[test]
         fn anything_is_borne(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
             let mut sockets = Vec::new();

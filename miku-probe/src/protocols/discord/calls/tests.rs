@@ -206,6 +206,8 @@ fn message(content: &str, reference: Option<u64>, late: bool) -> String {
 }
 
 proptest! {
+    #![proptest_config(crate::regressions::config())]
+
     #[test]
     fn any_split_reads_the_same(
         content in any::<String>(),

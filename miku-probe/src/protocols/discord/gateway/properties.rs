@@ -25,7 +25,7 @@ struct Shard {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..crate::regressions::config() })]
 
     #[test]
     fn every_dispatch_once_and_no_heartbeat_under_another_connection(

@@ -569,6 +569,8 @@ fn any_input() -> impl Strategy<Value = Input> {
 }
 
 proptest! {
+    #![proptest_config(crate::regressions::config())]
+
     /// Numbers that come again, ends without beginnings, and times that jump.
     #[test]
     fn nothing_breaks_it_and_phases_are_the_whole(

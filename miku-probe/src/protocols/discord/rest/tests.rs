@@ -129,7 +129,7 @@ fn segment() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, ..crate::regressions::config() })]
 
     #[test]
     fn nothing_of_a_path_but_names_and_a_version_is_in_its_template(

@@ -167,7 +167,7 @@ fn a_week_takes_no_more_memory_than_six_hours() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..crate::regressions::config() })]
 
     #[test]
     fn any_leak_without_noise_is_found_with_its_slope(rate in 5.0..500.0_f64, base in 10.0..4000.0_f64) {
