@@ -71,7 +71,7 @@ impl Checkout {
 }
 
 /// All that cargo sees of paths that it watches: each file and its bytes, in folders too.
-fn watched(paths: Vec<PathBuf>) -> BTreeMap<PathBuf, Vec<u8>> {
+fn watched(paths: Vec<PathBuf>) -> BTreeMap<PathBuf, String> {
     let mut seen = BTreeMap::new();
     let mut left = paths;
     while let Some(path) = left.pop() {
@@ -79,7 +79,10 @@ fn watched(paths: Vec<PathBuf>) -> BTreeMap<PathBuf, Vec<u8>> {
             let entries = fs::read_dir(&path).expect("the folder can be read");
             left.extend(entries.map(|entry| entry.expect("the folder can be read").path()));
         } else {
-            seen.insert(path.clone(), fs::read(&path).expect("cargo builds anew what watches a missing file"));
+            seen.insert(
+                path.clone(),
+                fs::read_to_string(&path).expect("cargo builds anew what watches a missing file"),
+            );
         }
     }
     seen
