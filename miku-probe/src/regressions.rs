@@ -4,11 +4,29 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::path::Path;
 
-use proptest::test_runner::{Config, FailurePersistence, FileFailurePersistence, PersistedSeed};
+use proptest::strategy::Strategy;
+use proptest::test_runner::{
+    Config, FailurePersistence, FileFailurePersistence, PersistedSeed, TestCaseResult, TestRunner, contextualize_config,
+};
 
 /// Returns the configuration of every property test of this package.
 pub(crate) fn config() -> Config {
     Config { failure_persistence: Some(Box::new(Regressions)), ..Config::default() }
+}
+
+/// Runs a property as `proptest!` does. For those that assert something of all their cases together, as that enough of them
+/// came to what the property is about: random bytes that are refused at once show nothing.
+///
+/// # Panics
+/// Panics with the smallest case that fails.
+pub(crate) fn check<S: Strategy>(
+    cases: u32,
+    source_file: &'static str,
+    strategy: &S,
+    test: impl Fn(S::Value) -> TestCaseResult,
+) {
+    let config = contextualize_config(Config { cases, source_file: Some(source_file), ..config() });
+    TestRunner::new(config).run(strategy, test).unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// Keeps seeds where [`FileFailurePersistence`] does by default, but finds that place from any working directory.

@@ -221,7 +221,7 @@ mod tests {
             requests.push((1.5, 19.75));
             let shares = shares(&requests);
             let sum: f64 = shares.iter().map(|share| share.expect("all of it was measured")).sum();
-            prop_assert!((sum - (counter(19.75) - counter(1.5))).abs() < 0.5, "{sum}");
+            prop_assert!((sum - (counter(19.75) - counter(1.5))).abs() < 0.05, "{sum}");
             prop_assert!(shares.iter().flatten().all(|share| *share >= 0.0));
         }
     }
