@@ -20,6 +20,8 @@ pub mod observations;
 pub mod pipeline;
 pub mod probes;
 pub mod protocols;
+#[cfg(test)]
+mod regressions;
 pub mod samplers;
 pub mod sinks;
 pub mod units;

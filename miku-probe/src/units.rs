@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::{Add, Sub};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
 
 pub use miku_probe_abi::Direction;
 
@@ -56,6 +58,12 @@ impl From<Duration> for Nanos {
     fn from(duration: Duration) -> Self {
         Self(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
     }
+}
+
+/// Returns a time in the form of RFC 3339, in UTC, to the millisecond that has begun; `unknown` for a time that the
+/// format cannot hold.
+pub(crate) fn rfc_3339(time: SystemTime) -> String {
+    Timestamp::try_from(time).map_or_else(|_| "unknown".to_owned(), |timestamp| format!("{timestamp:.3}"))
 }
 
 /// A process, by its number in the initial PID namespace.

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod gpu;
 pub mod hist;
+mod logger;
 pub mod metrics;
 pub mod profile;
 pub mod ps;
@@ -27,7 +28,7 @@ use crate::probes;
 /// # Errors
 /// Whatever went wrong, with all that caused it. A broken pipe is among the causes when the reader went away.
 pub fn perform(config: Config) -> anyhow::Result<ExitCode> {
-    start_log(config.verbosity);
+    logger::start(config.verbosity);
     match config.command {
         Command::Run(config) => {
             forbid_core_dumps();
@@ -63,14 +64,6 @@ pub fn perform(config: Config) -> anyhow::Result<ExitCode> {
     }
     io::stdout().flush()?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Talk goes to standard error, a line each.
-fn start_log(verbosity: log::LevelFilter) {
-    env_logger::Builder::new()
-        .filter_module("miku_probe", verbosity)
-        .format(|line, record| writeln!(line, "miku-probe: {}", record.args()))
-        .init();
 }
 
 /// What watched processes say passes through this process's memory: it must not be left behind on a disk.

@@ -210,7 +210,11 @@ mod tests {
         assert!(part > 0 && part < 2 * resident, "{part} of {resident}");
         let times = folder.stat().expect("it runs");
         assert!(times.threads >= 1 && times.faults.minor > 0);
-        assert!(folder.max_fds().is_none_or(|most| folder.open_fds().is_some_and(|open| open > 2 && open < most)));
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the pointer is to a live, writable rlimit.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+        assert_eq!(folder.max_fds(), (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur));
+        assert!(folder.open_fds().is_some_and(|open| open > 2 && open < limit.rlim_cur));
         assert!(folder.disk().is_some() && folder.cgroups().is_some());
 
         let threads = folder.switches(10_000).expect("it has threads");

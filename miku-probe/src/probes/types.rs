@@ -219,6 +219,8 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     /// `struct outer { int a; union { long b; struct { int c, d; }; }; }`, with an `int` before it.
@@ -263,10 +265,13 @@ mod tests {
 
     #[test]
     fn this_kernels_sockets_and_tasks_are_laid_out_as_ever() {
-        let Ok(KernelOffsets { sockets, tasks, net, .. }) = kernel_offsets() else {
-            eprintln!("SKIP: this kernel does not tell its types");
-            return;
+        let offsets = match kernel_offsets() {
+            Err(TypesError::Unreadable(error)) if error.kind() == io::ErrorKind::NotFound => {
+                return test_skips::skip("this kernel has no BTF (CONFIG_DEBUG_INFO_BTF)");
+            }
+            offsets => offsets.expect("the kernel's BTF is of the documented format"),
         };
+        let KernelOffsets { sockets, tasks, net, switches, arrivals } = offsets;
         let at = sockets.expect("they have been there since Linux 3.8");
         // `skc_daddr` has been the first field since then, and the port is behind the pair of addresses and the hash.
         assert_eq!((at.daddr, at.dport, at.family), (0, 12, 16));
@@ -280,5 +285,12 @@ mod tests {
         // `sigcnt` and `live` have begun it ever since.
         assert_eq!(at.live, 4);
         assert!(at.group_exit_code > 4 && at.exit_code > 0 && at.signal > at.exit_code, "{at:?}");
+        let at = switches.expect("they have been there since Linux 2.6");
+        // `thread_info` has come first since Linux 4.9, and `stack` soon after it.
+        assert!(at.stack > 0 && at.stack < at.pid, "{at:?}");
+        let at = arrivals.expect("they have been there since Linux 2.6");
+        // `seq` and `end_seq` begin the control block, which is on a word's boundary.
+        assert_eq!(at.end_seq % 8, 4, "{at:?}");
+        assert!(at.rcv_nxt > 0 && at.copied_seq > 0 && at.rcv_nxt != at.copied_seq, "{at:?}");
     }
 }

@@ -264,6 +264,8 @@ fn behind_name(bytes: &[u8], mut at: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -386,15 +388,42 @@ mod tests {
         assert_eq!((lookup.addresses.len(), lookup.outcome), (ADDRESSES_MAX, Resolution::Ok));
     }
 
-    proptest! {
-        #[test]
-        fn no_bytes_harm_it(bytes in proptest::collection::vec(any::<u8>(), 0..600), cut in 0..80_usize) {
-            let mut client = asked(&[(1, "a.test", A, 1)]);
-            client.received(&bytes, Nanos(2));
-            client.sent(&bytes, Nanos(3));
-            let whole = message(1, OK, "a.test", A, &[(A, &[10, 0, 0, 1]), (A, &[10, 0, 0, 2])]);
-            client.received(&whole[..cut.min(whole.len())], Nanos(4));
-            prop_assert!(client.closed(Nanos(5)).count() <= 2);
-        }
+    /// Questions and answers of which some bytes were changed and the end may be missing.
+    #[test]
+    fn no_bytes_harm_it() {
+        let asks = message(1, 0x0100, "a.test", A, &[]);
+        let answers = message(1, OK, "a.test", A, &[(5, b"\x01b\xc0\x0e"), (A, &[10, 0, 0, 1]), (A, &[10, 0, 0, 2])]);
+        let change = |length: usize| {
+            let end = prop_oneof![2 => Just(length), 1 => 0..length];
+            (proptest::collection::vec((0..length, any::<u8>()), 0..6), end)
+        };
+        let (cases, answered) = (1_000, Cell::new(0));
+        let strategy = proptest::collection::vec((change(asks.len()), change(answers.len())), 1..6);
+        crate::regressions::check(cases, file!(), &strategy, |messages| {
+            let mut client = Client::default();
+            let apply = |whole: &[u8], (changes, end): (Vec<(usize, u8)>, usize)| {
+                let mut bytes = whole.to_vec();
+                changes.into_iter().for_each(|(place, byte)| bytes[place] = byte);
+                bytes.truncate(end);
+                bytes
+            };
+            for (number, (question, answer)) in messages.into_iter().enumerate() {
+                let now = Nanos(10 * number as u64);
+                client.sent(&apply(&asks, question), now);
+                let over = client.received(&apply(&answers, answer), Nanos(now.0 + 5));
+                for lookup in over.iter() {
+                    prop_assert!(
+                        lookup.addresses.len() <= ADDRESSES_MAX && lookup.name.len() <= NAME_MAX,
+                        "{lookup:?}"
+                    );
+                    prop_assert!(lookup.duration.0 % 10 == 5 && lookup.duration <= now + Nanos(5), "{lookup:?}");
+                    prop_assert!(!lookup.addresses.is_empty() || lookup.outcome != Resolution::Ok, "{lookup:?}");
+                    answered.set(answered.get() + 1);
+                }
+            }
+            prop_assert!(client.closed(Nanos(100)).count() <= LOOKUPS_MAX);
+            Ok(())
+        });
+        assert!(answered.get() > cases / 10, "of {cases} clients, {} look-ups were answered", answered.get());
     }
 }

@@ -49,19 +49,20 @@ type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 pub struct BuildInfo {
     /// The version of the package.
     pub version: String,
-    /// The revision of the sources, or `unknown`.
+    /// The commit that the sources are of, with `-dirty` after it where they differ from it; `unknown` where there is no
+    /// git. Whoever builds may set another text in the environment variable `MIKU_PROBE_REVISION`.
     pub revision: String,
     /// The release of the running kernel, or `unknown`.
     pub kernel: String,
 }
 
 impl BuildInfo {
-    /// Of this program on this kernel. The build sets the revision in the variable `MIKU_PROBE_REVISION`.
+    /// Of this program on this kernel.
     #[must_use]
     pub fn current() -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            revision: option_env!("MIKU_PROBE_REVISION").unwrap_or("unknown").to_owned(),
+            revision: env!("MIKU_PROBE_BUILD_REVISION").to_owned(),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
                 .map_or_else(|_| "unknown".to_owned(), |release| release.trim().to_owned()),
         }

@@ -27,11 +27,10 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use jiff::{Timestamp, Unit};
 use serde::Serialize;
 
 use crate::observations::{EventLoop, Names, Observation, Place, Sink, Stall, StallChange};
-use crate::units::{Nanos, Tgid};
+use crate::units::{Nanos, Tgid, rfc_3339};
 
 /// Different places that the summary tells apart.
 const TOTALS_MAX: usize = 1_000;
@@ -279,11 +278,6 @@ impl<'a> PlaceObject<'a> {
     fn of(place: &'a Place) -> Self {
         Self { file: &place.file, function: &place.function, line: place.line }
     }
-}
-
-fn rfc_3339(time: SystemTime) -> String {
-    let rounded = Timestamp::try_from(time).and_then(|timestamp| timestamp.round(Unit::Millisecond));
-    rounded.map_or_else(|_| "unknown".to_owned(), |timestamp| format!("{timestamp:.3}"))
 }
 
 #[cfg(test)]

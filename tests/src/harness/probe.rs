@@ -71,7 +71,8 @@ impl Probe {
         }
         let process = Process::start("the probe", command.args(options));
         let (address, metrics) = process.wait_complained(PATIENCE, |line| {
-            let (_, url) = line.split_once("listening on http://")?;
+            let (time, url) = line.split_once(" INFO  listening on http://")?;
+            assert!(time.len() == "2026-11-29T01:02:03.456Z".len() && time.ends_with('Z'), "{line}");
             let (address, path) = url.split(' ').next()?.split_once('/')?;
             Some((address.parse().ok()?, format!("/{path}")))
         });

@@ -1,12 +1,17 @@
 //! A process of the suite's own, which never outlives it.
 
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
 
 use super::{PATIENCE, eventually};
 
@@ -237,9 +242,56 @@ impl Drop for Process {
 }
 
 /// A command that runs as `nobody`, without any capability.
-pub fn as_nobody(command: &mut Command) -> &mut Command {
-    const NOBODY: u32 = 65_534;
-    command.uid(NOBODY).gid(NOBODY)
+///
+/// What runs is a copy of the program in a folder that every user may enter, because the program itself may be in a checkout
+/// in somebody's private home. The copy is removed when this is dropped.
+#[derive(Debug)]
+pub struct AsNobody {
+    command: Command,
+    _folder: TempDir,
+}
+
+impl AsNobody {
+    /// Of a command that names its program by a path. Its arguments and environment are kept, its working directory is not.
+    ///
+    /// # Panics
+    /// When the program cannot be copied.
+    #[must_use]
+    pub fn new(original: &Command) -> Self {
+        const NOBODY: u32 = 65_534;
+        let program = Path::new(original.get_program());
+        let folder = tempfile::tempdir_in(open_folder()).expect("a folder for everybody");
+        let copy = folder.path().join(program.file_name().expect("a program has a name"));
+        // By another process: a descriptor of this one, in a child that another thread is just starting, keeps the copy busy.
+        let copied = Command::new("cp").arg("--").args([program, &copy]).status().expect("cp starts");
+        assert!(copied.success(), "{} cannot be copied", program.display());
+        for path in [folder.path(), &copy] {
+            fs::set_permissions(path, Permissions::from_mode(0o755)).expect("it is ours");
+        }
+        let mut command = Command::new(copy);
+        command.args(original.get_args()).current_dir("/").uid(NOBODY).gid(NOBODY);
+        for (name, value) in original.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Self { command, _folder: folder }
+    }
+
+    /// The command, to be run while this lives.
+    pub fn command(&mut self) -> &mut Command {
+        &mut self.command
+    }
+}
+
+/// The first folder for temporary files that every user may enter.
+fn open_folder() -> PathBuf {
+    let enters = |path: &Path| fs::metadata(path).is_ok_and(|meta| meta.is_dir() && meta.mode() & 0o001 != 0);
+    [std::env::temp_dir(), "/tmp".into(), "/var/tmp".into()]
+        .into_iter()
+        .find(|path| path.is_absolute() && path.ancestors().all(enters))
+        .expect("there is a folder for everybody's temporary files")
 }
 
 /// A TCP port on which nobody listens, and below those that the kernel gives to clients.
@@ -255,4 +307,25 @@ pub fn free_port() -> u16 {
         .map(|_| 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000)
         .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("ten thousand ports are not all taken")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_runs_a_program_of_a_private_folder() {
+        // SAFETY: geteuid cannot fail.
+        if unsafe { libc::geteuid() } != 0 {
+            return test_skips::skip("only root can run a program as another user");
+        }
+        let private = tempfile::tempdir().expect("a folder");
+        fs::set_permissions(private.path(), Permissions::from_mode(0o700)).expect("it is ours");
+        let program = private.path().join("id");
+        fs::copy("/usr/bin/id", &program).expect("a program that is on every machine");
+        fs::set_permissions(&program, Permissions::from_mode(0o700)).expect("it is ours");
+        let mut nobody = AsNobody::new(Command::new(&program).arg("-u"));
+        let output = nobody.command().output().expect("it may be run");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "65534\n", "{output:?}");
+    }
 }

@@ -1,12 +1,11 @@
 //! What cannot be done is said in one clear line, and nothing is left half attached.
 
-use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
 
 use miku_probe_tests::harness::PATIENCE;
 use miku_probe_tests::harness::probe::command;
-use miku_probe_tests::harness::process::{Process, as_nobody};
+use miku_probe_tests::harness::process::{AsNobody, Process};
 
 use crate::stage::Config;
 use crate::{Case, case};
@@ -55,16 +54,8 @@ fn run(options: &[&str]) -> Command {
 }
 
 fn not_root() {
-    // Where nobody can get at it.
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("miku-probe");
-    let binary = command(&[]).get_program().to_owned();
-    fs::copy(binary, &path).expect("the probe can be copied");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(folder.path(), mode).expect("the folder is the case's own");
-    let mut command = Command::new(path);
-    command.args(["run", "--service", "web=port:1", "--web.listen-address", "127.0.0.1:0"]).current_dir("/");
-    assert_refused(as_nobody(&mut command), FAILURE, &["root"]);
+    let mut stranger = AsNobody::new(&run(&["--service", "web=port:1"]));
+    assert_refused(stranger.command(), FAILURE, &["root"]);
 }
 
 fn unknown_pid() {

@@ -56,7 +56,7 @@ fn assert_losses(hist: &Process, lines: &[Value]) {
     let said = hist.complained();
     let lost: Vec<(u64, &str)> = said
         .iter()
-        .filter_map(|line| line.split_once(": lost ")?.1.split_once(" by "))
+        .filter_map(|line| line.split_once(" DEBUG lost ")?.1.split_once(" by "))
         .map(|(count, place)| (count.parse().expect("a number"), place))
         .collect();
     assert!(lost.iter().all(|(_, place)| *place == "recursion"), "{}", hist.story());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use miku_probe_tests::harness::PATIENCE;
 use miku_probe_tests::harness::probe::command;
-use miku_probe_tests::harness::process::{Process, as_nobody};
+use miku_probe_tests::harness::process::{AsNobody, Process};
 use miku_probe_tests::harness::python::Python;
 
 use crate::tls_stage::{clients_on, plain};
@@ -131,8 +131,8 @@ fn what_cannot_be_profiled_says_why() {
     fails(&profile(&python, &["--output", "/nonexistent/bot.svg"]), 1, "cannot write /nonexistent/bot.svg");
     // Somebody who may not look at the process.
     let service = format!("bot=pid:{}", python.pid());
-    let mut stranger = command(&["profile", "--seconds", "1", "--service", &service]);
-    let output = as_nobody(&mut stranger).output().expect("the probe runs");
+    let mut stranger = AsNobody::new(&command(&["profile", "--seconds", "1", "--service", &service]));
+    let output = stranger.command().output().expect("the probe runs");
     assert_eq!(output.status.code(), Some(1), "{}", complaint(&output));
     let said = complaint(&output);
     assert!(said.contains("may not be read") || said.contains("ermission denied"), "{said}");

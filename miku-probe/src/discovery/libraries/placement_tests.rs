@@ -379,6 +379,8 @@ fn a_copy_onto_itself_changes_nothing_and_a_needless_prefix_is_refused() {
 }
 
 proptest! {
+    #![proptest_config(crate::regressions::config())]
+
     /// The oracle goes through the same instructions by what the manuals say of each.
     #[test]
     fn no_spot_stands_behind_a_change_of_an_argument(

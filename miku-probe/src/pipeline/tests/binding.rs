@@ -158,7 +158,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..crate::regressions::config() })]
 
     #[test]
     fn bytes_count_once_and_under_no_name_but_that_of_the_stream_last_bound(

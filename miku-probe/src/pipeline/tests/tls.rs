@@ -290,7 +290,7 @@ fn life(number: usize, (by_host, calls, pieces): (bool, usize, usize)) -> Vec<Ve
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, ..crate::regressions::config() })]
 
     #[test]
     fn streams_that_run_side_by_side_are_never_taken_for_each_other(

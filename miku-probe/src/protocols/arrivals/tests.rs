@@ -144,6 +144,8 @@ fn story() -> impl Strategy<Value = Story> {
 }
 
 proptest! {
+    #![proptest_config(crate::regressions::config())]
+
     #[test]
     fn each_message_is_told_when_it_came(story in story()) {
         let Story { messages, encrypted, reads, segments } = story;

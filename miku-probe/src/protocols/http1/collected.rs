@@ -116,6 +116,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::regressions::config())]
+
         #[test]
         fn it_holds_the_start_and_the_end(
             runs in vec(prop_oneof![

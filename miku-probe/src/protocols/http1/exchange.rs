@@ -254,6 +254,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(crate::regressions::config())]
+
         #[test]
         fn a_text_never_outgrows_the_room_that_was_made_for_it(
             bytes in vec(prop_oneof![Just(b'a'), Just(0xff), any::<u8>()], 0..1500),

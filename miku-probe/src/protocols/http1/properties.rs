@@ -398,7 +398,7 @@ fn happen(watched: &mut Watched, happening: &Happening) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..crate::regressions::config() })]
 
     #[test]
     fn any_split_tells_the_same(

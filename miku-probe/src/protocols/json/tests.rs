@@ -96,6 +96,8 @@ fn whole_items(bytes: &[u8]) -> Vec<Item<'_>> {
 }
 
 proptest! {
+    #![proptest_config(crate::regressions::config())]
+
     #[test]
     fn it_reads_what_serde_reads(truth in any_value()) {
         // A number alone might go on, as far as anyone can tell.

@@ -155,6 +155,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::regressions::config())]
+
         #[test]
         fn any_split_tells_the_same_lines(
             expected in vec(vec(select(b"ab :\r\0".as_slice()), 0..9), 0..9),

@@ -436,6 +436,8 @@ fn event() -> impl Strategy<Value = (String, bool)> {
 }
 
 proptest! {
+    #![proptest_config(crate::regressions::config())]
+
     #[test]
     fn any_split_tells_the_same(
         events in vec(event(), 0..12),

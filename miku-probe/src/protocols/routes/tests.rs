@@ -177,7 +177,7 @@ fn targets_that_are_no_paths() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..crate::regressions::config() })]
 
     #[test]
     fn templates_are_short_and_clean(path in "\\PC{0,200}|/[a-z0-9/.%@-]{0,200}|(/[a-zA-Z0-9]{1,20}){0,20}") {

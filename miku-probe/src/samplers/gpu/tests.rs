@@ -487,12 +487,13 @@ fn a_thousand_faults_leave_no_stale_value() {
         "field197",
         "field198",
     ];
+    const STEPS: u64 = 1_300;
     const RESULTS: [u64; 9] = [3, 4, 6, 10, 13, 15, 16, 25, 999];
     let mut random = Random(39);
     let mut standin = standin(WHOLE);
     let mut sampler = sampler(&standin);
     let (mut faults, mut values, mut gone, mut hangs) = (0_usize, 0_usize, 0_usize, 0_usize);
-    for step in 0..1300 {
+    for step in 0..STEPS {
         // Each value is another one than in every step before.
         let mut script: BTreeMap<String, String> = KEYS
             .map(|key| (format!("gpu0.{key}"), random.next(if key.starts_with("field1") { 1 << 30 } else { 100 }) + 1))
@@ -551,7 +552,10 @@ fn a_thousand_faults_leave_no_stale_value() {
     }
     // Most was told, much was not, and both were looked at.
     assert!(faults >= 1_000, "{faults}");
-    assert!(values > 5_000 && gone > 200 && hangs > 10, "{values} values, {gone} without, {hangs} hung");
+    assert!(gone > 200 && hangs > 10, "{gone} without, {hangs} hung");
+    // Of the two dozen of each reading at most one was at fault.
+    let readings = STEPS as usize - gone;
+    assert!(values > 22 * readings, "{values} values in {readings} readings");
 }
 
 #[test]

@@ -210,6 +210,8 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -276,13 +278,27 @@ mod tests {
         }
     }
 
-    proptest! {
-        #[test]
-        fn anything_is_borne(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+    /// An answer of several messages, of which some bytes were changed and the end may be missing.
+    #[test]
+    fn anything_is_borne() {
+        let whole = vec![message(SOCK_DIAG_BY_FAMILY, &connection()); 3].concat();
+        let changes = proptest::collection::vec((0..whole.len(), any::<u8>()), 0..40);
+        let end = prop_oneof![Just(whole.len()), 0..whole.len()];
+        let (cases, read) = (256, Cell::new(0));
+        crate::regressions::check(cases, file!(), &(changes, end), |(changes, end)| {
+            let mut bytes = whole.clone();
+            changes.into_iter().for_each(|(place, byte)| bytes[place] = byte);
             let mut sockets = Vec::new();
-            let _any = take(&bytes, &mut sockets);
-            let _any = socket(&bytes);
-        }
+            let _any = take(&bytes[..end], &mut sockets);
+            prop_assert!(sockets.len() <= end / (HEADER + MESSAGE), "{sockets:?}");
+            read.set(read.get() + u32::from(!sockets.is_empty()));
+            Ok(())
+        });
+        assert!(read.get() > cases / 10, "of {cases} answers sockets were read from {}", read.get());
+    }
+
+    proptest! {
+        #![proptest_config(crate::regressions::config())]
 
         #[test]
         fn any_attributes_are_borne(rest in proptest::collection::vec(any::<u8>(), 0..256)) {

@@ -3,8 +3,9 @@
 use std::fmt::{self, Write};
 use std::time::SystemTime;
 
-use jiff::Timestamp;
 use serde::{Serialize, Serializer};
+
+use crate::units::rfc_3339;
 
 /// What is known of the thing that a check looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -111,10 +112,6 @@ impl fmt::Display for Report {
         writeln!(formatter, "{}", self.status.as_str())?;
         self.checks.iter().try_for_each(|check| writeln!(formatter, "{check}"))
     }
-}
-
-fn rfc_3339(time: SystemTime) -> String {
-    Timestamp::try_from(time).map_or_else(|_| "unknown".to_owned(), |timestamp| format!("{timestamp:.3}"))
 }
 
 fn as_rfc_3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {

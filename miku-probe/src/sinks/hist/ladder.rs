@@ -110,6 +110,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::regressions::config())]
+
         #[test]
         fn a_fitted_ladder_holds_everything_and_no_empty_ends(times in times(), rows in 1usize..60) {
             let latencies = latencies(&times);

@@ -206,6 +206,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::regressions::config())]
+
         #[test]
         fn quantiles_are_those_of_the_sorted_times(
             mut times in prop::collection::vec((3.0..13.9f64).prop_map(|power| 10f64.powf(power) as u64), 1..300),
@@ -228,6 +230,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::regressions::config())]
+
         #[test]
         fn one_time_comes_out_as_it_went_in(power in 3.0..13.9f64) {
             let time = 10f64.powf(power) as u64;

@@ -1,6 +1,8 @@
 //! By property: many shards at once, of which some were connected before the watching, in any order of things. The truth
 //! is which stream belongs to which websocket, and when each heartbeat was sent.
 
+use std::cell::Cell;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -24,15 +26,13 @@ struct Shard {
     sent: Option<u64>,
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
-
-    #[test]
-    fn every_dispatch_once_and_no_heartbeat_under_another_connection(
-        before in vec(1..1000u64, 0..4),
-        after in 0..4usize,
-        steps in vec((any::<Index>(), select(vec![Step::Dispatch, Step::Beat, Step::Ack, Step::Ack]), 1..400u64), 0..200),
-    ) {
+#[test]
+fn every_dispatch_once_and_no_heartbeat_under_another_connection() {
+    let kinds = select(vec![Step::Dispatch, Step::Beat, Step::Ack, Step::Ack]);
+    let steps = vec((any::<Index>(), kinds, 1..400u64), 0..200);
+    // Of connections seen from their opening and of others: heartbeats that were told, and those that there were.
+    let (mine, joined) = (Cell::new((0, 0)), Cell::new((0, 0)));
+    crate::regressions::check(300, file!(), &(vec(1..1000u64, 0..4), 0..4usize, steps), |(before, after, steps)| {
         let mut bot = Bot::new();
         let mut shards: Vec<Shard> = before.iter().map(|sequence| Shard { sequence: *sequence, sent: None }).collect();
         for _ in 0..after {
@@ -66,13 +66,23 @@ proptest! {
                     bot.hears(number as u64, ACK);
                     let beats: Vec<_> = bot.news().into_iter().filter(|line| line.contains("beat")).collect();
                     let truth = format!("{name} beat {took}");
+                    let count = if known { &mine } else { &joined };
+                    count.set((count.get().0 + beats.len(), count.get().1 + 1));
                     // Of a connection seen from its opening everything is known.
                     prop_assert!(beats == [truth.clone()] || !known && beats.is_empty(), "{beats:?}, not {truth}");
                 }
                 Step::Beat | Step::Ack => {}
             }
         }
-    }
+        Ok(())
+    });
+    assert!(mine.get().1 > 100 && mine.get().0 == mine.get().1, "{mine:?}");
+    let (told, all) = joined.get();
+    assert!(all > 100 && told * 10 > all * 7, "of {all} heartbeats of connections that were joined, {told} were told");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..crate::regressions::config() })]
 
     #[test]
     fn nothing_breaks_it(steps in vec((0..12u8, 0..4u64, any::<Index>(), 0..50_000u64), 0..300)) {

@@ -321,7 +321,7 @@ fn truth(value: &Value, hasher: &RandomState) -> Payload {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..crate::regressions::config() })]
 
     #[test]
     fn it_finds_what_serde_json_finds(json in json(), escape in any::<bool>()) {

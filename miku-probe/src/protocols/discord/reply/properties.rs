@@ -8,6 +8,8 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::fs;
+use std::ops::Range;
 
 use super::outcomes::ledger::Ledger;
 use super::*;
@@ -591,8 +593,8 @@ fn accounts(tasks: &BTreeMap<Nanos, &Task>, told: &[Event], replies: usize, seed
     (acted, acted.saturating_sub(ledger.started + elsewhere))
 }
 
-/// The sum of all seeds' scores, of which at most so many may be told wrong somewhere.
-fn score(seeds: std::ops::Range<u64>, style: Style, wrong: usize) -> Score {
+/// The sum of all seeds' scores, and of how many of them anything was told wrong.
+fn score(seeds: Range<u64>, style: Style) -> (Score, usize) {
     let mut sum = Score::default();
     let mut missed = Vec::new();
     for seed in seeds {
@@ -613,90 +615,92 @@ fn score(seeds: std::ops::Range<u64>, style: Style, wrong: usize) -> Score {
         sum.acted += one.acted;
         sum.nowhere += one.nowhere;
     }
-    eprintln!("{sum:?}");
     assert!(sum.nowhere * 50 <= sum.acted, "more than 2 % of people are not accounted for: {sum:?}");
-    assert!(missed.len() <= wrong, "{} wrong, the first: {}", missed.len(), missed[0]);
-    sum
+    // Shown when the test fails.
+    missed.iter().for_each(|why| eprintln!("wrong: {why}"));
+    (sum, missed.len())
 }
 
-/// Scores where it is not told when the loop waits, and where it is. In the first, at most so many may be told wrong somewhere;
-/// in the second none.
-fn scores(seeds: std::ops::Range<u64>, style: Style, wrong: usize) -> [Score; 2] {
-    [(false, wrong), (true, 0)].map(|(waits, wrong)| score(seeds.clone(), Style { waits, ..style }, wrong))
+/// A score as the documentation has it: in per cent of what there was, with a digit more of what is below ten, and how many
+/// bots were told wrong.
+fn figures((score, wrong): &(Score, usize)) -> String {
+    let share = |told: usize, there: usize| {
+        let share = 100.0 * told as f64 / there as f64;
+        if share < 10.0 { format!("{share:.1}") } else { format!("{share:.0}") }
+    };
+    let wrong = if *wrong == 0 { "none wrong".to_owned() } else { format!("{wrong} wrong") };
+    let replies = share(score.replies, score.true_replies);
+    let models = share(score.with_model, score.true_with_model);
+    format!("{replies}, {models}, {}, {wrong}", share(score.unanswered, score.true_unanswered))
 }
 
-/// Asserts that of so many per cent of what there was it was told, at least.
-fn assert_told(score: &Score, replies: usize, models: usize) {
-    assert!(score.replies * 100 >= score.true_replies * replies, "{score:?}");
-    assert!(score.with_model * 100 >= score.true_with_model * models, "{score:?}");
+/// Simulates bots of a style without and with what tells when the loop waits, and asserts that of both as much is told as
+/// the documentation says, which has them in a row of this name.
+///
+/// The simulation is the same in every run, so the figures are too. A change that makes them better comes with the new ones.
+fn assert_documented(bots: &str, seeds: Range<u64>, style: Style) -> [Score; 2] {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../ARCHITECTURE.md");
+    let text = fs::read_to_string(path).expect("the documentation lies beside the package");
+    let found = text.lines().find(|line| line.starts_with(&format!("| {bots} |")));
+    let scores = [false, true].map(|waits| score(seeds.clone(), Style { waits, ..style }));
+    let row = format!("| {bots} | {} | {} |", figures(&scores[0]), figures(&scores[1]));
+    assert_eq!(found, Some(&*row), "documented, and measured");
+    scores.map(|(score, _)| score)
 }
 
 #[test]
 fn with_references_every_reply_is_told() {
-    let [guessed, told] = scores(0..100, Style { references: 100, ignored: 60, parts: 0, noise: 0, ..BUSY }, 0);
-    assert_told(&guessed, 100, 30);
-    assert_told(&told, 100, 95);
+    let style = Style { references: 100, ignored: 60, parts: 0, noise: 0, ..BUSY };
+    for score in assert_documented("100 with references", 0..100, style) {
+        assert_eq!(score.replies, score.true_replies);
+    }
 }
 
 #[test]
 fn a_flood_with_references_is_told_whole() {
     let flood = Style { conversations: 400, channels: 50, pace: 5, references: 100, parts: 0, noise: 0, ..BUSY };
-    let [guessed, told] = scores(0..10, flood, 1);
-    assert_told(&guessed, 100, 1);
-    assert_told(&told, 100, 50);
+    for score in assert_documented("10 with references, 200 messages/s", 0..10, flood) {
+        assert_eq!(score.replies, score.true_replies);
+    }
 }
 
 #[test]
 fn with_some_references_and_in_few_channels_nothing_is_told_wrong() {
-    let [guessed, told] = scores(0..300, BUSY, 1);
-    assert_told(&guessed, 65, 20);
-    assert_told(&told, 90, 80);
+    assert_documented("300 busy ones with some references", 0..300, BUSY);
 }
 
 #[test]
 fn without_references_hardly_anything_is_told_wrong() {
-    let [guessed, told] = scores(0..300, Style { references: 0, ..BUSY }, 2);
-    assert_told(&guessed, 30, 14);
-    assert_told(&told, 75, 70);
+    assert_documented("300 without references", 0..300, Style { references: 0, ..BUSY });
 }
 
 /// What the rules cannot know: code that goes on in somebody else's turn.
 #[test]
 fn where_code_sleeps_hardly_anything_is_told_wrong() {
-    for score in scores(0..300, Style { sleeps: 40, ..BUSY }, 3) {
-        assert_told(&score, 60, 3);
-    }
+    assert_documented("300 with some references, whose code sleeps", 0..300, Style { sleeps: 40, ..BUSY });
 }
 
 #[test]
 fn of_a_flood_with_some_references_nothing_is_told_wrong() {
     let flood = Style { conversations: 400, channels: 50, pace: 5, noise: 20, ..BUSY };
-    let [guessed, told] = scores(0..20, flood, 1);
-    assert_told(&guessed, 50, 1);
-    assert_told(&told, 60, 15);
-    let [guessed, told] = scores(0..20, Style { pace: 50, ..flood }, 0);
-    assert_told(&guessed, 65, 1);
-    assert_told(&told, 80, 40);
+    assert_documented("20 with some references, 200 messages/s", 0..20, flood);
+    assert_documented("20 with some references, 20 messages/s", 0..20, Style { pace: 50, ..flood });
 }
 
 /// Where hardly any connection is used twice, it is often not known which of several a call waited for.
 #[test]
 fn of_calls_over_new_connections_less_is_told_and_hardly_anything_wrong() {
     let style = Style { references: 0, dials: 60, ..BUSY };
-    assert_told(&score(0..300, Style { waits: true, ..style }, 1), 65, 60);
-    assert_told(&score(0..300, Style { waits: false, ..style }, 8), 20, 2);
+    assert_documented("300 without references, with a new connection for six calls of ten", 0..300, style);
 }
 
 #[test]
 fn a_quiet_bot_without_references_is_told_whole() {
     let quiet = Style { references: 0, pace: 20_000, ignored: 0, parts: 0, noise: 0, conversations: 20, ..BUSY };
-    let [guessed, told] = scores(0..100, quiet, 0);
-    assert_told(&guessed, 90, 70);
-    assert_told(&told, 94, 90);
+    assert_documented("100 quiet ones without references", 0..100, quiet);
     // Whose code sleeps is believed less.
-    for score in scores(0..100, Style { sleeps: 50, ..quiet }, 0) {
-        assert_told(&score, 80, 40);
-    }
+    let sleeps = Style { sleeps: 50, ..quiet };
+    assert_documented("100 quiet ones without references, whose code sleeps", 0..100, sleeps);
 }
 
 /// With references a conversation's reply does not depend on what goes on beside it.
