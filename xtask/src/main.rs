@@ -8,6 +8,7 @@ mod build;
 mod demo;
 mod gpu;
 mod kernels;
+mod mutants;
 mod setup;
 mod sh;
 mod test;
@@ -30,7 +31,7 @@ enum Verb {
     Setup(setup::Setup),
     /// Build the BPF object and the program that carries it
     Build(build::Build),
-    /// Run every test: formatting and lints, pure, privileged, and under other kernels
+    /// Run every test: formatting and lints, pure, privileged, accuracy, and under other kernels
     Test(test::Test),
     /// Watch a small, ordinary FastAPI service: a live latency histogram in this terminal
     Demo(demo::Demo),
@@ -38,6 +39,8 @@ enum Verb {
     Bench(bench::Bench),
     /// Boot Debian's kernels under qemu and measure real exchanges on each
     Kernels(kernels::Kernels),
+    /// Change miku-probe in small ways and report the changes that no unit test notices
+    Mutants(mutants::Mutants),
     /// Hold what the probe tells of NVIDIA GPUs against nvidia-smi, on a machine that has one
     GpuCheck(gpu::GpuCheck),
     /// Keep the first GPU busy, as gpu-check has it done
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Demo(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
         Verb::Kernels(verb) => verb.run(),
+        Verb::Mutants(verb) => verb.run(),
         Verb::GpuCheck(verb) => verb.run(),
         Verb::GpuLoad(verb) => verb.run(),
     };
