@@ -23,7 +23,7 @@ use miku_probe_abi::{
     ConnectionKey, RecordKind, TARGET_ARRIVALS,
 };
 
-use crate::maps::{RECORDS, Skip, Wake, header, is_told, lost_record, put, socket_offsets, wake_flags};
+use crate::maps::{RECORDS, Skip, Wake, header, is_told, lost_record, put, socket_offsets, submit};
 use crate::memory::read_kernel;
 use crate::net::IPPROTO_TCP;
 use crate::tls::{now, table_full};
@@ -161,6 +161,6 @@ fn tell(connection: &Connection, fd: i32, end: u32, size: u32, known: &Arrivals)
         (&raw mut (*to).record.end).write(end);
         (&raw mut (*to).record.size).write(size);
     }
-    entry.submit(wake_flags(Wake::Late));
+    submit(entry);
     Ok(())
 }

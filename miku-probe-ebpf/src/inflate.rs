@@ -26,7 +26,7 @@ use miku_probe_abi::{
     StreamKey,
 };
 
-use crate::maps::{RECORDS, Skip, Wake, add_one, current, header, lost_record, put, wake_flags};
+use crate::maps::{RECORDS, Skip, Wake, add_one, current, header, lost_record, put, submit};
 use crate::memory::{read_user, read_user_at_most};
 use crate::tls::{now, table_full, thread};
 
@@ -371,7 +371,7 @@ fn tell<const ROOM: usize>(stream: &InflateStream, rest: &Rest) -> bool {
     };
     // SAFETY: as above.
     unsafe { (&raw mut (*to).record).write(record) };
-    entry.submit(wake_flags(Wake::Late));
+    submit(entry);
     true
 }
 

@@ -6,6 +6,7 @@ use core::ptr::read_volatile;
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
+use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TracePointContext;
 use miku_probe_abi::{
@@ -206,13 +207,30 @@ pub(crate) fn lost_record(kind: RecordKind) {
     let place = kind.place();
     // SAFETY: the pointer is to live counters, and every kind has a place.
     add_one(|counters| unsafe { &raw mut (*counters).lost[place] });
+    sent_record();
+}
+
+/// Counts a record that was made, so that user space can say whether each was seen or lost.
+#[inline(always)]
+fn sent_record() {
+    // SAFETY: the pointer is to live counters.
+    add_one(|counters| unsafe { &raw mut (*counters).sent });
+}
+
+/// Puts a record that was written in its place on the ring.
+#[inline(always)]
+pub(crate) fn submit<T>(entry: RingBufEntry<T>) {
+    entry.submit(wake_flags(Wake::Late));
+    sent_record();
 }
 
 /// Puts a record on the ring; says whether it fitted, and counts it if not.
 #[inline(always)]
 pub(crate) fn put<T: Plain>(kind: RecordKind, wake: Wake, record: &T) -> bool {
     let fitted = RECORDS.output::<[u8]>(bytes_of(record), wake_flags(wake)).is_ok();
-    if !fitted {
+    if fitted {
+        sent_record();
+    } else {
         lost_record(kind);
     }
     fitted

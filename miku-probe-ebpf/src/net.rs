@@ -28,7 +28,7 @@ use miku_probe_abi::{
 
 use crate::maps::{
     RECORDS, SOCKETS, Skip, Wake, count, current, field, filter, header, is_told, lost_record, maybe_watched, offsets,
-    put, socket_offsets, wake_flags, watched,
+    put, socket_offsets, submit, watched,
 };
 use crate::memory::{read_kernel, read_user};
 use crate::state::{Change, states};
@@ -512,7 +512,7 @@ fn try_resolve_return(result: i32) -> Result<(), Skip> {
     }
     // SAFETY: as above.
     unsafe { (&raw mut (*to).answers).write(answers) };
-    entry.submit(wake_flags(Wake::Late));
+    submit(entry);
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use miku_probe_abi::{
     looks_like_upgrade,
 };
 
-use crate::maps::{RECORDS, Wake, add_one, lost_record, wake_flags};
+use crate::maps::{RECORDS, add_one, lost_record, submit};
 use crate::memory::{read_user_at_most, read_user_bytes};
 
 /// What is reported, and what is TLS and not looked at: flags of a connection, and the first of a TLS stream too.
@@ -382,6 +382,6 @@ fn tell_in<const ROOM: usize, const TAIL_ROOM: usize>(kind: RecordKind, segment:
         (&raw mut (*to).record.direction).write(segment.direction as u8);
         (&raw mut (*to).record.padding).write(0);
     }
-    entry.submit(wake_flags(Wake::Late));
+    submit(entry);
     Some(captured)
 }

@@ -30,7 +30,7 @@ use miku_probe_abi::{
 };
 
 pub(crate) use self::binding::received;
-use crate::maps::{RECORDS, Skip, Wake, add_one, current, header, lost_record, put, wake_flags};
+use crate::maps::{RECORDS, Skip, Wake, add_one, current, header, lost_record, put, submit};
 use crate::memory::{read_kernel, read_user};
 use crate::segment::{Course, Segment};
 
@@ -388,7 +388,7 @@ fn try_server_name(ctx: &ProbeContext, name: u64) -> Result<(), Skip> {
         (&raw mut (*to).length).write(length as u32 - 1);
         (&raw mut (*to).padding).write(0);
     }
-    entry.submit(wake_flags(Wake::Late));
+    submit(entry);
     Ok(())
 }
 

@@ -105,6 +105,9 @@ pub enum Command {
     /// Print what the NVIDIA driver tells of the GPUs now, as metrics; it needs no privileges
     #[command(after_help = EXIT_CODES)]
     Gpu(GpuLookArgs),
+    /// List every metric that `run` can export: name, labels, type and help
+    #[command(after_help = EXIT_CODES)]
+    Metrics(MetricsArgs),
     /// Print a shell's completion script
     Completions {
         /// The shell
@@ -340,6 +343,14 @@ pub struct GpuLookArgs {
     /// The NVIDIA driver's library (NVML), where the loader does not find it [default: libnvidia-ml.so.1]
     #[arg(long, value_name = "FILE")]
     pub gpu_library: Option<PathBuf>,
+}
+
+/// Flags of `metrics`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct MetricsArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ mod stalls;
 
 use miku_probe_abi::RecordKind;
 
-pub use self::discord::{Active, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window};
+pub use self::discord::{
+    Active, ConversationOutcome, Discord, GatewayChange, Phase, Phases, ReconnectReason, ReplyKind, Shard, Window,
+};
 pub use self::event_loop::{EventLoop, StallThreshold, Turns, off_reason};
 pub use self::gpu::{
     Allocations, ClockDomain, Device, EccKind, EccLocation, Gpu, GpuMemory, GpuProcess, GpuSample, LlmPhase,
@@ -466,6 +468,8 @@ pub enum Observation {
         /// How many.
         count: u64,
     },
+    /// So many records more were made in the kernel, by its own count.
+    RecordsSent(u64),
     /// From a record's time in the kernel to the moment its observation reached the sinks.
     Delivery(Nanos),
     /// How many processes of a service are in a state now.

@@ -129,6 +129,7 @@ struct Told {
     table: u64,
     capture: u64,
     recursion: u64,
+    sent: u64,
     messages_in: u64,
     messages_out: u64,
 }
@@ -671,6 +672,8 @@ impl<S: Sink> Core<S> {
                 self.pipeline.observe(&Observation::Lost { at, count });
             }
         }
+        let sent = counters.sent - std::mem::replace(&mut self.told.sent, counters.sent);
+        self.pipeline.observe(&Observation::RecordsSent(sent));
         for (direction, told, total) in [
             (Direction::In, &mut self.told.messages_in, counters.lost_starts_in),
             (Direction::Out, &mut self.told.messages_out, counters.lost_starts_out),

@@ -78,7 +78,7 @@ const _: () = {
     assert!(size_of::<ResolveCall>() == 24);
     assert!(size_of::<DialCall>() == 16);
     assert!(size_of::<NetOffsets>() == 60);
-    assert!(size_of::<Counters>() == 208);
+    assert!(size_of::<Counters>() == 216);
     assert!(size_of::<TracepointOffsets>() == 32);
     assert!(size_of::<CudaAllocations>() == 48);
     assert!(size_of::<Arrival>() == 16);

@@ -29,7 +29,7 @@ pub use targets::*;
 pub use tls::*;
 
 /// The version of the layouts; it rises whenever one of them changes.
-pub const ABI_VERSION: u8 = 8;
+pub const ABI_VERSION: u8 = 9;
 
 /// A layout: made of integers and arrays of integers alone, its padding named fields, so that any bytes are a
 /// value and every value is bytes.

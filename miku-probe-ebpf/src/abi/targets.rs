@@ -54,4 +54,6 @@ pub struct Counters {
     pub targets_full: u64,
     /// Captures that the kernel could not read, because the memory was not resident.
     pub unreadable: u64,
+    /// Records that were made: those that are on the ring and those that are in `lost`.
+    pub sent: u64,
 }

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod gpu;
 pub mod hist;
+pub mod metrics;
 pub mod profile;
 pub mod ps;
 pub mod run;
@@ -51,6 +52,7 @@ pub fn perform(config: Config) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Gpu(config) => gpu::run(config, &mut io::stdout().lock())?,
+        Command::Metrics { json } => metrics::run(json, &mut io::stdout().lock())?,
         Command::Completions(shell) => {
             // Its writer may not fail, so it writes to memory first.
             let mut script = Vec::new();

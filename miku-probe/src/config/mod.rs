@@ -102,6 +102,11 @@ pub enum Command {
     Check(CheckConfig),
     /// Print what GPUs tell.
     Gpu(GpuConfig),
+    /// Print the catalogue of metrics.
+    Metrics {
+        /// As JSON.
+        json: bool,
+    },
     /// Print a completion script.
     Completions(Shell),
     /// Print the manual page.
@@ -208,6 +213,7 @@ impl Config {
             cli::Command::Stalls(arguments) => Command::Stalls(stalls(&arguments)?),
             cli::Command::Profile(arguments) => Command::Profile(profile(arguments)?),
             cli::Command::Completions { shell } => Command::Completions(shell),
+            cli::Command::Metrics(arguments) => Command::Metrics { json: arguments.json },
             cli::Command::Man => Command::Man,
         };
         Ok(Self { verbosity: verbosity(cli.verbose, cli.quiet), command })

@@ -25,6 +25,38 @@ impl ReplyKind {
     }
 }
 
+/// How it ended for a person on whose message or interaction the bot acted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConversationOutcome {
+    /// The person was answered, and the time until then is known.
+    Replied,
+    /// The person was shown a form; what is sent by it is another interaction.
+    Form,
+    /// The bot wrote what may be the answer to this person, or to another.
+    Ambiguous,
+    /// The bot began to answer, and did nothing more.
+    Unanswered,
+    /// Too much was not seen to say.
+    Unknown,
+}
+
+impl ConversationOutcome {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Replied, Self::Form, Self::Ambiguous, Self::Unanswered, Self::Unknown];
+
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Replied => "replied",
+            Self::Form => "form",
+            Self::Ambiguous => "ambiguous",
+            Self::Unanswered => "unanswered",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// Where the time before a reply went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
@@ -223,6 +255,25 @@ pub enum Discord {
     Unanswered {
         /// What.
         kind: ReplyKind,
+    },
+    /// The bot acted for the first time on what a person did.
+    ConversationStarted {
+        /// What.
+        kind: ReplyKind,
+    },
+    /// What had started is over: once for each [`Discord::ConversationStarted`].
+    ConversationEnded {
+        /// What.
+        kind: ReplyKind,
+        /// How.
+        outcome: ConversationOutcome,
+    },
+    /// The number of conversations that have started and are not over changed.
+    ConversationsOpen {
+        /// What.
+        kind: ReplyKind,
+        /// By how much.
+        change: i64,
     },
     /// Something happened to a shard's gateway.
     Gateway {

@@ -96,6 +96,9 @@ impl<S: Sink> Out<'_, S> {
                 self.discord(Discord::Reply { kind, duration, phases });
             }
             reply::Event::Unanswered(kind) => self.discord(Discord::Unanswered { kind }),
+            reply::Event::Started(kind) => self.discord(Discord::ConversationStarted { kind }),
+            reply::Event::Ended(kind, outcome) => self.discord(Discord::ConversationEnded { kind, outcome }),
+            reply::Event::Open(kind, change) => self.discord(Discord::ConversationsOpen { kind, change }),
             reply::Event::Unmatched(reason) => self.unmatched(reason),
         }
     }

@@ -241,6 +241,7 @@ impl CounterTable {
             sum.table_full += counters.table_full;
             sum.targets_full += counters.targets_full;
             sum.unreadable += counters.unreadable;
+            sum.sent += counters.sent;
         }
         Ok(sum)
     }

@@ -11,6 +11,58 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::core::{Collector, Desc, Metric};
 use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts};
+use serde::Serialize;
+
+/// What a family is, whether or not it has a series now.
+#[derive(Clone, Debug, Serialize)]
+pub struct FamilyInfo {
+    /// The family's name.
+    pub name: &'static str,
+    /// What its `# TYPE` says.
+    #[serde(rename = "type")]
+    pub kind: FamilyKind,
+    /// The keys of the labels that a series may have; a label without a value is left out of a series.
+    pub labels: Vec<&'static str>,
+    /// What its `# HELP` says.
+    pub help: &'static str,
+    /// A histogram's upper bounds, without the infinite one; empty for other types.
+    pub buckets: &'static [f64],
+}
+
+/// The types of families that the probe has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "they are Prometheus's own")]
+pub enum FamilyKind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl FamilyKind {
+    /// The kind of a protocol buffer's type.
+    ///
+    /// # Panics
+    /// For types that no family of this program has.
+    pub(super) fn of(kind: MetricType) -> Self {
+        match kind {
+            MetricType::COUNTER => Self::Counter,
+            MetricType::GAUGE => Self::Gauge,
+            MetricType::HISTOGRAM => Self::Histogram,
+            other => panic!("no family of this program is a {other:?}"),
+        }
+    }
+
+    /// The word, as the text format has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
 
 /// A kind of metric that a family can hold.
 pub(super) trait Series: Metric + 'static {
@@ -96,6 +148,12 @@ impl<S: Series, const N: usize> Family<S, N> {
         .unwrap_or_else(|error| panic!("{name} is not a valid family: {error}"));
         let series = Mutex::new(HashMap::new());
         Self { inner: Arc::new(Inner { name, help, labels, buckets, description, series }) }
+    }
+
+    /// What the family is.
+    pub(super) fn info(&self) -> FamilyInfo {
+        let Inner { name, help, labels, buckets, .. } = &*self.inner;
+        FamilyInfo { name, kind: FamilyKind::of(S::TYPE), labels: labels.to_vec(), help, buckets }
     }
 
     /// The series with these label values, a new one at its start value if need be.

@@ -20,11 +20,12 @@ use std::fs;
 use miku_probe_abi::RecordKind;
 use prometheus::{Counter, Histogram, IntCounter, IntGauge, Registry};
 
+use self::catalog::{Catalog, Families};
 pub use self::catalog::{FAST_BUCKETS, HTTP_BUCKETS, TOKEN_BUCKETS, TOKEN_RATE_BUCKETS};
-use self::catalog::{Families, register};
 use self::keys::{ExchangeKey, Failure, Text, TransferKey};
 use self::limits::RateLimits;
-use super::own_process::OwnProcess;
+pub use super::families::{FamilyInfo, FamilyKind};
+use super::own_process::{self, OwnProcess};
 use crate::observations::{Exchange, HandshakeFailure, LostWhere, Names, Observation, Sink, Unmatched};
 use crate::units::{Direction, Nanos, ServiceId, Side, Symbol};
 
@@ -73,6 +74,7 @@ impl BuildInfo {
 pub struct Metrics {
     registry: Registry,
     families: Families,
+    catalog: Vec<FamilyInfo>,
     exchange_limit: usize,
     exchanges: FastMap<ExchangeKey, ExchangeSeries>,
     transfers: FastMap<TransferKey, IntCounter>,
@@ -84,13 +86,14 @@ pub struct Metrics {
     gpu: gpu::Series,
     event_loop: event_loop::Series,
     llm: llm::Series,
-    in_flight: FastMap<(ServiceId, Side), IntGauge>,
+    requests: FastMap<(ServiceId, Side), RequestSeries>,
     unmatched: FastMap<(&'static str, Unmatched), IntCounter>,
     overflows: FastMap<&'static str, IntCounter>,
     programs: HashMap<Box<str>, ProgramSeries>,
     lost: [IntCounter; LostWhere::ALL.len()],
     lost_totals: [Total; LostWhere::ALL.len()],
     records: [IntCounter; RecordKind::ALL.len()],
+    records_sent: IntCounter,
     delivery: Histogram,
 }
 
@@ -105,9 +108,9 @@ impl Metrics {
     }
 
     fn with_exchange_limit(build: &BuildInfo, exchange_limit: usize) -> Self {
-        let registry = Registry::new();
-        register(&registry, OwnProcess::new());
-        let families = Families::new(&registry);
+        let catalog = Catalog::default();
+        catalog.register(OwnProcess::new(), own_process::families());
+        let families = Families::new(&catalog);
         families.up.get([]).set(1);
         families.build_info.get([&build.version, &build.revision, &build.kernel]).set(1);
         Self {
@@ -116,22 +119,24 @@ impl Metrics {
             transfers: FastMap::default(),
             handshakes: FastMap::default(),
             rate_limits: RateLimits::default(),
-            discord: discord::Series::new(&registry),
-            processes: process::Series::new(&registry),
-            net: net::Series::new(&registry),
-            gpu: gpu::Series::new(&registry),
-            event_loop: event_loop::Series::new(&registry),
-            llm: llm::Series::new(&registry),
-            in_flight: FastMap::default(),
+            discord: discord::Series::new(&catalog),
+            processes: process::Series::new(&catalog),
+            net: net::Series::new(&catalog),
+            gpu: gpu::Series::new(&catalog),
+            event_loop: event_loop::Series::new(&catalog),
+            llm: llm::Series::new(&catalog),
+            requests: FastMap::default(),
             unmatched: FastMap::default(),
             overflows: FastMap::default(),
             programs: HashMap::new(),
             lost: LostWhere::ALL.map(|at| families.lost.get([at.as_str()])),
             lost_totals: Default::default(),
             records: RecordKind::ALL.map(|kind| families.records.get([record_kind(kind)])),
+            records_sent: families.records_sent.get([]),
             delivery: families.delivery.get([]),
-            registry,
+            registry: catalog.registry(),
             families,
+            catalog: catalog.into_families(),
         }
     }
 
@@ -139,6 +144,12 @@ impl Metrics {
     #[must_use]
     pub fn registry(&self) -> Registry {
         self.registry.clone()
+    }
+
+    /// What each family is that a scrape may show, by name.
+    #[must_use]
+    pub fn catalog(&self) -> &[FamilyInfo] {
+        &self.catalog
     }
 
     /// Sets how many places of `kind`, such as `tracepoint`, are attached for `service` now.
@@ -182,7 +193,10 @@ impl Metrics {
 
     fn exchange(&mut self, exchange: &Exchange, names: &Names) {
         // Neither its end nor its status may be told, and its bytes were not all seen.
-        let Some(key) = ExchangeKey::of(exchange) else { return };
+        let Some(key) = ExchangeKey::of(exchange) else {
+            self.requests(exchange.service, exchange.side, names).unknown.inc();
+            return;
+        };
         if let Some(series) = self.exchanges.get_mut(&key) {
             series.observe(&self.families, exchange, key, names);
             return;
@@ -257,6 +271,18 @@ impl Metrics {
         }
     }
 
+    fn requests(&mut self, service: ServiceId, side: Side, names: &Names) -> &RequestSeries {
+        let Self { requests, families, .. } = self;
+        requests.entry((service, side)).or_insert_with(|| {
+            let labels = [names.service(service), side.as_str()];
+            RequestSeries {
+                started: families.started.get(labels),
+                in_flight: families.in_flight.get(labels),
+                unknown: families.unknown.get(labels),
+            }
+        })
+    }
+
     fn overflow(&mut self, label: &'static str) {
         self.overflows.entry(label).or_insert_with(|| self.families.label_overflow.get([label])).inc();
     }
@@ -266,11 +292,11 @@ impl Sink for Metrics {
     fn observe(&mut self, observation: &Observation, names: &Names) {
         match *observation {
             Observation::Exchange(ref exchange) => self.exchange(exchange, names),
-            Observation::InFlight { service, side, change } => self
-                .in_flight
-                .entry((service, side))
-                .or_insert_with(|| self.families.in_flight.get([names.service(service), side.as_str()]))
-                .add(i64::from(change)),
+            Observation::InFlight { service, side, change } => {
+                let series = self.requests(service, side, names);
+                series.in_flight.add(i64::from(change));
+                series.started.inc_by(u64::try_from(change).unwrap_or(0));
+            }
             Observation::Bytes { service, direction, peer, transport, bytes } => {
                 self.transfer(TransferKey { service, direction, peer: Text::Symbol(peer), transport }, bytes, names);
             }
@@ -331,6 +357,7 @@ impl Sink for Metrics {
                 self.families.lost_messages.get([io_direction(direction)]).inc_by(count);
             }
             Observation::Records { kind, count } => self.records[kind.place()].inc_by(count),
+            Observation::RecordsSent(count) => self.records_sent.inc_by(count),
             Observation::Delivery(time) => self.delivery.observe(time.seconds()),
             Observation::Targets { service, state, count } => {
                 self.families.targets.get([names.service(service), state.as_str()]).set(i64::from(count));
@@ -397,6 +424,13 @@ impl ExchangeSeries {
             aborted.inc();
         }
     }
+}
+
+/// How many requests of a service have begun, and what became of those that are not among the durations.
+struct RequestSeries {
+    started: IntCounter,
+    in_flight: IntGauge,
+    unknown: IntCounter,
 }
 
 /// The series of handshakes with one peer; none until there is something to tell.

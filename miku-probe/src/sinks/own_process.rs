@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
 
+use super::families::{FamilyInfo, FamilyKind};
 use crate::discovery::usage::{Folder, boot_time};
 
 /// Name, help and type of each metric, in the order in which [`OwnProcess::collect`] fills them.
@@ -27,6 +28,17 @@ pub(super) struct OwnProcess {
     folder: Folder,
     page_bytes: f64,
     boot_time: Option<f64>,
+}
+
+/// What each of them is.
+pub(super) fn families() -> impl Iterator<Item = FamilyInfo> {
+    FAMILIES.into_iter().map(|(name, help, kind)| FamilyInfo {
+        name,
+        kind: FamilyKind::of(kind),
+        labels: Vec::new(),
+        help,
+        buckets: &[],
+    })
 }
 
 impl OwnProcess {

@@ -56,6 +56,7 @@
 //! promises nothing. If the bot meanwhile wrote something that belongs to nobody, it is [`Unmatched::UnansweredUnsure`].
 
 mod events;
+mod outcomes;
 mod phases;
 #[cfg(test)]
 mod properties;
@@ -70,10 +71,11 @@ pub use self::events::{
     Action, At, Author, Body, CallId, Dial, Event, Input, InteractionKind, LlmId, Reference, Reply, Source, Token,
     WORKED_MAX, Worked,
 };
+use self::outcomes::Doubts;
 use self::phases::{Span, part};
 use self::table::{Conversation, Id, Key, Retry, Rivals, State, Table, Try};
 use self::turns::{Cause, Turns, Why};
-use crate::observations::{Phase, Unmatched};
+use crate::observations::{ConversationOutcome, Phase, Unmatched};
 use crate::protocols::arrivals::Came;
 use crate::units::Nanos;
 
@@ -182,6 +184,7 @@ pub struct Replies {
     opened: Option<(Source, Why)>,
     /// When code of the process was last seen to go on without, or in another's, turn.
     slept: Option<Nanos>,
+    doubts: Doubts,
 }
 
 impl Replies {
@@ -267,6 +270,8 @@ impl Replies {
         while self.uncertain.front().is_some_and(|(time, _)| now.since(*time) > WINDOW) {
             self.uncertain.pop_front();
         }
+        self.doubts.prune(now);
+        self.tell_open(tell);
     }
 
     /// The process ended: whom it began to answer is not answered any more.
@@ -275,6 +280,12 @@ impl Replies {
         for id in begun {
             self.give_up(id, tell);
         }
+        for id in self.table.open() {
+            if let Some(one) = self.table.remove(id) {
+                self.forget(&one, tell);
+            }
+        }
+        self.tell_none_open(tell);
         for _ in self.llms.values().filter(|llm| llm.unsettled) {
             tell(Event::Unmatched(Unmatched::LlmAmbiguous));
         }
@@ -287,7 +298,11 @@ impl Replies {
             State::Begun if idle < CALL_MAX && (idle < WINDOW || one.is_blocked()) => {}
             State::Begun => self.give_up(id, tell),
             State::Answered | State::Spoiled if idle < TRAIL => {}
-            State::Silent | State::Answered | State::Spoiled => drop(self.table.remove(id)),
+            State::Silent | State::Answered | State::Spoiled => {
+                if let Some(one) = self.table.remove(id) {
+                    self.forget(&one, tell);
+                }
+            }
         }
     }
 
@@ -295,6 +310,8 @@ impl Replies {
         let Some(one) = self.table.remove(id) else { return };
         let unsure = self.stray.is_some_and(|stray| stray >= one.event);
         tell(if unsure { Event::Unmatched(Unmatched::UnansweredUnsure) } else { Event::Unanswered(one.kind()) });
+        let outcome = if unsure { ConversationOutcome::Unknown } else { ConversationOutcome::Unanswered };
+        tell(Event::Ended(one.kind(), outcome));
     }
 
     /// Enters what a person did, and tells what that may cause.
@@ -308,8 +325,11 @@ impl Replies {
         tell: &mut impl FnMut(Event),
     ) -> Cause {
         let (id, crowded_out) = self.table.insert(key, channel, state, time, came);
-        if crowded_out {
+        if let Some(one) = crowded_out {
             tell(Event::Unmatched(Unmatched::TableFull));
+            if one.state == State::Begun {
+                tell(Event::Ended(one.kind(), ConversationOutcome::Unknown));
+            }
         }
         // What comes a second time, as after a session is resumed, was heard already.
         id.map_or(Cause::Other, Cause::Conversation)
@@ -436,15 +456,15 @@ impl Replies {
         let Some(owner) = by_turn().or(refused).or_else(sole) else {
             if let Some(id) = only(self.table.open_in(channel).filter(|(_, one)| again(one))) {
                 // Who is perhaps still typed for is not given up yet.
-                self.table.set(id, State::Begun, time);
+                self.begin(id, time, tell);
             } else if renewals == 0 && self.table.open_in(channel).next().is_some() {
-                tell(Event::Unmatched(Unmatched::TypingAmbiguous));
+                self.types_for_somebody(channel, time, tell);
             }
             self.is_uncertain(time, Some(channel));
             return None;
         };
         self.act(owner, time);
-        self.table.set(owner, State::Begun, time);
+        self.begin(owner, time, tell);
         if let Some(one) = self.table.get_mut(owner) {
             one.typed = Some(time);
             if let Some(refused) = one.typing_refused.take() {
@@ -617,7 +637,7 @@ impl Replies {
             && self.table.get(id).is_some_and(Conversation::is_open)
             && matches!(call.action, Action::Webhook { .. })
         {
-            self.table.set(id, State::Spoiled, time);
+            self.end(id, State::Spoiled, ConversationOutcome::Ambiguous, time, tell);
             tell(Event::Unmatched(Unmatched::AnswerAmbiguous));
         }
     }
@@ -660,6 +680,9 @@ impl Replies {
                 (None, Verdict::Tied(id)) => Some(id),
                 (None, Verdict::Further) => {
                     self.table.touch(channel, end);
+                    if !failed {
+                        self.answers_somebody(channel, ConversationOutcome::Ambiguous, tell);
+                    }
                     let known = self.owner_of(call.why);
                     return known.filter(|id| self.table.get(*id).is_some_and(|one| one.channel == Some(channel)));
                 }
@@ -667,6 +690,7 @@ impl Replies {
                     if !failed {
                         self.stray = Some(end);
                         tell(Event::Unmatched(Unmatched::AnswerUnknown));
+                        self.answers_somebody(channel, ConversationOutcome::Ambiguous, tell);
                     }
                     None
                 }
@@ -680,7 +704,7 @@ impl Replies {
                     tell(Event::Unmatched(Unmatched::AnswerHalfSeen));
                     self.stray = Some(end);
                     if matches!(verdict, Verdict::Tied(_) | Verdict::Ambiguous) {
-                        self.spoil(channel, end);
+                        self.spoil(channel, end, ConversationOutcome::Unknown, tell);
                     }
                 }
                 None
@@ -703,13 +727,13 @@ impl Replies {
     fn is_ambiguous(&mut self, channel: u64, end: Nanos, status: Option<u16>, tell: &mut impl FnMut(Event)) {
         if is_success(status) || status.is_none() {
             tell(Event::Unmatched(Unmatched::AnswerAmbiguous));
-            self.spoil(channel, end);
+            self.spoil(channel, end, ConversationOutcome::Ambiguous, tell);
         }
     }
 
     /// Whoever may have been meant by a message in `channel` may have been answered. If all of them wait for something,
     /// it may have been any.
-    fn spoil(&mut self, channel: u64, time: Nanos) {
+    fn spoil(&mut self, channel: u64, time: Nanos, outcome: ConversationOutcome, tell: &mut impl FnMut(Event)) {
         let meant = |one: &Conversation| one.is_message() && !one.is_speechless();
         let anybody = self.table.open_in(channel).any(|(_, one)| meant(one));
         let ids: Vec<Id> = self
@@ -718,9 +742,7 @@ impl Replies {
             .filter(|(_, one)| if anybody { meant(one) } else { one.is_message() })
             .map(|(id, _)| id)
             .collect();
-        for id in ids {
-            self.table.set(id, State::Spoiled, time);
-        }
+        self.spoil_all(channel, ids, outcome, time, tell);
         self.table.touch(channel, time);
     }
 
@@ -746,13 +768,13 @@ impl Replies {
                     one.retry = None;
                 }
                 if deferred == 5 {
-                    self.table.set(owner, State::Begun, end);
+                    self.begin(owner, end, tell);
                 }
             }
             // A form, or what else is shown at once: nobody waits on.
-            (Some(200..=299), Some(_)) => self.table.set(owner, State::Answered, end),
+            (Some(200..=299), Some(_)) => self.end(owner, State::Answered, ConversationOutcome::Form, end, tell),
             (Some(200..=299) | None, _) => {
-                self.table.set(owner, State::Spoiled, end);
+                self.end(owner, State::Spoiled, ConversationOutcome::Unknown, end, tell);
                 tell(Event::Unmatched(Unmatched::AnswerHalfSeen));
             }
             (Some(_), _) => self.answer(owner, call, end, status, None, tell),
@@ -779,8 +801,12 @@ impl Replies {
         }
         if one.state == State::Spoiled {
             if is_success(status) {
+                let channel = one.channel;
                 self.table.set(id, State::Answered, end);
                 tell(Event::Unmatched(Unmatched::AnswerNotFirst));
+                if let Some(channel) = channel {
+                    self.answers_somebody(channel, ConversationOutcome::Ambiguous, tell);
+                }
             }
             return;
         }
@@ -794,16 +820,16 @@ impl Replies {
                     }
                     tell(Event::Reply(reply));
                 }
-                self.table.set(id, State::Answered, end);
+                self.end(id, State::Answered, ConversationOutcome::Replied, end, tell);
                 self.settle(id, tell);
             }
             Some(200..=299) | None => {
-                self.table.set(id, State::Spoiled, end);
+                self.end(id, State::Spoiled, ConversationOutcome::Unknown, end, tell);
                 tell(Event::Unmatched(Unmatched::AnswerHalfSeen));
             }
             Some(other) => {
                 self.act(id, call.start);
-                self.table.set(id, State::Begun, end);
+                self.begin(id, end, tell);
                 let Some(one) = self.table.get_mut(id) else { return };
                 let refused = other == TOO_MANY_REQUESTS;
                 Conversation::keep(&mut one.tries, Try { start: call.start, end, refused });
@@ -921,7 +947,7 @@ impl Replies {
         let certain = started_by.is_some_and(|id| rivals.only(id) && !self.is_sleeper(time));
         if certain && let Some(id) = started_by {
             self.act(id, time);
-            self.table.set(id, State::Begun, time);
+            self.begin(id, time, tell);
         } else {
             self.is_uncertain(time, None);
         }

@@ -1,9 +1,11 @@
 //! Names, labels, buckets and help texts: the contract with whoever reads the metrics.
 
+use std::cell::RefCell;
+
 use prometheus::core::Collector;
 use prometheus::{Counter, Gauge, Histogram, IntCounter, IntGauge, Registry};
 
-use super::super::families::{Family, Series};
+use super::super::families::{Family, FamilyInfo, Series};
 
 /// Upper bounds, in seconds, of the buckets for whatever may wait on a language model.
 pub const HTTP_BUCKETS: &[f64] =
@@ -28,7 +30,9 @@ pub(super) struct Families {
     pub(super) server_duration: Family<Histogram, 6>,
     pub(super) client_duration: Family<Histogram, 8>,
     pub(super) first_byte: Family<Histogram, 4>,
+    pub(super) started: Family<IntCounter, 2>,
     pub(super) in_flight: Family<IntGauge, 2>,
+    pub(super) unknown: Family<IntCounter, 2>,
     pub(super) request_bytes: Family<IntCounter, 3>,
     pub(super) response_bytes: Family<IntCounter, 3>,
     pub(super) aborted: Family<IntCounter, 4>,
@@ -42,6 +46,7 @@ pub(super) struct Families {
     pub(super) sites: Family<IntGauge, 2>,
     pub(super) attach_failures: Family<IntCounter, 2>,
     pub(super) records: Family<IntCounter, 1>,
+    pub(super) records_sent: Family<IntCounter, 0>,
     pub(super) lost: Family<IntCounter, 1>,
     pub(super) lost_messages: Family<IntCounter, 1>,
     pub(super) unmatched: Family<IntCounter, 2>,
@@ -52,18 +57,18 @@ pub(super) struct Families {
 }
 
 impl Families {
-    pub(super) fn new(registry: &Registry) -> Self {
+    pub(super) fn new(catalog: &Catalog) -> Self {
         Self {
-            up: family(registry, "miku_up", "1 while the probe runs.", [], &[]),
+            up: family(catalog, "miku_up", "1 while the probe runs.", [], &[]),
             build_info: family(
-                registry,
+                catalog,
                 "miku_probe_build_info",
                 "1, with the probe's version and revision and the release of the running kernel.",
                 ["version", "revision", "kernel"],
                 &[],
             ),
             server_duration: family(
-                registry,
+                catalog,
                 "http_server_request_duration_seconds",
                 "Duration of requests that the service answered, from the first byte of the request to the last byte of \
                  the answer, or to the end of an aborted exchange.",
@@ -78,7 +83,7 @@ impl Families {
                 HTTP_BUCKETS,
             ),
             client_duration: family(
-                registry,
+                catalog,
                 "http_client_request_duration_seconds",
                 "Duration of requests that the service made, from the first byte of the request to the last byte of the \
                  answer, or to the end of an aborted exchange.",
@@ -95,70 +100,85 @@ impl Families {
                 HTTP_BUCKETS,
             ),
             first_byte: family(
-                registry,
+                catalog,
                 "miku_http_time_to_first_byte_seconds",
                 "Time from the first byte of a request to the first byte of its final answer.",
                 ["service", "side", "server_address", "http_route"],
                 HTTP_BUCKETS,
             ),
+            started: family(
+                catalog,
+                "miku_http_requests_started_total",
+                "Requests of which the first byte was seen. Each is in flight, among the durations, or unknown.",
+                ["service", "side"],
+                &[],
+            ),
+            unknown: family(
+                catalog,
+                "miku_http_requests_unknown_total",
+                "Requests that are over, of which too much was not seen to give a duration or a status: events were dropped, \
+                 or the probe came or went in their midst.",
+                ["service", "side"],
+                &[],
+            ),
             in_flight: family(
-                registry,
+                catalog,
                 "miku_http_requests_in_flight",
                 "Requests that began and have not ended.",
                 ["service", "side"],
                 &[],
             ),
             request_bytes: family(
-                registry,
+                catalog,
                 "miku_http_request_bytes_total",
                 "Bytes of requests, heads and bodies, of exchanges that were seen to their end.",
                 ["service", "side", "server_address"],
                 &[],
             ),
             response_bytes: family(
-                registry,
+                catalog,
                 "miku_http_response_bytes_total",
                 "Bytes of answers, heads and bodies, of exchanges that were seen to their end.",
                 ["service", "side", "server_address"],
                 &[],
             ),
             aborted: family(
-                registry,
+                catalog,
                 "miku_http_aborted_total",
                 "Exchanges that were cut short.",
                 ["service", "side", "server_address", "reason"],
                 &[],
             ),
             net_bytes: family(
-                registry,
+                catalog,
                 "miku_net_bytes_total",
                 "Bytes that the service received or transmitted over sockets, headers of lower layers not counted.",
                 ["service", "direction", "peer", "transport"],
                 &[],
             ),
             handshake: family(
-                registry,
+                catalog,
                 "miku_net_tls_handshake_seconds",
                 "Duration of TLS handshakes that succeeded, by the name of the host that was asked for.",
                 ["service", "peer"],
                 FAST_BUCKETS,
             ),
             handshake_failures: family(
-                registry,
+                catalog,
                 "miku_net_tls_handshake_failures_total",
                 "TLS handshakes that failed, by the name of the host that was asked for.",
                 ["service", "peer", "reason"],
                 &[],
             ),
             rate_limited: family(
-                registry,
+                catalog,
                 "miku_discord_rate_limited_total",
                 "Requests that Discord refused by a rate limit (status 429), by whom the limit counts together.",
                 ["service", "scope", "http_route"],
                 &[],
             ),
             rate_limit_remaining: family(
-                registry,
+                catalog,
                 "miku_discord_rate_limit_remaining_ratio",
                 "Share of the requests that Discord allows until the limit resets that is left, by the latest answer of \
                  the route.",
@@ -166,72 +186,80 @@ impl Families {
                 &[],
             ),
             rate_limit_wait: family(
-                registry,
+                catalog,
                 "miku_discord_rate_limit_wait_seconds_total",
                 "Time from the end of a request that Discord refused by a rate limit to the start of its second try.",
                 ["service", "http_route"],
                 &[],
             ),
             targets: family(
-                registry,
+                catalog,
                 "miku_probe_targets",
                 "Processes of a service, by whether the probe follows them.",
                 ["service", "state"],
                 &[],
             ),
             sites: family(
-                registry,
+                catalog,
                 "miku_probe_sites",
                 "Places in the kernel or in a process where the probe is attached.",
                 ["service", "kind"],
                 &[],
             ),
             attach_failures: family(
-                registry,
+                catalog,
                 "miku_probe_attach_failures_total",
                 "Places where the probe could not attach.",
                 ["kind", "reason"],
                 &[],
             ),
-            records: family(registry, "miku_probe_records_total", "Records that came from the kernel.", ["kind"], &[]),
+            records: family(catalog, "miku_probe_records_total", "Records that came from the kernel.", ["kind"], &[]),
+            records_sent: family(
+                catalog,
+                "miku_probe_records_sent_total",
+                "Records that the programs in the kernel made, as they count them themselves. Each is in miku_probe_records_total \
+                 or in miku_probe_lost_total{where=\"ring\"} soon after.",
+                [],
+                &[],
+            ),
             lost_messages: family(
-                registry,
+                catalog,
                 "miku_probe_lost_messages_total",
                 "Messages of which the start was among the records lost in the ring, by direction.",
                 ["direction"],
                 &[],
             ),
-            lost: family(registry, "miku_probe_lost_total", "What was lost, by where it was lost.", ["where"], &[]),
+            lost: family(catalog, "miku_probe_lost_total", "What was lost, by where it was lost.", ["where"], &[]),
             unmatched: family(
-                registry,
+                catalog,
                 "miku_probe_unmatched_total",
                 "What was seen but belongs to no whole exchange.",
                 ["protocol", "reason"],
                 &[],
             ),
             label_overflow: family(
-                registry,
+                catalog,
                 "miku_probe_label_overflow_total",
                 "Observations with a label value over its cap, counted under another value.",
                 ["label"],
                 &[],
             ),
             bpf_seconds: family(
-                registry,
+                catalog,
                 "miku_probe_bpf_run_seconds_total",
                 "Time that a BPF program ran, as the kernel measures it while its statistics are on.",
                 ["program"],
                 &[],
             ),
             bpf_runs: family(
-                registry,
+                catalog,
                 "miku_probe_bpf_runs_total",
                 "Runs of a BPF program, as the kernel counts them while its statistics are on.",
                 ["program"],
                 &[],
             ),
             delivery: family(
-                registry,
+                catalog,
                 "miku_probe_delivery_seconds",
                 "Time from a record's making in the kernel to the moment when its observation reached the metrics.",
                 [],
@@ -241,21 +269,44 @@ impl Families {
     }
 }
 
+/// The registry that is scraped, and what each family in it is: a registry alone shows only families that have a series.
+#[derive(Default)]
+pub(super) struct Catalog {
+    registry: Registry,
+    families: RefCell<Vec<FamilyInfo>>,
+}
+
+impl Catalog {
+    /// The registry; its clones share the metrics.
+    pub(super) fn registry(&self) -> Registry {
+        self.registry.clone()
+    }
+
+    /// All families, by name.
+    pub(super) fn into_families(self) -> Vec<FamilyInfo> {
+        let mut families = self.families.into_inner();
+        families.sort_by_key(|family| family.name);
+        families
+    }
+
+    /// Registers what collects these families.
+    pub(super) fn register(&self, collector: impl Collector + 'static, families: impl IntoIterator<Item = FamilyInfo>) {
+        self.registry
+            .register(Box::new(collector))
+            .unwrap_or_else(|error| panic!("two families of this program clash: {error}"));
+        self.families.borrow_mut().extend(families);
+    }
+}
+
 /// A new family, which is registered.
 pub(super) fn family<S: Series, const N: usize>(
-    registry: &Registry,
+    catalog: &Catalog,
     name: &'static str,
     help: &'static str,
     labels: [&'static str; N],
     buckets: &'static [f64],
 ) -> Family<S, N> {
     let family = Family::new(name, help, labels, buckets);
-    register(registry, family.clone());
+    catalog.register(family.clone(), [family.info()]);
     family
-}
-
-pub(super) fn register(registry: &Registry, collector: impl Collector + 'static) {
-    registry
-        .register(Box::new(collector))
-        .unwrap_or_else(|error| panic!("two families of this program clash: {error}"));
 }

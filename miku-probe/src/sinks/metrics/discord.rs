@@ -1,11 +1,13 @@
 //! What is told of a bot on Discord: replies, the gateway, and what is used of it. Rate limits are in `limits.rs`.
 
-use prometheus::{Histogram, IntCounter, IntGauge, Registry};
+use prometheus::{Histogram, IntCounter, IntGauge};
 
-use super::catalog::{FAST_BUCKETS, HTTP_BUCKETS, family};
+use super::catalog::{Catalog, FAST_BUCKETS, HTTP_BUCKETS, family};
 use super::keys::{OTHER, Text};
 use super::{FastMap, io_direction};
-use crate::observations::{Discord, GatewayChange, Names, Phase, Phases, ReconnectReason, ReplyKind, Shard};
+use crate::observations::{
+    ConversationOutcome, Discord, GatewayChange, Names, Phase, Phases, ReconnectReason, ReplyKind, Shard,
+};
 use crate::sinks::families::Family;
 use crate::units::{ServiceId, Symbol};
 
@@ -31,6 +33,9 @@ struct Families {
     reply_phase: Family<Histogram, 2>,
     energy: Family<Histogram, 1>,
     unanswered: Family<IntCounter, 2>,
+    started: Family<IntCounter, 2>,
+    ended: Family<IntCounter, 3>,
+    open: Family<IntGauge, 2>,
     up: Family<IntGauge, 2>,
     heartbeat: Family<Histogram, 2>,
     missed: Family<IntCounter, 2>,
@@ -45,10 +50,10 @@ struct Families {
 }
 
 impl Families {
-    fn new(registry: &Registry) -> Self {
+    fn new(catalog: &Catalog) -> Self {
         Self {
             reply_duration: family(
-                registry,
+                catalog,
                 "miku_discord_reply_duration_seconds",
                 "Time that a person waited for the bot's answer, from when the gateway's event had come to its socket to when \
                  the end of the first REST call that answers it had. Typing is no answer.",
@@ -56,7 +61,7 @@ impl Families {
                 HTTP_BUCKETS,
             ),
             reply_phase: family(
-                registry,
+                catalog,
                 "miku_discord_reply_phase_seconds",
                 "Where the time of miku_discord_reply_duration_seconds went; the phases of a reply add up to it. What is \
                  not certain is in the phase other, and a phase that a reply did not have is not observed.",
@@ -64,7 +69,7 @@ impl Families {
                 HTTP_BUCKETS,
             ),
             energy: family(
-                registry,
+                catalog,
                 "miku_discord_reply_energy_joules",
                 "What this machine's GPUs drew for a reply: for the calls of language models that the bot certainly made for it \
                  to a server on this machine that is watched too, by the same shares as miku_llm_energy_joules_total.",
@@ -72,36 +77,60 @@ impl Families {
                 ENERGY_BUCKETS,
             ),
             unanswered: family(
-                registry,
+                catalog,
                 "miku_discord_unanswered_total",
                 "Messages and interactions that the bot certainly began to answer, and then did not for five minutes, or \
                  until its process ended.",
                 ["service", "kind"],
                 &[],
             ),
+            started: family(
+                catalog,
+                "miku_discord_conversations_started_total",
+                "Messages and interactions of people on which the bot acted: it typed, called a language model, deferred, or \
+                 answered. What the bot ignores does not count.",
+                ["service", "kind"],
+                &[],
+            ),
+            ended: family(
+                catalog,
+                "miku_discord_conversations_ended_total",
+                "Those of miku_discord_conversations_started_total that are over, each once: replied (its duration is in \
+                 miku_discord_reply_duration_seconds), form (the person was shown one), ambiguous (the bot wrote what may answer \
+                 this person or another), unanswered, or unknown (too much was not seen).",
+                ["service", "kind", "outcome"],
+                &[],
+            ),
+            open: family(
+                catalog,
+                "miku_discord_conversations_open",
+                "Those of miku_discord_conversations_started_total that are not over, as of the last second.",
+                ["service", "kind"],
+                &[],
+            ),
             up: family(
-                registry,
+                catalog,
                 "miku_discord_gateway_up",
                 "1 while the gateway acknowledges the bot's heartbeats, 0 while it does not or is not connected.",
                 ["service", "shard"],
                 &[],
             ),
             heartbeat: family(
-                registry,
+                catalog,
                 "miku_discord_gateway_heartbeat_seconds",
                 "Time from a heartbeat of the bot's to the gateway's acknowledgement.",
                 ["service", "shard"],
                 FAST_BUCKETS,
             ),
             missed: family(
-                registry,
+                catalog,
                 "miku_discord_gateway_missed_heartbeats_total",
                 "Heartbeats of the bot's that the gateway did not acknowledge before the next one.",
                 ["service", "shard"],
                 &[],
             ),
             reconnects: family(
-                registry,
+                catalog,
                 "miku_discord_gateway_reconnects_total",
                 "Times that the bot had to connect to the gateway anew, by the reason and the close frame's code if there \
                  was one.",
@@ -109,7 +138,7 @@ impl Families {
                 &[],
             ),
             sessions: family(
-                registry,
+                catalog,
                 "miku_discord_gateway_session_starts_total",
                 "Sessions that began anew at the gateway. Discord allows a bot only so many a day; resumed ones do not \
                  count.",
@@ -117,21 +146,21 @@ impl Families {
                 &[],
             ),
             events: family(
-                registry,
+                catalog,
                 "miku_discord_gateway_events_total",
                 "Events that the gateway dispatched to the bot.",
                 ["service", "event"],
                 &[],
             ),
             commands: family(
-                registry,
+                catalog,
                 "miku_discord_commands_total",
                 "Commands that people used.",
                 ["service", "command"],
                 &[],
             ),
             active_users: family(
-                registry,
+                catalog,
                 "miku_discord_active_users",
                 "People who wrote where the bot listens, or used it, within the window, as far as the probe has watched. \
                  Above 65,536 an estimate within 5 percent.",
@@ -139,21 +168,21 @@ impl Families {
                 &[],
             ),
             active_channels: family(
-                registry,
+                catalog,
                 "miku_discord_active_channels",
                 "Channels in which they did, counted alike.",
                 ["service", "window"],
                 &[],
             ),
             guilds: family(
-                registry,
+                catalog,
                 "miku_discord_guilds",
                 "Guilds that the bot is in; absent until a session began while the probe watched.",
                 ["service"],
                 &[],
             ),
             voice: family(
-                registry,
+                catalog,
                 "miku_discord_voice_bytes_total",
                 "Bytes that voice connections received or transmitted.",
                 ["service", "direction"],
@@ -201,6 +230,9 @@ impl CloseCode {
 struct ReplySeries {
     duration: Histogram,
     unanswered: IntCounter,
+    started: IntCounter,
+    ended: [IntCounter; ConversationOutcome::ALL.len()],
+    open: IntGauge,
 }
 
 /// The series of a shard's gateway; none until there is something to tell.
@@ -224,9 +256,9 @@ pub(super) struct Series {
 }
 
 impl Series {
-    pub(super) fn new(registry: &Registry) -> Self {
+    pub(super) fn new(catalog: &Catalog) -> Self {
         Self {
-            families: Families::new(registry),
+            families: Families::new(catalog),
             replies: FastMap::default(),
             phases: FastMap::default(),
             shards: FastMap::default(),
@@ -251,6 +283,18 @@ impl Series {
             }
             Discord::Unanswered { kind } => {
                 self.replies(service, kind, name).unanswered.inc();
+                None
+            }
+            Discord::ConversationStarted { kind } => {
+                self.replies(service, kind, name).started.inc();
+                None
+            }
+            Discord::ConversationEnded { kind, outcome } => {
+                self.replies(service, kind, name).ended[outcome as usize].inc();
+                None
+            }
+            Discord::ConversationsOpen { kind, change } => {
+                self.replies(service, kind, name).open.add(change);
                 None
             }
             Discord::Gateway { shard, change, .. } => self.gateway(service, shard, change, name),
@@ -284,6 +328,10 @@ impl Series {
         self.replies.entry((service, kind)).or_insert_with(|| ReplySeries {
             duration: self.families.reply_duration.get([name, kind.as_str()]),
             unanswered: self.families.unanswered.get([name, kind.as_str()]),
+            started: self.families.started.get([name, kind.as_str()]),
+            ended: ConversationOutcome::ALL
+                .map(|outcome| self.families.ended.get([name, kind.as_str(), outcome.as_str()])),
+            open: self.families.open.get([name, kind.as_str()]),
         })
     }
 
@@ -431,7 +479,7 @@ mod tests {
         see(&mut metrics, &names, Discord::Unanswered { kind: ReplyKind::Interaction });
         see(&mut metrics, &names, Discord::Energy { joules: 160.0 });
         assert_eq!(
-            told(&metrics, "miku_discord_"),
+            ["reply_", "unanswered_"].map(|of| told(&metrics, &format!("miku_discord_{of}"))).concat(),
             [
                 "miku_discord_reply_duration_seconds_sum{kind=\"interaction\",service=\"bot\"} 0",
                 "miku_discord_reply_duration_seconds_count{kind=\"interaction\",service=\"bot\"} 0",
@@ -447,6 +495,29 @@ mod tests {
                 "miku_discord_reply_phase_seconds_count{phase=\"rate_limit\",service=\"bot\"} 1",
                 "miku_discord_unanswered_total{kind=\"interaction\",service=\"bot\"} 1",
                 "miku_discord_unanswered_total{kind=\"message\",service=\"bot\"} 0",
+            ]
+        );
+    }
+
+    #[test]
+    fn conversations_stand_at_zero_for_every_outcome_and_count_once() {
+        let (mut metrics, names) = sink();
+        let kind = ReplyKind::Message;
+        see(&mut metrics, &names, Discord::ConversationStarted { kind });
+        see(&mut metrics, &names, Discord::ConversationStarted { kind });
+        see(&mut metrics, &names, Discord::ConversationsOpen { kind, change: 2 });
+        see(&mut metrics, &names, Discord::ConversationEnded { kind, outcome: ConversationOutcome::Ambiguous });
+        see(&mut metrics, &names, Discord::ConversationsOpen { kind, change: -1 });
+        assert_eq!(
+            told(&metrics, "miku_discord_conversations_"),
+            [
+                "miku_discord_conversations_ended_total{kind=\"message\",outcome=\"ambiguous\",service=\"bot\"} 1",
+                "miku_discord_conversations_ended_total{kind=\"message\",outcome=\"form\",service=\"bot\"} 0",
+                "miku_discord_conversations_ended_total{kind=\"message\",outcome=\"replied\",service=\"bot\"} 0",
+                "miku_discord_conversations_ended_total{kind=\"message\",outcome=\"unanswered\",service=\"bot\"} 0",
+                "miku_discord_conversations_ended_total{kind=\"message\",outcome=\"unknown\",service=\"bot\"} 0",
+                "miku_discord_conversations_open{kind=\"message\",service=\"bot\"} 1",
+                "miku_discord_conversations_started_total{kind=\"message\",service=\"bot\"} 2",
             ]
         );
     }

@@ -1,10 +1,10 @@
 //! What is told of event loops: turns, where their time went, and stalls.
 
 use miku_probe_abi::OffReason;
-use prometheus::{Counter, IntCounter, Registry};
+use prometheus::{Counter, IntCounter};
 
 use super::FastMap;
-use super::catalog::{FAST_BUCKETS, family};
+use super::catalog::{Catalog, FAST_BUCKETS, family};
 use super::keys::OTHER;
 use crate::observations::{EventLoop, Names, StallChange, StallThreshold, Turns, off_reason};
 use crate::sinks::counted::CountedHistogram;
@@ -28,24 +28,24 @@ struct Families {
 }
 
 impl Families {
-    fn new(registry: &Registry) -> Self {
+    fn new(catalog: &Catalog) -> Self {
         Self {
             busy: family(
-                registry,
+                catalog,
                 "miku_event_loop_busy_seconds",
                 "Time of an event loop's turn, from the selector's return to the next wait.",
                 ["service"],
                 FAST_BUCKETS,
             ),
             on_cpu: family(
-                registry,
+                catalog,
                 "miku_event_loop_on_cpu_seconds_total",
                 "Time that event loops ran on a processor within their turns.",
                 ["service"],
                 &[],
             ),
             off_cpu: family(
-                registry,
+                catalog,
                 "miku_event_loop_off_cpu_seconds_total",
                 "Time within their turns that event loops did not run, because another thread did (cpu), or because they \
                  waited for a disk, mostly (disk), for a lock (lock), slept (sleep) or waited in another call (call).",
@@ -53,21 +53,21 @@ impl Families {
                 &[],
             ),
             idle: family(
-                registry,
+                catalog,
                 "miku_event_loop_idle_seconds_total",
                 "Time that event loops waited in their selectors.",
                 ["service"],
                 &[],
             ),
             starved: family(
-                registry,
+                catalog,
                 "miku_event_loop_starved_seconds_total",
                 "Time that event loops could have run and had no processor, within their turns and before them.",
                 ["service"],
                 &[],
             ),
             stalls: family(
-                registry,
+                catalog,
                 "miku_event_loop_stalls_total",
                 "Turns of event loops that were longer than a threshold, in seconds, by the code that blocked.",
                 ["service", "threshold", "where"],
@@ -106,9 +106,9 @@ pub(super) struct Series {
 }
 
 impl Series {
-    pub(super) fn new(registry: &Registry) -> Self {
+    pub(super) fn new(catalog: &Catalog) -> Self {
         Self {
-            families: Families::new(registry),
+            families: Families::new(catalog),
             loops: FastMap::default(),
             stalled: FastMap::default(),
             stalls: FastMap::default(),
@@ -189,7 +189,7 @@ impl Series {
 #[cfg(test)]
 mod tests {
     use miku_probe_abi::{TURN_BOUNDS, TURN_BUCKETS};
-    use prometheus::TextEncoder;
+    use prometheus::{Registry, TextEncoder};
 
     use std::sync::Arc;
 
@@ -230,32 +230,33 @@ mod tests {
 
     #[test]
     fn turns_are_told_as_they_were_counted() {
-        let registry = Registry::new();
-        let mut series = Series::new(&registry);
+        let catalog = Catalog::default();
+        let mut series = Series::new(&catalog);
         let times = Turns { on_cpu: Nanos(500_000_000), idle: Nanos(3_000_000_000), ..Turns::default() };
         let mut off = Turns { starved: Some(Nanos(0)), ..times };
         off.off_cpu[OffReason::Disk as usize] = Nanos(250_000_000);
         for what in [long_turns(2), EventLoop::Turns(Box::new(off))] {
             assert_eq!(series.observe(BOT, &what, &names()), None);
         }
-        assert_eq!(shown(&registry, "miku_event_loop_busy_seconds_sum"), ["{service=\"bot\"} 4"]);
-        let buckets = shown(&registry, "miku_event_loop_busy_seconds_bucket");
+        assert_eq!(shown(&catalog.registry(), "miku_event_loop_busy_seconds_sum"), ["{service=\"bot\"} 4"]);
+        let buckets = shown(&catalog.registry(), "miku_event_loop_busy_seconds_bucket");
         assert_eq!(buckets[10..12], ["{service=\"bot\",le=\"1\"} 0", "{service=\"bot\",le=\"2.5\"} 2"]);
-        assert_eq!(shown(&registry, "miku_event_loop_on_cpu_seconds_total"), ["{service=\"bot\"} 0.5"]);
-        assert_eq!(shown(&registry, "miku_event_loop_idle_seconds_total"), ["{service=\"bot\"} 3"]);
-        let off = shown(&registry, "miku_event_loop_off_cpu_seconds_total");
+        assert_eq!(shown(&catalog.registry(), "miku_event_loop_on_cpu_seconds_total"), ["{service=\"bot\"} 0.5"]);
+        assert_eq!(shown(&catalog.registry(), "miku_event_loop_idle_seconds_total"), ["{service=\"bot\"} 3"]);
+        let off = shown(&catalog.registry(), "miku_event_loop_off_cpu_seconds_total");
         assert!(off.contains(&"{reason=\"disk\",service=\"bot\"} 0.25".to_owned()), "{off:?}");
-        assert_eq!(shown(&registry, "miku_event_loop_starved_seconds_total"), ["{service=\"bot\"} 0"]);
+        assert_eq!(shown(&catalog.registry(), "miku_event_loop_starved_seconds_total"), ["{service=\"bot\"} 0"]);
     }
 
     #[test]
     fn a_stall_that_nobody_explained_is_counted_when_it_is_over() {
-        let registry = Registry::new();
-        let mut series = Series::new(&registry);
+        let catalog = Catalog::default();
+        let mut series = Series::new(&catalog);
         let names = names();
         let stall = stall("work", StallThreshold::Second);
         let stalls = || {
-            let mut stalls = shown(&registry, "miku_event_loop_stalls_total{service=\"bot\",threshold=\"1\",where=");
+            let mut stalls =
+                shown(&catalog.registry(), "miku_event_loop_stalls_total{service=\"bot\",threshold=\"1\",where=");
             stalls.sort();
             stalls
         };
@@ -273,15 +274,17 @@ mod tests {
 
     #[test]
     fn places_are_bounded() {
-        let registry = Registry::new();
-        let mut series = Series::new(&registry);
+        let catalog = Catalog::default();
+        let mut series = Series::new(&catalog);
         let names = names();
         for number in 0..PLACE_LIMIT + 3 {
             let over = series.observe(BOT, &stall(&format!("f{number}"), StallThreshold::Tenth), &names);
             assert_eq!(over, (number >= PLACE_LIMIT).then_some("where"));
         }
-        let others =
-            shown(&registry, "miku_event_loop_stalls_total{service=\"bot\",threshold=\"0.1\",where=\"other\"}");
+        let others = shown(
+            &catalog.registry(),
+            "miku_event_loop_stalls_total{service=\"bot\",threshold=\"0.1\",where=\"other\"}",
+        );
         assert_eq!(others, [" 3"]);
     }
 }

@@ -9,13 +9,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{Histogram, IntCounter, IntGauge, Registry};
+use prometheus::{Histogram, IntCounter, IntGauge};
 
 use super::FastMap;
-use super::catalog::{family, register};
+use super::catalog::{Catalog, family};
 use super::keys::OTHER;
 use crate::observations::{Allocations, Device, Gpu, GpuProcess, GpuSample, Names, Reading};
-use crate::sinks::families::Family;
+use crate::sinks::families::{Family, FamilyInfo, FamilyKind};
 use crate::units::{Nanos, ServiceId};
 
 /// How many processes of one GPU are told apart before the rest is `other`.
@@ -32,61 +32,132 @@ const RATIO_BUCKETS: &[f64] = &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9
 const POWER_BUCKETS: &[f64] =
     &[25.0, 50.0, 75.0, 100.0, 150.0, 200.0, 250.0, 300.0, 350.0, 400.0, 500.0, 600.0, 800.0, 1000.0];
 
-/// A family's name, help and type.
-type About = (&'static str, &'static str, MetricType);
+/// What a family of the driver's samples is.
+#[derive(Clone, Copy)]
+struct About {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    labels: &'static [&'static str],
+}
 
-const UP: About = (
-    "miku_gpu_up",
-    "1 while the driver tells of the GPU, 0 while it does not; without the label gpu when it tells of none at all.",
-    GAUGE,
-);
-const INFO: About = ("miku_gpu_info", "1, with the GPU's id for good and the product's name.", GAUGE);
-const MEMORY_TOTAL: About = ("miku_gpu_memory_total_bytes", "The GPU's memory.", GAUGE);
-const MEMORY_USED: About =
-    ("miku_gpu_memory_used_bytes", "Memory in use. Drivers that do not tell what is reserved count that in.", GAUGE);
-const MEMORY_FREE: About = ("miku_gpu_memory_free_bytes", "Memory that is free.", GAUGE);
-const MEMORY_RESERVED: About =
-    ("miku_gpu_memory_reserved_bytes", "Memory that the driver and the firmware keep for themselves.", GAUGE);
-const EXHAUSTED_IN: About = (
-    "miku_gpu_memory_exhausted_in_seconds",
-    "Time until the GPU's memory is used up if it grows on as in the last five minutes; absent while it does not grow.",
-    GAUGE,
-);
-const UTILIZATION: About = (
-    "miku_gpu_utilization_ratio",
-    "Part of the driver's last sampling period, of a sixth of a second to a second, in which the GPU was busy with this.",
-    GAUGE,
-);
-const TEMPERATURE: About = ("miku_gpu_temperature_celsius", "Temperature.", GAUGE);
-const POWER: About = ("miku_gpu_power_watts", "Power that the GPU draws.", GAUGE);
-const POWER_LIMIT: About =
-    ("miku_gpu_power_limit_watts", "Power that the GPU may draw, by all limits together.", GAUGE);
-const ENERGY: About =
-    ("miku_gpu_energy_joules_total", "Energy that the GPU used since the driver was loaded.", COUNTER);
-const CLOCK: About = ("miku_gpu_clock_hertz", "Clock.", GAUGE);
-const THROTTLE: About = (
-    "miku_gpu_throttle_active",
-    "1 while the clocks are held down for this reason, 0 while they are not; reasons that the GPU does not know are absent.",
-    GAUGE,
-);
-const PCIE: About = ("miku_gpu_pcie_bytes_total", "Bytes that the GPU moved over PCI Express.", COUNTER);
-const ECC: About = ("miku_gpu_ecc_errors_total", "Errors of memory since the driver was loaded.", COUNTER);
-const XID: About =
-    ("miku_gpu_xid_errors_total", "Critical errors, by NVIDIA's number, since the probe watches.", COUNTER);
-const REMAPPED: About = (
-    "miku_gpu_remapped_rows",
-    "Rows of memory that were replaced, by why; 1 under pending or failed when some wait for it or could not be.",
-    GAUGE,
-);
-const FAN: About = ("miku_gpu_fan_ratio", "The fan's intended speed, as part of its greatest.", GAUGE);
-const PROCESS_MEMORY: About =
-    ("miku_gpu_process_memory_bytes", "Memory of the GPU that a process holds, be it idle.", GAUGE);
-const PROCESS_SM: About = (
-    "miku_gpu_process_sm_ratio",
-    "Part of the time in which the process's kernels ran, in the driver's latest sample; absent while it has none.",
-    GAUGE,
-);
-const AGE: About = ("miku_gpu_sample_age_seconds", "Time since the GPUs were last asked with success.", GAUGE);
+impl From<About> for FamilyInfo {
+    fn from(About { name, help, kind, labels }: About) -> Self {
+        Self { name, kind: FamilyKind::of(kind), labels: labels.to_vec(), help, buckets: &[] }
+    }
+}
+
+const UP: About = About {
+    name: "miku_gpu_up",
+    help: "1 while the driver tells of the GPU, 0 while it does not; without the label gpu when it tells of none at all.",
+    kind: GAUGE,
+    labels: &["gpu"],
+};
+const INFO: About = About {
+    name: "miku_gpu_info",
+    help: "1, with the GPU's id for good and the product's name.",
+    kind: GAUGE,
+    labels: &["gpu", "uuid", "name"],
+};
+const MEMORY_TOTAL: About =
+    About { name: "miku_gpu_memory_total_bytes", help: "The GPU's memory.", kind: GAUGE, labels: &["gpu"] };
+const MEMORY_USED: About = About {
+    name: "miku_gpu_memory_used_bytes",
+    help: "Memory in use. Drivers that do not tell what is reserved count that in.",
+    kind: GAUGE,
+    labels: &["gpu"],
+};
+const MEMORY_FREE: About =
+    About { name: "miku_gpu_memory_free_bytes", help: "Memory that is free.", kind: GAUGE, labels: &["gpu"] };
+const MEMORY_RESERVED: About = About {
+    name: "miku_gpu_memory_reserved_bytes",
+    help: "Memory that the driver and the firmware keep for themselves.",
+    kind: GAUGE,
+    labels: &["gpu"],
+};
+const EXHAUSTED_IN: About = About {
+    name: "miku_gpu_memory_exhausted_in_seconds",
+    help: "Time until the GPU's memory is used up if it grows on as in the last five minutes; absent while it does not grow.",
+    kind: GAUGE,
+    labels: &["gpu"],
+};
+const UTILIZATION: About = About {
+    name: "miku_gpu_utilization_ratio",
+    help: "Part of the driver's last sampling period, of a sixth of a second to a second, in which the GPU was busy with this.",
+    kind: GAUGE,
+    labels: &["gpu", "task"],
+};
+const TEMPERATURE: About =
+    About { name: "miku_gpu_temperature_celsius", help: "Temperature.", kind: GAUGE, labels: &["gpu", "sensor"] };
+const POWER: About =
+    About { name: "miku_gpu_power_watts", help: "Power that the GPU draws.", kind: GAUGE, labels: &["gpu"] };
+const POWER_LIMIT: About = About {
+    name: "miku_gpu_power_limit_watts",
+    help: "Power that the GPU may draw, by all limits together.",
+    kind: GAUGE,
+    labels: &["gpu"],
+};
+const ENERGY: About = About {
+    name: "miku_gpu_energy_joules_total",
+    help: "Energy that the GPU used since the driver was loaded.",
+    kind: COUNTER,
+    labels: &["gpu"],
+};
+const CLOCK: About = About { name: "miku_gpu_clock_hertz", help: "Clock.", kind: GAUGE, labels: &["gpu", "domain"] };
+const THROTTLE: About = About {
+    name: "miku_gpu_throttle_active",
+    help: "1 while the clocks are held down for this reason, 0 while they are not; reasons that the GPU does not know are absent.",
+    kind: GAUGE,
+    labels: &["gpu", "reason"],
+};
+const PCIE: About = About {
+    name: "miku_gpu_pcie_bytes_total",
+    help: "Bytes that the GPU moved over PCI Express.",
+    kind: COUNTER,
+    labels: &["gpu", "direction"],
+};
+const ECC: About = About {
+    name: "miku_gpu_ecc_errors_total",
+    help: "Errors of memory since the driver was loaded.",
+    kind: COUNTER,
+    labels: &["gpu", "type", "location"],
+};
+const XID: About = About {
+    name: "miku_gpu_xid_errors_total",
+    help: "Critical errors, by NVIDIA's number, since the probe watches.",
+    kind: COUNTER,
+    labels: &["gpu", "xid"],
+};
+const REMAPPED: About = About {
+    name: "miku_gpu_remapped_rows",
+    help: "Rows of memory that were replaced, by why; 1 under pending or failed when some wait for it or could not be.",
+    kind: GAUGE,
+    labels: &["gpu", "cause"],
+};
+const FAN: About = About {
+    name: "miku_gpu_fan_ratio",
+    help: "The fan's intended speed, as part of its greatest.",
+    kind: GAUGE,
+    labels: &["gpu", "fan"],
+};
+const PROCESS_MEMORY: About = About {
+    name: "miku_gpu_process_memory_bytes",
+    help: "Memory of the GPU that a process holds, be it idle.",
+    kind: GAUGE,
+    labels: &["gpu", "service", "pid", "comm"],
+};
+const PROCESS_SM: About = About {
+    name: "miku_gpu_process_sm_ratio",
+    help: "Part of the time in which the process's kernels ran, in the driver's latest sample; absent while it has none.",
+    kind: GAUGE,
+    labels: &["gpu", "service", "pid"],
+};
+const AGE: About = About {
+    name: "miku_gpu_sample_age_seconds",
+    help: "Time since the GPUs were last asked with success.",
+    kind: GAUGE,
+    labels: &[],
+};
 
 const FAMILIES: [About; 22] = [
     UP,
@@ -133,7 +204,7 @@ struct Samples {
 
 impl Samples {
     fn new(latest: Arc<Mutex<Latest>>) -> Self {
-        let describe = |(name, help, _): About| {
+        let describe = |About { name, help, .. }: About| {
             Desc::new(name.to_owned(), help.to_owned(), Vec::new(), HashMap::new())
                 .unwrap_or_else(|error| panic!("{name} is not a valid family: {error}"))
         };
@@ -167,7 +238,7 @@ impl Collector for Samples {
 }
 
 /// Adds a series. Empty labels are left out, as Prometheus takes them.
-fn show(shown: &mut Shown, (name, help, kind): About, labels: &[(&str, &str)], value: f64) {
+fn show(shown: &mut Shown, About { name, help, kind, .. }: About, labels: &[(&str, &str)], value: f64) {
     let family = shown.entry(name).or_insert_with(|| {
         let mut family = MetricFamily::default();
         family.set_name(name.to_owned());
@@ -208,34 +279,34 @@ pub(super) struct Series {
 }
 
 impl Series {
-    pub(super) fn new(registry: &Registry) -> Self {
+    pub(super) fn new(catalog: &Catalog) -> Self {
         let latest = Arc::<Mutex<Latest>>::default();
-        register(registry, Samples::new(Arc::clone(&latest)));
+        catalog.register(Samples::new(Arc::clone(&latest)), FAMILIES.map(FamilyInfo::from));
         Self {
             latest,
             failures: family(
-                registry,
+                catalog,
                 "miku_gpu_allocation_failures_total",
                 "Requests for GPU memory that the CUDA driver refused.",
                 ["service"],
                 &[],
             ),
             bytes: family(
-                registry,
+                catalog,
                 "miku_gpu_allocation_bytes_total",
                 "GPU memory that was asked of the CUDA driver, what it refused included.",
                 ["service"],
                 &[],
             ),
             failed_bytes: family(
-                registry,
+                catalog,
                 "miku_gpu_last_allocation_failure_bytes",
                 "Size of the last request for GPU memory that the CUDA driver refused.",
                 ["service"],
                 &[],
             ),
             failed_time: family(
-                registry,
+                catalog,
                 "miku_gpu_last_allocation_failure_timestamp_seconds",
                 "When that was, in seconds since the epoch.",
                 ["service"],
@@ -243,7 +314,7 @@ impl Series {
             ),
             allocations: FastMap::default(),
             busy: family(
-                registry,
+                catalog,
                 "miku_llm_gpu_utilization_ratio",
                 "Use of a GPU's multiprocessors while all calls of language models that were served on the machine were in one phase \
                  (prompt: none had its first token yet; generation: each had), one observation a sample that lies in it.",
@@ -251,14 +322,14 @@ impl Series {
                 RATIO_BUCKETS,
             ),
             power: family(
-                registry,
+                catalog,
                 "miku_llm_gpu_power_watts",
                 "Power that a GPU drew while all calls of language models that were served were in one phase.",
                 ["gpu", "phase"],
                 POWER_BUCKETS,
             ),
             memory: family(
-                registry,
+                catalog,
                 "miku_llm_gpu_memory_ratio",
                 "Part of a GPU's memory that was in use while all calls of language models that were served were in one phase.",
                 ["gpu", "phase"],

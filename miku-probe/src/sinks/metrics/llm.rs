@@ -1,9 +1,9 @@
 //! What is told of calls of language models: how long they take, their tokens, and the models behind them.
 
-use prometheus::{Counter, Histogram, IntCounter, IntGauge, Registry};
+use prometheus::{Counter, Histogram, IntCounter, IntGauge};
 
 use super::FastMap;
-use super::catalog::{HTTP_BUCKETS, TOKEN_BUCKETS, TOKEN_RATE_BUCKETS, family};
+use super::catalog::{Catalog, HTTP_BUCKETS, TOKEN_BUCKETS, TOKEN_RATE_BUCKETS, family};
 use super::keys::Text;
 use crate::observations::{CallOutcome, Finish, Llm, LlmCall, LlmLabels, Names, Operation, Tokens};
 use crate::sinks::families::Family;
@@ -33,6 +33,7 @@ struct Families {
     inter_token: Family<Histogram, 6>,
     rate: Family<Histogram, 6>,
     tokens: Family<IntCounter, 5>,
+    started: Family<IntCounter, 3>,
     in_flight: Family<IntGauge, 3>,
     prompt: Family<Counter, 3>,
     predicted: Family<Counter, 3>,
@@ -44,12 +45,12 @@ struct Families {
 }
 
 impl Families {
-    fn new(registry: &Registry) -> Self {
+    fn new(catalog: &Catalog) -> Self {
         const CALL: [&str; 6] = ["service", "side", "model", "server_address", "operation", "streaming"];
         let [service, side, model, server, operation, streaming] = CALL;
         Self {
             duration: family(
-                registry,
+                catalog,
                 "miku_llm_request_duration_seconds",
                 "Duration of calls of language models, from the first byte of the request to the last byte of the answer, or \
                  to the end of what was seen of a call that was cut short or not seen whole.",
@@ -57,7 +58,7 @@ impl Families {
                 HTTP_BUCKETS,
             ),
             first_token: family(
-                registry,
+                catalog,
                 "miku_llm_time_to_first_token_seconds",
                 "Time from the first byte of a request to the first token of the answer, of calls that are streamed. Neither \
                  the answer's head nor its role is a token.",
@@ -65,50 +66,57 @@ impl Families {
                 HTTP_BUCKETS,
             ),
             inter_token: family(
-                registry,
+                catalog,
                 "miku_llm_inter_token_seconds",
                 "Time between one token of a streamed answer and the next.",
                 CALL,
                 TOKEN_BUCKETS,
             ),
             rate: family(
-                registry,
+                catalog,
                 "miku_llm_output_tokens_per_second",
                 "Tokens of an answer by the time that it took to generate them, one observation a call.",
                 CALL,
                 TOKEN_RATE_BUCKETS,
             ),
             tokens: family(
-                registry,
+                catalog,
                 "miku_llm_tokens_total",
                 "Tokens as the servers counted them; cached ones are input too. Calls of which the server did not say are not \
                  in it.",
                 [service, side, model, server, "type"],
                 &[],
             ),
+            started: family(
+                catalog,
+                "miku_llm_requests_started_total",
+                "Calls of language models that have begun. Each is in flight or among miku_llm_request_duration_seconds.",
+                ["service", "side", "server_address"],
+                &[],
+            ),
             in_flight: family(
-                registry,
+                catalog,
                 "miku_llm_requests_in_flight",
                 "Calls of language models that began and have not ended.",
                 [service, side, server],
                 &[],
             ),
             prompt: family(
-                registry,
+                catalog,
                 "miku_llm_prompt_seconds_total",
                 "Time that servers say they evaluated prompts (llama.cpp's timings).",
                 [service, side, model],
                 &[],
             ),
             predicted: family(
-                registry,
+                catalog,
                 "miku_llm_predicted_seconds_total",
                 "Time that servers say they generated answers (llama.cpp's timings).",
                 [service, side, model],
                 &[],
             ),
             energy: family(
-                registry,
+                catalog,
                 "miku_llm_energy_joules_total",
                 "Energy that the GPUs of this machine drew for calls of language models that are served here: all that they drew \
                  while calls were under way, at each moment in equal parts.",
@@ -116,7 +124,7 @@ impl Families {
                 &[],
             ),
             queue: family(
-                registry,
+                catalog,
                 "miku_llm_queue_seconds",
                 "How long calls waited before the server began with them: what of their time the server's own timings do not \
                  account for.",
@@ -124,21 +132,21 @@ impl Families {
                 HTTP_BUCKETS,
             ),
             finishes: family(
-                registry,
+                catalog,
                 "miku_llm_finishes_total",
                 "Answers by why the model stopped, as their servers said.",
                 [service, side, model, "reason"],
                 &[],
             ),
             switches: family(
-                registry,
+                catalog,
                 "miku_llm_model_switches_total",
                 "Times that another model answered than before, by the one that answered then.",
                 [service, model],
                 &[],
             ),
             load: family(
-                registry,
+                catalog,
                 "miku_llm_model_load_seconds",
                 "How long the first call after a switch waited for its model to be loaded.",
                 [service, model],
@@ -243,6 +251,12 @@ impl CallSeries {
     }
 }
 
+/// How many calls have begun and how many are under way.
+struct RequestSeries {
+    started: IntCounter,
+    in_flight: IntGauge,
+}
+
 /// The series of a model's switches.
 struct SwitchSeries {
     count: IntCounter,
@@ -254,17 +268,17 @@ struct SwitchSeries {
 pub(super) struct Series {
     families: Families,
     calls: FastMap<Key, CallSeries>,
-    in_flight: FastMap<(ServiceId, Side, Text), IntGauge>,
+    requests: FastMap<(ServiceId, Side, Text), RequestSeries>,
     switches: FastMap<(ServiceId, Text), SwitchSeries>,
     energy: FastMap<(ServiceId, Text), Counter>,
 }
 
 impl Series {
-    pub(super) fn new(registry: &Registry) -> Self {
+    pub(super) fn new(catalog: &Catalog) -> Self {
         Self {
-            families: Families::new(registry),
+            families: Families::new(catalog),
             calls: FastMap::default(),
-            in_flight: FastMap::default(),
+            requests: FastMap::default(),
             switches: FastMap::default(),
             energy: FastMap::default(),
         }
@@ -309,15 +323,17 @@ impl Series {
 
     fn in_flight(&mut self, service: ServiceId, side: Side, server: Symbol, change: i8, names: &Names) -> Overflow {
         let mut key = (service, side, Text::Symbol(server));
-        let over = self.in_flight.len() >= SERVER_LIMIT && !self.in_flight.contains_key(&key);
+        let over = self.requests.len() >= SERVER_LIMIT && !self.requests.contains_key(&key);
         if over {
             key.2 = key.2.collapsed();
         }
-        let family = &self.families.in_flight;
-        self.in_flight
-            .entry(key)
-            .or_insert_with(|| family.get([names.service(service), side.as_str(), key.2.text(names)]))
-            .add(i64::from(change));
+        let Self { families, requests, .. } = self;
+        let series = requests.entry(key).or_insert_with(|| {
+            let labels = [names.service(service), side.as_str(), key.2.text(names)];
+            RequestSeries { started: families.started.get(labels), in_flight: families.in_flight.get(labels) }
+        });
+        series.in_flight.add(i64::from(change));
+        series.started.inc_by(u64::try_from(change).unwrap_or(0));
         over.then_some("server_address")
     }
 
@@ -555,6 +571,8 @@ mod tests {
             [
                 "miku_llm_requests_in_flight{service=\"bot\",side=\"server\"} 1",
                 "miku_llm_requests_in_flight{server_address=\"llm.lan\",service=\"bot\",side=\"client\"} 1",
+                "miku_llm_requests_started_total{service=\"bot\",side=\"server\"} 1",
+                "miku_llm_requests_started_total{server_address=\"llm.lan\",service=\"bot\",side=\"client\"} 2",
             ]
         );
     }

@@ -1,8 +1,8 @@
 //! What is told of the network beneath all protocols. Bytes and TLS handshakes are in the parent module.
 
-use prometheus::{Histogram, IntCounter, IntGauge, Registry};
+use prometheus::{Histogram, IntCounter, IntGauge};
 
-use super::catalog::{FAST_BUCKETS, family};
+use super::catalog::{Catalog, FAST_BUCKETS, family};
 use super::keys::{OTHER, Text};
 use super::{FastMap, PEER_LIMIT, io_direction};
 use crate::observations::{ConnectFailure, Names, Net, Resolution};
@@ -28,10 +28,10 @@ struct Families {
 }
 
 impl Families {
-    fn new(registry: &Registry) -> Self {
+    fn new(catalog: &Catalog) -> Self {
         Self {
             connections: family(
-                registry,
+                catalog,
                 "miku_net_connections_total",
                 "TCP connections that were made: by the service itself (side client) or by others to it (side server), by its \
                  peer: a host's name where it is known for certain, or loopback, lan or internet.",
@@ -39,21 +39,21 @@ impl Families {
                 &[],
             ),
             open: family(
-                registry,
+                catalog,
                 "miku_net_connections_open",
                 "TCP connections that are open now, asked of the kernel every five seconds.",
                 ["service", "peer"],
                 &[],
             ),
             connect: family(
-                registry,
+                catalog,
                 "miku_net_connect_seconds",
                 "Time from the service's connect to the connection, also where connect did not wait for it.",
                 ["service", "peer"],
                 FAST_BUCKETS,
             ),
             failures: family(
-                registry,
+                catalog,
                 "miku_net_connect_failures_total",
                 "Connections that the service tried to make in vain. Abandoned: it closed the socket before there was an \
                  answer. Local: this machine refused before a packet was sent, as for want of a route.",
@@ -61,14 +61,14 @@ impl Families {
                 &[],
             ),
             retransmits: family(
-                registry,
+                catalog,
                 "miku_net_tcp_retransmits_total",
                 "TCP segments that were sent once more.",
                 ["service", "peer"],
                 &[],
             ),
             resets: family(
-                registry,
+                catalog,
                 "miku_net_tcp_resets_total",
                 "TCP connections that were reset, by which way the reset went. Connections that were refused are not among \
                  them.",
@@ -76,7 +76,7 @@ impl Families {
                 &[],
             ),
             rtt: family(
-                registry,
+                catalog,
                 "miku_net_tcp_rtt_seconds",
                 "Round-trip time of TCP connections as TCP smooths it, asked of the kernel every five seconds, of those whose \
                  peer has acknowledged something since.",
@@ -84,7 +84,7 @@ impl Families {
                 FAST_BUCKETS,
             ),
             drops: family(
-                registry,
+                catalog,
                 "miku_net_listen_drops_total",
                 "Connections to a port of the service's that the kernel turned away, mostly because too many waited to be \
                  accepted.",
@@ -92,7 +92,7 @@ impl Families {
                 &[],
             ),
             dns: family(
-                registry,
+                catalog,
                 "miku_net_dns_seconds",
                 "Time that resolving a name took, by outcome: a call of the C library's getaddrinfo, or what the service itself asked \
                  of a name server over UDP. Again: no server could tell now, mostly because none answered in time. Addresses \
@@ -132,8 +132,8 @@ pub(super) struct Series {
 }
 
 impl Series {
-    pub(super) fn new(registry: &Registry) -> Self {
-        let families = Families::new(registry);
+    pub(super) fn new(catalog: &Catalog) -> Self {
+        let families = Families::new(catalog);
         Self { families, peers: FastMap::default(), drops: FastMap::default(), dns: FastMap::default() }
     }
 

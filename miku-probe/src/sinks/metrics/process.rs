@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use prometheus::core::{Atomic, GenericCounter};
-use prometheus::{Counter, Gauge, IntCounter, IntGauge, Registry};
+use prometheus::{Counter, Gauge, IntCounter, IntGauge};
 
-use super::catalog::family;
+use super::catalog::{Catalog, family};
 use super::{FastMap, Total};
 use crate::observations::{Cgroup, Names, ProcessEnd, ProcessNews, Resource, Vitals};
 use crate::sinks::families::{Family, Series as Metric};
@@ -23,8 +23,8 @@ const PROCESS: [&str; 2] = ["service", "pid"];
 struct Gauges<M>(Family<M, 2>);
 
 impl<M: Metric> Gauges<M> {
-    fn new(registry: &Registry, name: &'static str, help: &'static str) -> Self {
-        Self(family(registry, name, help, PROCESS, &[]))
+    fn new(catalog: &Catalog, name: &'static str, help: &'static str) -> Self {
+        Self(family(catalog, name, help, PROCESS, &[]))
     }
 }
 
@@ -74,105 +74,105 @@ struct Families {
 }
 
 impl Families {
-    fn new(registry: &Registry) -> Self {
+    fn new(catalog: &Catalog) -> Self {
         let by = |third| ["service", "pid", third];
         Self {
             resident: Gauges::new(
-                registry,
+                catalog,
                 "miku_process_resident_memory_bytes",
                 "Memory of the process that is not swapped out, shared pages included.",
             ),
             virtual_size: Gauges::new(
-                registry,
+                catalog,
                 "miku_process_virtual_memory_bytes",
                 "Addresses that the process has mapped.",
             ),
             shared: Gauges::new(
-                registry,
+                catalog,
                 "miku_process_shared_memory_bytes",
                 "Of the resident memory, pages of files and of shared memory.",
             ),
-            swap: Gauges::new(registry, "miku_process_swap_memory_bytes", "Memory of the process that is swapped out."),
-            threads: Gauges::new(registry, "miku_process_threads", "Threads of the process."),
-            open_fds: Gauges::new(registry, "miku_process_open_fds", "Descriptors that the process has open."),
+            swap: Gauges::new(catalog, "miku_process_swap_memory_bytes", "Memory of the process that is swapped out."),
+            threads: Gauges::new(catalog, "miku_process_threads", "Threads of the process."),
+            open_fds: Gauges::new(catalog, "miku_process_open_fds", "Descriptors that the process has open."),
             max_fds: Gauges::new(
-                registry,
+                catalog,
                 "miku_process_max_fds",
                 "Descriptors that the process may have open; absent when there is no limit.",
             ),
             start: Gauges::new(
-                registry,
+                catalog,
                 "miku_process_start_time_seconds",
                 "When the process began, in seconds since the epoch.",
             ),
             growth: Gauges::new(
-                registry,
+                catalog,
                 "miku_process_resident_memory_growth_bytes_per_hour",
                 "Slope of the resident memory over the last hour, by an estimator that takes no garbage for a leak; absent \
                  until it is known.",
             ),
             growth_start: Gauges::new(
-                registry,
+                catalog,
                 "miku_process_resident_memory_growth_start_time_seconds",
                 "Since when the resident memory grows, in seconds since the epoch; absent while it does not.",
             ),
             cgroup_limit: Gauges::new(
-                registry,
+                catalog,
                 "miku_process_cgroup_memory_limit_bytes",
                 "The tightest limit of memory that is set on the process's control group or above it; absent without one.",
             ),
             cgroup_usage: Gauges::new(
-                registry,
+                catalog,
                 "miku_process_cgroup_memory_usage_bytes",
                 "Memory of the control group that has that limit.",
             ),
             cgroup_working_set: Gauges::new(
-                registry,
+                catalog,
                 "miku_process_cgroup_memory_working_set_bytes",
                 "The same without pages of files that nobody used lately, which the kernel drops before it kills.",
             ),
             cgroup_cpu_limit: Gauges::new(
-                registry,
+                catalog,
                 "miku_process_cgroup_cpu_limit_cores",
                 "How many processors' time the process's control group may take; absent without a limit.",
             ),
             cpu: family(
-                registry,
+                catalog,
                 "miku_process_cpu_seconds_total",
                 "Time of the process's threads on a processor, in their own code (user) and in the kernel (system).",
                 by("mode"),
                 &[],
             ),
             switches: family(
-                registry,
+                catalog,
                 "miku_process_context_switches_total",
                 "How often the process's threads gave up the processor to wait (voluntary) or had to (involuntary).",
                 by("type"),
                 &[],
             ),
             faults: family(
-                registry,
+                catalog,
                 "miku_process_page_faults_total",
                 "Page faults of the process, without the disk (minor) and with it (major).",
                 by("type"),
                 &[],
             ),
             io: family(
-                registry,
+                catalog,
                 "miku_process_io_bytes_total",
                 "Bytes that the process made the disks read and write.",
                 by("direction"),
                 &[],
             ),
             throttled: family(
-                registry,
+                catalog,
                 "miku_process_cgroup_cpu_throttled_seconds_total",
                 "Time for which the process's control group was kept off the processors by its limit.",
                 PROCESS,
                 &[],
             ),
             pressure: family(
-                registry,
+                catalog,
                 "miku_process_cgroup_pressure_seconds_total",
                 "Time in which one task of the process's control group or more (some), or all of them (full), waited for \
                  the resource.",
@@ -180,21 +180,21 @@ impl Families {
                 &[],
             ),
             starts: family(
-                registry,
+                catalog,
                 "miku_process_starts_total",
                 "Processes of the service that began while the probe watched.",
                 ["service"],
                 &[],
             ),
             exits: family(
-                registry,
+                catalog,
                 "miku_process_exits_total",
                 "Processes of the service that ended, by how and with which code or signal.",
                 ["service", "reason", "code"],
                 &[],
             ),
             oom_kills: family(
-                registry,
+                catalog,
                 "miku_process_oom_kills_total",
                 "Processes of the service that the kernel killed for want of memory.",
                 ["service"],
@@ -246,8 +246,8 @@ pub(super) struct Series {
 }
 
 impl Series {
-    pub(super) fn new(registry: &Registry) -> Self {
-        Self { families: Families::new(registry), processes: FastMap::default() }
+    pub(super) fn new(catalog: &Catalog) -> Self {
+        Self { families: Families::new(catalog), processes: FastMap::default() }
     }
 
     /// Takes one observation in, and tells whether a label was over its cap.

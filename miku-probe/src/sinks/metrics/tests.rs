@@ -64,6 +64,7 @@ fn before_anything_is_seen_only_what_is_measured_from_the_start_is_there() {
             "miku_probe_lost_total{where=\"recursion\"} 0",
             "miku_probe_lost_total{where=\"ring\"} 0",
             "miku_probe_lost_total{where=\"table\"} 0",
+            "miku_probe_records_sent_total 0",
             "miku_probe_records_total{kind=\"arrivals\"} 0",
             "miku_probe_records_total{kind=\"bind\"} 0",
             "miku_probe_records_total{kind=\"close\"} 0",
@@ -259,7 +260,16 @@ fn an_aborted_exchange_counts_and_an_unknown_one_does_not() {
     };
     let unknown = Exchange { outcome: Outcome::Unknown, first_byte: Some(Nanos(1)), ..aborted };
     metrics.observe(&Observation::Exchange(unknown), &names);
-    assert_eq!(http(&text(&metrics)), http(&with_first_byte));
+    let after = text(&metrics);
+    assert_eq!(
+        lines(&after, "miku_http_requests_unknown_total"),
+        ["miku_http_requests_unknown_total{service=\"bot\",side=\"client\"} 1"]
+    );
+    let others = |text: &str| {
+        let lines = http(text).into_iter().filter(|line| !line.starts_with("miku_http_requests_"));
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(others(&after), others(&with_first_byte));
 }
 
 #[test]

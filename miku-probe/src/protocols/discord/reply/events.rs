@@ -1,6 +1,6 @@
 //! What is told to [`super::Replies`], and what it tells.
 
-use crate::observations::{Phases, ReplyKind, Unmatched};
+use crate::observations::{ConversationOutcome, Phases, ReplyKind, Unmatched};
 use crate::protocols::arrivals::Came;
 use crate::units::Nanos;
 
@@ -255,6 +255,12 @@ pub enum Event {
     Reply(Reply),
     /// The bot began to answer a person, and never did.
     Unanswered(ReplyKind),
+    /// The bot acted on what a person did.
+    Started(ReplyKind),
+    /// What had started is over: told once for each [`Event::Started`].
+    Ended(ReplyKind, ConversationOutcome),
+    /// By how much the number of those changed that have started and are not over.
+    Open(ReplyKind, i64),
     /// Something cannot be told.
     Unmatched(Unmatched),
 }

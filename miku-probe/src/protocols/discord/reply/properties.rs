@@ -9,6 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
+use super::outcomes::ledger::Ledger;
 use super::*;
 use crate::observations::ReplyKind;
 
@@ -498,6 +499,8 @@ struct Score {
     true_with_model: usize,
     unanswered: usize,
     true_unanswered: usize,
+    acted: usize,
+    nowhere: usize,
 }
 
 /// Holds what was told against what happened.
@@ -564,10 +567,28 @@ fn compare(world: &World, told: &[Event], seed: u64) -> Result<Score, String> {
         score.replies + unmatched >= score.true_replies,
         "seed {seed}: not all that is missing was counted: {score:?}"
     );
+    (score.acted, score.nowhere) = accounts(&tasks, told, score.replies, seed);
     if score.unanswered > score.true_unanswered {
         return Err(format!("unanswered of seed {seed}: {score:?}"));
     }
     Ok(score)
+}
+
+/// On how many people the bot acted where Discord sees it, and how many of them are not accounted for. Each is, by how it
+/// ended or by an answer of which it is only known that it went where nobody waits, unless the bot began to answer somebody
+/// in the same channel whom it never answered: then an answer may be taken for that one's.
+fn accounts(tasks: &BTreeMap<Nanos, &Task>, told: &[Event], replies: usize, seed: u64) -> (usize, usize) {
+    let ledger = Ledger::of(told);
+    assert!(ledger.closes() && ledger.open == 0, "seed {seed}: {ledger:?}");
+    assert_eq!(ledger.ended(ConversationOutcome::Replied), replies, "seed {seed}: {ledger:?}");
+    assert!(ledger.started <= tasks.len(), "seed {seed}: more than there are: {ledger:?}");
+    let elsewhere = told.iter().filter(|event| **event == Event::Unmatched(Unmatched::AnswerUnknown)).count();
+    let began = |task: &&&Task| {
+        let thought = task.models.first().is_some_and(|(start, ..)| task.first == Some(*start));
+        !task.tries.is_empty() || (task.first.is_some() && !thought)
+    };
+    let acted = tasks.values().filter(began).count();
+    (acted, acted.saturating_sub(ledger.started + elsewhere))
 }
 
 /// The sum of all seeds' scores, of which at most so many may be told wrong somewhere.
@@ -589,7 +610,11 @@ fn score(seeds: std::ops::Range<u64>, style: Style, wrong: usize) -> Score {
         sum.true_with_model += one.true_with_model;
         sum.unanswered += one.unanswered;
         sum.true_unanswered += one.true_unanswered;
+        sum.acted += one.acted;
+        sum.nowhere += one.nowhere;
     }
+    eprintln!("{sum:?}");
+    assert!(sum.nowhere * 50 <= sum.acted, "more than 2 % of people are not accounted for: {sum:?}");
     assert!(missed.len() <= wrong, "{} wrong, the first: {}", missed.len(), missed[0]);
     sum
 }

@@ -175,7 +175,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Enters a conversation; none when it is there already. The other is whether one that was open had to go for it.
+    /// Enters a conversation; none when it is there already. The other is one that was open and had to go for it.
     pub(super) fn insert(
         &mut self,
         key: Key,
@@ -183,23 +183,22 @@ impl Table {
         state: State,
         event: Nanos,
         came: Came,
-    ) -> (Option<Id>, bool) {
+    ) -> (Option<Id>, Option<Conversation>) {
         let known = match key {
             Key::Message(message) => self.messages.contains_key(&message),
             Key::Interaction(interaction, _) => self.interactions.contains_key(&interaction),
         };
         if known {
-            return (None, false);
+            return (None, None);
         }
-        let mut crowded_out = false;
+        let mut crowded_out = None;
         if self.conversations.len() >= CONVERSATIONS_MAX
-            && let Some((id, oldest)) = self.conversations.first_key_value()
+            && let Some((id, _)) = self.conversations.first_key_value()
         {
-            crowded_out = oldest.is_open();
             let id = *id;
-            self.remove(id);
+            crowded_out = self.remove(id).filter(Conversation::is_open);
         }
-        if crowded_out || self.channels.len() >= 2 * CONVERSATIONS_MAX {
+        if crowded_out.is_some() || self.channels.len() >= 2 * CONVERSATIONS_MAX {
             self.channels.retain(|_, channel| !channel.open.is_empty());
             self.gap(event);
         }
@@ -333,6 +332,11 @@ impl Table {
     /// The ids of those that began to be answered.
     pub(super) fn begun(&self) -> impl Iterator<Item = Id> + '_ {
         self.begun.iter().copied()
+    }
+
+    /// The ids of those that are open.
+    pub(super) fn open(&self) -> Vec<Id> {
+        self.open.iter().copied().collect()
     }
 
     /// The one conversation that is open in a channel, when it is certain that there is one only, and that none before it

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::outcomes::ledger::Ledger;
 use super::*;
 use crate::observations::ReplyKind;
 
@@ -15,6 +16,8 @@ const ROOM: u64 = 77;
 struct Bot {
     replies: Replies,
     told: Vec<Event>,
+    /// What came of each conversation, with what was told before.
+    accounts: Vec<Event>,
     calls: u64,
     source: u64,
 }
@@ -77,8 +80,23 @@ impl Bot {
         self.replies.tick(ms(millis), &mut |event| self.told.push(event));
     }
 
+    /// What was told since this was last asked, but for the accounts.
     fn took(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.told)
+        let told = std::mem::take(&mut self.told);
+        let is_account = |event: &Event| matches!(event, Event::Started(_) | Event::Ended(..) | Event::Open(..));
+        let (accounts, rest): (Vec<_>, Vec<_>) = told.into_iter().partition(is_account);
+        self.accounts.extend(accounts);
+        rest
+    }
+
+    /// The accounts of all so far, which close.
+    fn ledger(&mut self) -> Ledger {
+        self.replies.tell_open(&mut |event| self.told.push(event));
+        let rest = self.took();
+        self.told.extend(rest);
+        let ledger = Ledger::of(&self.accounts);
+        assert!(ledger.closes(), "{ledger:?}");
+        ledger
     }
 
     /// The only thing that was told: a reply, its duration and phases in milliseconds.
@@ -266,9 +284,63 @@ fn who_waits_when_the_process_ends_is_not_answered() {
     bot.writes(1_000, ROOM, 5);
     bot.writes(1_100, ROOM + 1, 6);
     bot.types(1_101, 1_102, ROOM + 1);
-    let mut told = Vec::new();
-    bot.replies.finish(&mut |event| told.push(event));
-    assert_eq!(told, [Event::Unanswered(ReplyKind::Message)]);
+    assert_eq!(bot.ledger().open, 1);
+    std::mem::take(&mut bot.replies).finish(&mut |event| bot.told.push(event));
+    assert_eq!(bot.took(), [Event::Unanswered(ReplyKind::Message)]);
+    let ledger = bot.ledger();
+    assert_eq!((ledger.open, ledger.ended(ConversationOutcome::Unanswered)), (0, 1));
+}
+
+#[test]
+fn everybody_on_whom_the_bot_acted_ends_in_one_way() {
+    use ConversationOutcome::{Ambiguous, Form, Replied, Unanswered, Unknown};
+    let of = |bot: &mut Bot| {
+        let ledger = bot.ledger();
+        let ended = [Replied, Form, Ambiguous, Unanswered, Unknown].map(|outcome| ledger.ended(outcome));
+        (ledger.started, ended, ledger.open)
+    };
+    // What is ignored counts nowhere; one is answered, and one is typed for.
+    let mut bot = Bot::default();
+    bot.writes(1_000, ROOM, 1);
+    bot.writes(2_000, ROOM, 2);
+    bot.posts(2_001, 2_100, ROOM, Reference::To(2));
+    bot.writes(3_000, ROOM + 1, 3);
+    bot.types(3_001, 3_002, ROOM + 1);
+    assert_eq!(of(&mut bot), (2, [1, 0, 0, 0, 0], 1));
+    bot.waits_until(400_000);
+    assert_eq!(of(&mut bot), (2, [1, 0, 0, 1, 0], 0));
+
+    // Three who wait and three answers that may be for any of them: each counts once, and so does who was typed for before.
+    let mut bot = Bot::default();
+    for (at, message) in [(1_000, 1), (1_000, 2), (1_000, 3)] {
+        bot.writes(at, ROOM, message);
+    }
+    bot.posts(1_900, 1_950, ROOM, Reference::Absent);
+    assert_eq!(of(&mut bot), (1, [0, 0, 1, 0, 0], 0));
+    bot.posts(2_000, 2_050, ROOM, Reference::Absent);
+    bot.posts(2_100, 2_150, ROOM, Reference::Absent);
+    bot.posts(2_200, 2_250, ROOM, Reference::Absent);
+    assert_eq!(of(&mut bot), (3, [0, 0, 3, 0, 0], 0), "there are no more than three");
+
+    // Two for whom the bot types at once, nobody can say for whom first, and one whom it ignores.
+    let mut bot = Bot::default();
+    for message in [1, 2, 3] {
+        bot.writes(1_000, ROOM, message);
+    }
+    bot.types(1_900, 1_910, ROOM);
+    bot.types(1_950, 1_960, ROOM);
+    assert_eq!(bot.took(), [UNSURE(Unmatched::TypingAmbiguous); 2]);
+    assert_eq!(of(&mut bot), (0, [0; 5], 0), "nothing is certain yet");
+    bot.waits_until(400_000);
+    assert_eq!(of(&mut bot), (2, [0, 0, 0, 0, 2], 0));
+
+    // A form is no answer, and what was not seen is unknown.
+    let mut bot = Bot::default();
+    bot.uses(1_000, 1, InteractionKind::Command);
+    bot.calls(1_001, 1_100, Action::Callback { interaction: 1, token: Token(1) }, 200, callback(9));
+    bot.writes(2_000, ROOM, 2);
+    bot.posts(2_001, 2_100, ROOM, Reference::Unseen);
+    assert_eq!(of(&mut bot), (2, [0, 1, 0, 0, 1], 0));
 }
 
 #[test]
@@ -591,7 +663,14 @@ proptest! {
                 answered.insert((reply.event, reply.duration));
             }
         }
+        replies.tick(ms(time), &mut |event| told.push(event));
+        let ledger = Ledger::of(&told);
+        prop_assert!(ledger.closes(), "{:?}", ledger);
         replies.tick(ms(time) + CALL_MAX + WINDOW, &mut |event| told.push(event));
+        let ledger = Ledger::of(&told);
+        prop_assert!(ledger.closes() && ledger.open == 0, "{:?}", ledger);
+        let replied = told.iter().filter(|event| matches!(event, Event::Reply(_))).count();
+        prop_assert_eq!(replied, ledger.ended(ConversationOutcome::Replied));
         prop_assert_eq!(replies.table.sizes()[0], 0);
         prop_assert_eq!(replies.calls.len() + replies.llms.len(), 0);
     }
