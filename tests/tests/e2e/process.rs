@@ -130,7 +130,7 @@ fn vitals() {
     let fds = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).expect("it is alive").count() as f64;
     probe.wait_for("the first look", |scrape| value(scrape, "miku_process_threads", pid, &[]));
     let quiet = subject.status("VmRSS");
-    for order in ["allocate 67108864", "open 20", "threads 5", "burn 300", "wait 50", "write 8388608"] {
+    for order in ["allocate 67108864", "open 20", "threads 5", "burn 300", "wait 50", "write 8388608", "fault 40"] {
         assert_eq!(subject.tell(order), "done", "{order}");
     }
     let truth = subject.usage();
@@ -139,6 +139,8 @@ fn vitals() {
     assert!((resident - quiet) * 1024 >= 64 * MIB, "{quiet} KiB before, {resident} after");
     #[allow(clippy::cast_precision_loss, reason = "a test's memory is small")]
     let bytes = |field| subject.status(field) as f64 * 1024.0;
+    assert!(number("user") >= 0.3 && number("voluntary") >= 50.0 && number("major") >= 40.0, "{truth}");
+    // The kernel adds up what the threads' counters have of pages only now and then.
     let page_lag = 1024.0 * 1024.0;
     let expected = [
         ("miku_process_resident_memory_bytes", &[][..], bytes("VmRSS"), page_lag),
@@ -149,6 +151,7 @@ fn vitals() {
         ("miku_process_open_fds", &[], fds(pid), 0.0),
         ("miku_process_max_fds", &[], 300.0, 0.0),
         ("miku_process_start_time_seconds", &[], start, 2.0),
+        // In ticks of 10 ms, which share user and system time out by what the kernel samples.
         ("miku_process_cpu_seconds_total", &[("mode", "user")], number("user"), 0.03),
         ("miku_process_cpu_seconds_total", &[("mode", "system")], number("system"), 0.03),
         // It told of its usage and then waited for the next order.
