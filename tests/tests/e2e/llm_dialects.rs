@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use miku_probe_tests::exposition::Scrape;
+use miku_probe_tests::harness::kernel::resident_bytes;
 use miku_probe_tests::harness::llm::{Call, Client, LlmServer};
 use miku_probe_tests::harness::probe::Probe;
 use serde_json::Value;
@@ -201,7 +202,7 @@ fn answers_that_mean_ill() {
     };
     asked(&stage, "before");
     good(&stage, "before");
-    let before = resident(stage.probe.pid());
+    let before = resident_bytes(stage.probe.pid());
     let ill = ["endless-line", "huge-event", "invalid-utf8", "json-bomb", "many-keys", "wrong-numbers", "wrong-type"];
     let ill = ill.map(|kind| format!("miku:{kind}"));
     asked(&stage, &format!("{},after", ill.join(",")));
@@ -211,18 +212,9 @@ fn answers_that_mean_ill() {
         assert!([0, TOKENS].contains(&output), "{model}: the server counted {TOKENS} tokens or none, not {output}");
     }
     good(&stage, "after");
-    let after = resident(stage.probe.pid());
+    let after = resident_bytes(stage.probe.pid());
     assert!(after < before + GROWTH, "the probe grew from {before} to {after} bytes");
     assert!(stage.probe.process().alive(), "{}", stage.probe.told());
-}
-
-/// Memory of a process, in bytes.
-fn resident(pid: u32) -> u64 {
-    let path = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
-    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-    kilobytes * 1024
 }
 
 /// A proxy that loads another model for each call: its legs are told apart, and the load is the user's and not the model's.
