@@ -13,7 +13,15 @@ use crate::stage::Server;
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![case!(ps), case!(check), case!(metrics), case!(completions), case!(man), case!(help_and_version)]
+    vec![
+        case!(ps),
+        case!(check),
+        case!(metrics),
+        case!(broken_pipes),
+        case!(completions),
+        case!(man),
+        case!(help_and_version),
+    ]
 }
 
 /// Runs a command to its good end and tells its standard output.
@@ -132,6 +140,19 @@ fn metrics() {
     }
     assert_eq!(lines.next(), None);
     assert_eq!(catalogue().family("http_server_request_duration_seconds").kind(), "histogram");
+}
+
+/// A reader that has enough ends a command, which is no failure and needs no word.
+fn broken_pipes() {
+    for arguments in
+        [&["metrics", "--json"][..], &["metrics"], &["ps", "--json"], &["check"], &["man"], &["completions", "zsh"]]
+    {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = command(arguments).stdout(writer).output().expect("the probe runs");
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
+    }
 }
 
 /// The subcommands, by the help.

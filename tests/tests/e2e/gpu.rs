@@ -19,7 +19,6 @@ use serde_json::{Value, json};
 
 use crate::discord_stage::{Compression, bot, discord, llm};
 use crate::llm::python;
-use crate::tls_stage::NOTICED_WITHIN;
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -220,7 +219,6 @@ fn allocations() {
     // It has not loaded the library.
     probe.scrape().assert_absent(FAILURES, &of_job);
     client.tell(&format!("load {}", library.display()));
-    thread::sleep(NOTICED_WITHIN);
     let sites = [("service", "job"), ("kind", "cuda")];
     let attached = |scrape: &Scrape| (scrape.try_count("miku_probe_sites", &sites) > Some(0)).then_some(());
     probe.wait_for("sites in the library", attached);
@@ -348,14 +346,16 @@ fn phases_of_calls_that_are_served() {
         let means = ["busy_ratio", "power_watts"].map(|name| seen[name].as_f64().expect("a mean"));
         assert!((means[0] - 0.97).abs() < 1e-6 && (means[1] - 310.123).abs() < 1e-6, "{seen}");
     }
-    // By now the last sample was told.
-    thread::sleep(Duration::from_millis(500));
-    let before = probe.scrape();
-    thread::sleep(Duration::from_millis(500));
-    let after = probe.scrape();
-    for phase in ["prompt", "generation"] {
-        assert_eq!(count(&before, phase), count(&after, phase), "nothing is served any more");
-    }
+    // Nothing is served any more, and so no further sample counts. What the GPU says now is in the first that is none of a call's.
+    let mut sampled = |used: u64| {
+        standin.tell(&script(used, "1:1"));
+        probe.wait_for("the next sample", |scrape| {
+            let shown = scrape.try_value("miku_gpu_memory_used_bytes", &[("gpu", "0")]);
+            (shown == Some(used as f64)).then(|| ["prompt", "generation"].map(|phase| count(scrape, phase)))
+        })
+    };
+    let before = sampled(1);
+    assert_eq!([2, 3, 4].map(sampled), [before; 3], "samples of prompts and of generation");
 }
 
 /// A GPU that draws so many watts, until it is dropped.
