@@ -101,6 +101,10 @@ class Call:
         self.told.update(start=None, head=None, tokens=[], end=None, usage=None, timings=None, error=None)
         self.reads = []
 
+    def headers(self, options):
+        """What it asks for beside the body."""
+        return {"Connection": "close"} if options.close_streams and self.told["streaming"] else {}
+
     def takes(self, event):
         """Takes the server's own figures from an event or a whole answer."""
         for name in ("usage", "timings"):
@@ -161,7 +165,8 @@ async def with_aiohttp(options, plan):
         async def ask(call, path, body):
             try:
                 asking.set(call)
-                request = session.post(options.base + path, json=body, auto_decompress=not options.raw)
+                more = {"headers": call.headers(options), "auto_decompress": not options.raw}
+                request = session.post(options.base + path, json=body, **more)
                 async with request as response:
                     call.told["head"] = time.monotonic_ns()
                     call.told["status"] = response.status
@@ -196,7 +201,7 @@ async def with_openai(options, plan):
     async def ask(call, path, body):
         call.told["start"] = time.monotonic_ns()
         if call.told["streaming"]:
-            stream = await client.chat.completions.create(**body)
+            stream = await client.chat.completions.create(**body, extra_headers=call.headers(options))
             call.told["head"] = time.monotonic_ns()
             async for chunk in stream:
                 call.reads.append((time.monotonic_ns(), chunk))
@@ -268,6 +273,8 @@ def main():
     parser.add_argument("--usage", action="store_true", help="ask for the usage at the end of a stream")
     parser.add_argument("--pause-ms", type=float, default=0, help="between two calls")
     parser.add_argument("--raw", action="store_true", help="leave answers compressed")
+    closing = "ask the server to close the connection behind a streamed answer, as llama.cpp does without a word"
+    parser.add_argument("--close-streams", action="store_true", help=closing)
     parser.add_argument("--ca")
     options = parser.parse_args()
     options.tls = ssl.create_default_context(cafile=options.ca) if options.ca else None

@@ -1,54 +1,55 @@
-//! The text format 0.0.4 of Prometheus, read strictly: whatever the format does not allow is an error.
+//! Prometheus' text format 0.0.4, read strictly, and queries that fail on anything the probe cannot export.
+//!
+//! A sum over no series is 0 to Prometheus, so an assertion that something is 0 would pass when its metric was renamed.
+//! Here it does not: [`Scrape`] panics on a metric or a label that the probe's own [`Catalogue`] does not have, and its
+//! plain queries panic where no series matches. Absence is asserted by [`Scrape::assert_absent`].
+
+mod catalogue;
+mod scrape;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub use self::catalogue::{Catalogue, Family};
+pub use self::scrape::{Sample, Scrape};
+
+/// The suffixes of a histogram's samples.
+const SUFFIXES: [&str; 3] = ["_bucket", "_sum", "_count"];
+
 /// One line that carries a value.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
+struct Line {
     /// The sample's name, `_bucket`, `_sum` and `_count` included.
-    pub name: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Its value.
-    pub value: f64,
+    name: String,
+    labels: BTreeMap<String, String>,
+    value: f64,
 }
 
-impl Sample {
-    /// The value of a label; empty when it is absent, which is the same thing to Prometheus.
-    #[must_use]
-    pub fn label(&self, name: &str) -> &str {
-        self.labels.get(name).map_or("", String::as_str)
-    }
-
-    fn has(&self, labels: &[(&str, &str)]) -> bool {
-        labels.iter().all(|(name, value)| self.label(name) == *value)
-    }
-}
-
-/// One answer of `/metrics`.
-#[derive(Clone, Debug, Default)]
-pub struct Scrape {
+/// A text of the format, of which nothing is known but that it is well formed.
+#[derive(Debug, Default)]
+struct Exposition {
     /// The samples, in their order.
-    pub samples: Vec<Sample>,
+    lines: Vec<Line>,
     /// The type of every family.
-    pub types: BTreeMap<String, String>,
+    types: BTreeMap<String, String>,
+    /// The help text of every family that has one.
+    helps: BTreeMap<String, String>,
 }
 
-impl Scrape {
+impl Exposition {
     /// Reads `text`.
     ///
     /// # Errors
     /// When a line is not of the format, a family has no type or comes twice, or a series comes twice.
-    pub fn parse(text: &str) -> Result<Self> {
+    fn read(text: &str) -> Result<Self> {
         ensure!(text.is_empty() || text.ends_with('\n'), "the last line does not end");
-        let mut scrape = Self::default();
+        let mut exposition = Self::default();
         let mut seen = BTreeSet::new();
         for (number, line) in text.lines().enumerate() {
-            scrape.line(line, &mut seen).with_context(|| format!("line {}: {line:?}", number + 1))?;
+            exposition.line(line, &mut seen).with_context(|| format!("line {}: {line:?}", number + 1))?;
         }
-        Ok(scrape)
+        Ok(exposition)
     }
 
     fn line(&mut self, line: &str, seen: &mut BTreeSet<String>) -> Result<()> {
@@ -64,51 +65,31 @@ impl Scrape {
             ensure!(self.types.insert(name.into(), kind.into()).is_none(), "family {name} comes twice");
             return Ok(());
         }
+        if let Some(comment) = line.strip_prefix("# HELP ") {
+            let (name, help) = comment.split_once(' ').context("a HELP line without a text")?;
+            ensure!(self.helps.insert(name.into(), unescaped(help)?).is_none(), "the help of {name} comes twice");
+            return Ok(());
+        }
         if line.starts_with('#') {
             return Ok(());
         }
         let sample = sample(line)?;
-        ensure!(self.family(&sample.name).is_some(), "no TYPE line before the sample");
+        ensure!(self.has_type(&sample.name), "no TYPE line before the sample");
         ensure!(seen.insert(format!("{} {:?}", sample.name, sample.labels)), "the series comes twice");
-        self.samples.push(sample);
+        self.lines.push(sample);
         Ok(())
     }
 
-    fn family(&self, sample: &str) -> Option<&str> {
-        if self.types.contains_key(sample) {
-            return self.types.get_key_value(sample).map(|(name, _)| name.as_str());
-        }
-        ["_bucket", "_sum", "_count"].iter().find_map(|suffix| {
-            let (name, kind) = self.types.get_key_value(sample.strip_suffix(suffix)?)?;
-            matches!(kind.as_str(), "histogram" | "summary").then_some(name.as_str())
-        })
-    }
-
-    /// The samples of this name that have all these labels.
-    pub fn matching<'a>(&'a self, name: &'a str, labels: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = &'a Sample> {
-        self.samples.iter().filter(move |sample| sample.name == name && sample.has(labels))
-    }
-
-    /// The sum over the samples of this name that have all these labels; 0 when there are none.
-    #[must_use]
-    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.matching(name, labels).map(|sample| sample.value).fold(0.0, |sum, value| sum + value)
-    }
-
-    /// [`Scrape::sum`] of a counter that counts whole things.
-    ///
-    /// # Panics
-    /// When the sum is no whole number.
-    #[must_use]
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is whole and not negative")]
-    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
-        let sum = self.sum(name, labels);
-        assert!(sum >= 0.0 && sum.fract() == 0.0, "{name} {labels:?} is {sum}, which counts nothing whole");
-        sum as u64
+    fn has_type(&self, sample: &str) -> bool {
+        let with_suffix = |suffix| {
+            let family = sample.strip_suffix(suffix)?;
+            self.types.get(family).filter(|kind| matches!(kind.as_str(), "histogram" | "summary"))
+        };
+        self.types.contains_key(sample) || SUFFIXES.into_iter().find_map(with_suffix).is_some()
     }
 }
 
-fn sample(line: &str) -> Result<Sample> {
+fn sample(line: &str) -> Result<Line> {
     let name_end = line.find(['{', ' ']).context("no value")?;
     let (name, rest) = line.split_at(name_end);
     ensure!(is_name(name, true), "{name:?} is no metric name");
@@ -122,7 +103,7 @@ fn sample(line: &str) -> Result<Sample> {
         "NaN" => f64::NAN,
         number => number.parse().with_context(|| format!("{number:?} is no number"))?,
     };
-    Ok(Sample { name: name.into(), labels, value })
+    Ok(Line { name: name.into(), labels, value })
 }
 
 fn is_name(text: &str, colons: bool) -> bool {
@@ -130,7 +111,7 @@ fn is_name(text: &str, colons: bool) -> bool {
     !text.is_empty() && !text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(good)
 }
 
-/// Reads labels behind the opening brace; tells them and what follows the closing one.
+/// Reads labels behind the opening brace; returns them and what follows the closing one.
 fn labels(mut text: &str) -> Result<(BTreeMap<String, String>, &str)> {
     let mut labels = BTreeMap::new();
     loop {
@@ -166,34 +147,55 @@ fn quoted(text: &str) -> Result<(String, &str)> {
     bail!("a label value does not end")
 }
 
+/// A help text as it was meant: quotes are not escaped in it.
+fn unescaped(text: &str) -> Result<String> {
+    let mut plain = String::new();
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => match characters.next() {
+                Some('n') => plain.push('\n'),
+                Some('\\') => plain.push('\\'),
+                other => bail!("{other:?} may not be escaped in a help text"),
+            },
+            character => plain.push(character),
+        }
+    }
+    Ok(plain)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const GOOD: &str = concat!(
-        "# HELP a_total Things.\n# TYPE a_total counter\na_total{x=\"1\",y=\"a\\\"\\\\\\n\"} 3\na_total{x=\"2\"} 4\n",
+        "# HELP a_total Things\\n\\\\ \"and\" others.\n# TYPE a_total counter\n",
+        "a_total{x=\"1\",y=\"a\\\"\\\\\\n\"} 3\na_total{x=\"2\"} 4\n",
         "# TYPE h histogram\nh_bucket{le=\"+Inf\"} 2\nh_sum 0.25\nh_count 2\n"
     );
 
     #[test]
-    fn reads_what_is_good() {
-        let scrape = Scrape::parse(GOOD).expect("the text is good");
-        assert_eq!(scrape.samples.len(), 5);
-        assert_eq!(scrape.samples[0].label("y"), "a\"\\\n");
-        assert_eq!(scrape.count("a_total", &[]), 7);
-        assert_eq!(scrape.count("a_total", &[("x", "2")]), 4);
-        assert_eq!(scrape.count("a_total", &[("y", "")]), 4);
-        assert!((scrape.sum("h_sum", &[]) - 0.25).abs() < f64::EPSILON);
+    fn reads_well_formed_text() {
+        let read = Exposition::read(GOOD).expect("the text is good");
+        assert_eq!(read.lines.len(), 5);
+        assert_eq!(read.lines[0].labels["y"], "a\"\\\n");
+        assert_eq!(read.lines[1].value, 4.0);
+        assert_eq!(read.lines[2].labels["le"], "+Inf");
+        assert_eq!((read.lines[3].name.as_str(), read.lines[3].value), ("h_sum", 0.25));
+        assert_eq!(read.types["h"], "histogram");
+        assert_eq!(read.helps["a_total"], "Things\n\\ \"and\" others.");
     }
 
     #[test]
-    fn refuses_what_is_not() {
+    fn refuses_malformed_text() {
         for bad in [
             "a 1\n",
             "# TYPE a counter\na 1",
             "# TYPE a counter\na 1\na 1\n",
             "# TYPE a counter\n# TYPE a counter\n",
             "# TYPE a number\n",
+            "# HELP a A.\n# HELP a A.\n",
+            "# HELP a \\x\n",
             "# TYPE a counter\na{b=\"c\" 1\n",
             "# TYPE a counter\na{b=\"\\t\"} 1\n",
             "# TYPE a counter\na{1b=\"c\"} 1\n",
@@ -201,7 +203,7 @@ mod tests {
             "# TYPE a counter\na 1 1700000000\n",
             "# TYPE a counter\na_bucket 1\n",
         ] {
-            assert!(Scrape::parse(bad).is_err(), "{bad:?} was taken");
+            assert!(Exposition::read(bad).is_err(), "{bad:?} was taken");
         }
     }
 }

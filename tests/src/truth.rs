@@ -203,12 +203,13 @@ impl Truth {
     }
 }
 
-/// What the probe counted of `service`, by the same key as the truth.
+/// What the probe counted of `service`, by the same key as the truth; empty until it has seen an exchange.
 #[must_use]
 pub fn counted(scrape: &Scrape, service: &str, side: Side) -> BTreeMap<Key, u64> {
     let name = format!("{}_count", side.durations());
     let mut counts = BTreeMap::new();
-    for sample in scrape.matching(&name, &[("service", service)]) {
+    for sample in scrape.try_matching(&name, &[("service", service)]) {
+        // Exchanges that were cut short before their answer have no status.
         let status = sample.label("http_response_status_code").parse().unwrap_or(0);
         let method = sample.label("http_request_method").to_owned();
         let key = Key { method, route: route(sample.label("http_route")), status };
@@ -219,8 +220,28 @@ pub fn counted(scrape: &Scrape, service: &str, side: Side) -> BTreeMap<Key, u64>
     counts
 }
 
+/// Where something can be lost: the values of the label `where` of `miku_probe_lost_total`.
+const PLACES: [&str; 5] = ["capture", "parser", LEFT_OUT, "ring", "table"];
+
+/// Of these, where the kernel leaves programs out, of all processes together, watched or not.
+pub const LEFT_OUT: &str = "recursion";
+
+/// How many were lost, by place. The probe counts every place from its start.
+///
+/// # Panics
+/// When it does not count a place, or another one.
+#[must_use]
+pub fn losses(scrape: &Scrape) -> BTreeMap<String, u64> {
+    let losses = scrape.counts_by("miku_probe_lost_total", &[], &["where"]);
+    assert_eq!(losses.keys().collect::<Vec<_>>(), PLACES, "the places where something can be lost");
+    losses
+}
+
 /// Everything in which `scrape` does not agree with `truth`, one line each: counts by method, route and status, bytes
 /// where the truth knows them, and losses, which must be 0.
+///
+/// # Panics
+/// When the probe does not say what was lost.
 #[must_use]
 pub fn disagreements(truth: &Truth, scrape: &Scrape, service: &str, side: Side) -> Vec<String> {
     let mut lines = Vec::new();
@@ -237,16 +258,18 @@ pub fn disagreements(truth: &Truth, scrape: &Scrape, service: &str, side: Side) 
     let bytes = [("request", truth.request_bytes), ("response", truth.response_bytes)];
     for (what, known) in bytes {
         let labels = [("service", service), ("side", side.as_str())];
-        let got = scrape.count(&format!("miku_http_{what}_bytes_total"), &labels);
-        if let Some(bytes) = known.filter(|bytes| *bytes != got) {
-            lines.push(format!("{what} bytes: {bytes} in truth, {got} in the metrics"));
+        match (known, scrape.try_count(&format!("miku_http_{what}_bytes_total"), &labels)) {
+            (_, None | Some(0)) if !told.is_empty() => lines.push(format!("{what} bytes: none in the metrics")),
+            (Some(bytes), got) if got != Some(bytes) => {
+                lines.push(format!("{what} bytes: {bytes} in truth, {got:?} in the metrics"));
+            }
+            _ => {}
         }
     }
-    for sample in scrape.matching("miku_probe_lost_total", &[]).filter(|sample| sample.value != 0.0) {
-        // The kernel counts the calls it did not show for all processes together, watched or not. Where all counts agree,
-        // those were nobody's.
-        if sample.label("where") != "recursion" || !lines.is_empty() {
-            lines.push(format!("{} lost in {}", sample.value, sample.label("where")));
+    for (place, lost) in losses(scrape).into_iter().filter(|(_, lost)| *lost > 0) {
+        // Where all counts agree, those that the kernel left out were of nobody who is watched.
+        if place != LEFT_OUT || !lines.is_empty() {
+            lines.push(format!("{lost} lost in {place}"));
         }
     }
     lines
@@ -254,18 +277,44 @@ pub fn disagreements(truth: &Truth, scrape: &Scrape, service: &str, side: Side) 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::LazyLock;
 
-    const METRICS: &str = concat!(
-        "# TYPE http_server_request_duration_seconds histogram\n",
-        "http_server_request_duration_seconds_count{service=\"web\",http_request_method=\"GET\",",
-        "http_route=\"/items/{id}\",http_response_status_code=\"200\"} 3\n",
-        "# TYPE miku_http_request_bytes_total counter\n",
-        "miku_http_request_bytes_total{service=\"web\",side=\"server\"} 300\n",
-        "# TYPE miku_http_response_bytes_total counter\n",
-        "miku_http_response_bytes_total{service=\"web\",side=\"server\"} 600\n",
-        "# TYPE miku_probe_lost_total counter\nmiku_probe_lost_total{where=\"ring\"} 0\n"
-    );
+    use super::*;
+    use crate::exposition::Catalogue;
+
+    static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
+        let bytes =
+            |name: &str| json!({"name": name, "type": "counter", "labels": ["service", "side"], "help": "Bytes."});
+        let labels = ["service", "http_request_method", "http_route", "http_response_status_code"];
+        Catalogue::parse(&json!([
+            {"name": "http_server_request_duration_seconds", "type": "histogram", "labels": labels, "help": "Duration.",
+                "buckets": [1]},
+            bytes("miku_http_request_bytes_total"),
+            bytes("miku_http_response_bytes_total"),
+            {"name": "miku_probe_lost_total", "type": "counter", "labels": ["where"], "help": "Lost."},
+        ]))
+        .expect("it is a catalogue")
+    });
+
+    fn metrics() -> String {
+        let labels =
+            "service=\"web\",http_request_method=\"GET\",http_route=\"/items/{id}\",http_response_status_code=\"200\"";
+        let family = |name: &str, kind: &str, help: &str| format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        let duration = "http_server_request_duration_seconds";
+        let mut text = family(duration, "histogram", "Duration.");
+        for (name, value) in [("bucket{le=\"1\",", "3"), ("bucket{le=\"+Inf\",", "3"), ("sum{", "0.5"), ("count{", "3")]
+        {
+            text += &format!("{duration}_{name}{labels}}} {value}\n");
+        }
+        for (what, bytes) in [("request", 300), ("response", 600)] {
+            let name = format!("miku_http_{what}_bytes_total");
+            text += &family(&name, "counter", "Bytes.");
+            text += &format!("{name}{{service=\"web\",side=\"server\"}} {bytes}\n");
+        }
+        text += &family("miku_probe_lost_total", "counter", "Lost.");
+        text += &PLACES.map(|place| format!("miku_probe_lost_total{{where=\"{place}\"}} 0\n")).concat();
+        text
+    }
 
     fn truth() -> Truth {
         let mut truth = Truth { request_bytes: Some(300), response_bytes: Some(600), ..Truth::default() };
@@ -275,28 +324,53 @@ mod tests {
     }
 
     fn compared(truth: &Truth, metrics: &str) -> Vec<String> {
-        disagreements(truth, &Scrape::parse(metrics).expect("good metrics"), "web", Side::Server)
+        let scrape = Scrape::parse(metrics, &CATALOGUE).unwrap_or_else(|error| panic!("{error:#}:\n{metrics}"));
+        disagreements(truth, &scrape, "web", Side::Server)
     }
 
     #[test]
     fn agreement_is_silent() {
-        assert_eq!(compared(&truth(), METRICS), Vec::<String>::new());
+        assert_eq!(compared(&truth(), &metrics()), Vec::<String>::new());
     }
 
     #[test]
     fn every_difference_is_told() {
+        let metrics = metrics();
         let mut more = truth();
         more.add("GET", "/items/9", 200, 1);
-        assert_eq!(compared(&more, METRICS).len(), 1);
+        assert_eq!(compared(&more, &metrics).len(), 1);
         let mut other = truth();
         other.add("POST", "/", 200, 1);
-        assert_eq!(compared(&other, METRICS).len(), 1);
-        assert_eq!(compared(&truth(), &METRICS.replace("GET", "HEAD")).len(), 2);
-        assert_eq!(compared(&truth(), &METRICS.replace(" 600", " 601")).len(), 1);
-        assert_eq!(compared(&truth(), &METRICS.replace("ring\"} 0", "ring\"} 1")).len(), 1);
-        let elsewhere = METRICS.replace("ring\"} 0", "recursion\"} 1");
-        assert_eq!(compared(&truth(), &elsewhere), Vec::<String>::new());
-        assert_eq!(compared(&more, &elsewhere).len(), 2);
+        assert_eq!(compared(&other, &metrics).len(), 1);
+        assert_eq!(compared(&truth(), &metrics.replace("GET", "HEAD")).len(), 2);
+        assert_eq!(compared(&truth(), &metrics.replace(" 600", " 601")).len(), 1);
+        assert_eq!(compared(&truth(), &metrics.replace("ring\"} 0", "ring\"} 1")).len(), 1);
+        let left_out = metrics.replace("recursion\"} 0", "recursion\"} 1");
+        assert_eq!(compared(&truth(), &left_out), Vec::<String>::new());
+        assert_eq!(compared(&more, &left_out).len(), 2);
+    }
+
+    #[test]
+    fn absence_is_a_difference() {
+        let without = |start: &str| {
+            let kept =
+                metrics().lines().filter(|line| !line.starts_with(start)).map(|line| format!("{line}\n")).collect();
+            assert_ne!(kept, metrics(), "no line starts with {start}");
+            kept
+        };
+        let unknown = Truth { request_bytes: None, response_bytes: None, ..truth() };
+        for truth in [truth(), unknown] {
+            let no_bytes: String = without("miku_http_response_bytes_total");
+            assert_eq!(compared(&truth, &no_bytes), ["response bytes: none in the metrics"]);
+            assert_eq!(compared(&truth, &metrics().replace(" 300", " 0")), ["request bytes: none in the metrics"]);
+            assert_eq!(compared(&truth, &without("http_server")).len(), 1);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the places where something can be lost")]
+    fn every_place_says_what_was_lost() {
+        let _ = compared(&truth(), &metrics().replace("miku_probe_lost_total{where=\"table\"} 0\n", ""));
     }
 
     #[test]

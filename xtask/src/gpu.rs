@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use miku_probe_tests::cuda::{Cuda, TOO_MUCH};
-use miku_probe_tests::exposition::Scrape;
+use miku_probe_tests::exposition::{Catalogue, Scrape};
 use miku_probe_tests::wire::{self, Address};
 
 use crate::build::release_binary;
@@ -221,7 +221,7 @@ fn check(binary: &Path, folder: &Path, gpus: &str) -> Result<(String, usize)> {
     }
     let of_job = [("pid", pid.as_str())];
     let deadline = Instant::now() + PATIENCE;
-    while probe.look()?.matching("miku_gpu_process_memory_bytes", &of_job).next().is_none() {
+    while probe.look()?.try_matching("miku_gpu_process_memory_bytes", &of_job).is_empty() {
         ensure!(Instant::now() < deadline, "the job's memory does not show in the metrics");
         thread::sleep(Duration::from_millis(200));
     }
@@ -251,8 +251,8 @@ fn check(binary: &Path, folder: &Path, gpus: &str) -> Result<(String, usize)> {
         }
         let of_smi = apps.lines().filter_map(|row| row.split_once(',')).find(|(number, _)| number.trim() == pid);
         let told = [&before, &after].map(|scrape| {
-            let mut samples = scrape.matching("miku_gpu_process_memory_bytes", &of_job);
-            samples.next().map(|sample| sample.value / MIB)
+            let samples = scrape.try_matching("miku_gpu_process_memory_bytes", &of_job);
+            samples.first().map(|sample| sample.value / MIB)
         });
         memory.take(of_smi.and_then(|(_, used)| cell(used)), told, 1.0);
     }
@@ -260,10 +260,10 @@ fn check(binary: &Path, folder: &Path, gpus: &str) -> Result<(String, usize)> {
         Looker::Command { .. } => Refusals::NotSeen,
         Looker::Exporter { .. } => {
             let (last, of_job) = (probe.look()?, [("service", "job")]);
-            let seen = last.sum("miku_gpu_allocation_failures_total", &of_job);
-            let size = last.sum("miku_gpu_last_allocation_failure_bytes", &of_job);
+            let seen = last.try_value("miku_gpu_allocation_failures_total", &of_job).unwrap_or(0.0);
+            let size = last.try_value("miku_gpu_last_allocation_failure_bytes", &of_job);
             #[allow(clippy::cast_precision_loss, reason = "it is a power of two")]
-            let right = seen > 0.0 && size == TOO_MUCH as f64;
+            let right = seen > 0.0 && size == Some(TOO_MUCH as f64);
             Refusals::Seen { seen, right }
         }
     };
@@ -290,15 +290,15 @@ fn value(scrape: &Scrape, gpu: &str, field: &Field) -> Option<f64> {
     if field.metric == ECC {
         labels.push(("type", "corrected"));
     }
-    scrape.matching(field.metric, &labels).next().map(|sample| sample.value / field.unit)
+    scrape.try_matching(field.metric, &labels).first().map(|sample| sample.value / field.unit)
 }
 
 /// How the probe is asked.
 enum Looker {
     /// It runs, attached to the job.
-    Exporter { _probe: Background, address: Address },
+    Exporter { _probe: Background, address: Address, catalogue: &'static Catalogue },
     /// It cannot, for this reason: it is asked by a command for each look.
-    Command { binary: PathBuf, reason: String },
+    Command { binary: PathBuf, reason: String, catalogue: &'static Catalogue },
 }
 
 impl Looker {
@@ -312,21 +312,23 @@ impl Looker {
             let (_, url) = log.split_once("listening on http://")?;
             url.split(['/', ' ', '\n']).next()?.parse().ok()
         });
+        let catalogue = Catalogue::of(binary)?;
         Ok(match address {
-            Ok(address) => Self::Exporter { _probe: probe, address },
-            Err(reason) => Self::Command { binary: binary.to_owned(), reason: reason.to_string() },
+            Ok(address) => Self::Exporter { _probe: probe, address, catalogue },
+            Err(reason) => Self::Command { binary: binary.to_owned(), reason: reason.to_string(), catalogue },
         })
     }
 
     fn look(&self) -> Result<Scrape> {
-        let text = match self {
-            Self::Exporter { address, .. } => {
+        let (text, catalogue) = match self {
+            Self::Exporter { address, catalogue, .. } => {
                 let message = wire::get(address, "/metrics", "Connection: close\r\n");
-                String::from_utf8(message.context("the probe does not answer")?.body).context("metrics are UTF-8")?
+                let body = message.context("the probe does not answer")?.body;
+                (String::from_utf8(body).context("metrics are UTF-8")?, catalogue)
             }
-            Self::Command { binary, .. } => Sh::new(binary).dir("/").arg("gpu").output()?,
+            Self::Command { binary, catalogue, .. } => (Sh::new(binary).dir("/").arg("gpu").output()?, catalogue),
         };
-        Scrape::parse(&text)
+        Scrape::parse(&text, catalogue)
     }
 }
 

@@ -13,8 +13,8 @@ pub fn run(json: bool, output: &mut impl Write) -> anyhow::Result<()> {
     let metrics = Metrics::new(&BuildInfo::current());
     let families = metrics.catalog();
     if json {
-        serde_json::to_writer_pretty(&mut *output, families)?;
-        writeln!(output)?;
+        // As a text first, so that a broken pipe is an error of the pipe and not of JSON.
+        writeln!(output, "{}", serde_json::to_string_pretty(families)?)?;
         return Ok(());
     }
     for FamilyInfo { name, kind, labels, help, .. } in families {

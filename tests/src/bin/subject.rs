@@ -5,11 +5,11 @@
 use std::fs::File;
 use std::io::{BufRead, Write, stdin, stdout};
 use std::mem::MaybeUninit;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::thread;
 use std::time::Duration;
+use std::{ptr, thread};
 
 fn main() {
     let mut memory: Vec<Vec<u8>> = Vec::new();
@@ -38,6 +38,7 @@ fn main() {
             "burn" => burn(number()),
             "wait" => (0..number()).for_each(|_| thread::sleep(Duration::from_millis(1))),
             "write" => write(number()),
+            "fault" => fault(number()),
             "run" => drop(Command::new(argument).status().expect("it can be run")),
             "fork" => {
                 say(&fork(number()).to_string());
@@ -105,6 +106,31 @@ fn burn(milliseconds: usize) {
 
 /// Writes this many bytes to a file that nobody else sees, and has them go to the disk.
 fn write(bytes: usize) {
+    drop(written(bytes));
+}
+
+/// Reads this many pages of such a file from the disk by touching them, each by a major fault of its own.
+fn fault(pages: usize) {
+    const PAGE: usize = 4096;
+    let length = pages * PAGE;
+    let file = written(length);
+    // SAFETY: the descriptor is live; the kernel chooses where the mapping is, which is as long as the file and outlives every
+    // access; what is written to the disk may leave memory.
+    unsafe {
+        assert_eq!(libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED), 0);
+        let memory = libc::mmap(ptr::null_mut(), length, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0);
+        assert_ne!(memory, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+        // None is read because its neighbour is.
+        assert_eq!(libc::madvise(memory, length, libc::MADV_RANDOM), 0);
+        for page in 0..pages {
+            assert_eq!(memory.cast::<u8>().add(page * PAGE).read_volatile(), 39);
+        }
+        libc::munmap(memory, length);
+    }
+}
+
+/// A file of this many bytes that nobody else sees, all of them on the disk.
+fn written(bytes: usize) -> File {
     // SAFETY: the path ends in a zero byte; the descriptor is new and owned by nobody else.
     let mut file = unsafe {
         let fd = libc::open(c"/var/tmp".as_ptr(), libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC, 0o600);
@@ -112,6 +138,7 @@ fn write(bytes: usize) {
         File::from(OwnedFd::from_raw_fd(fd))
     };
     file.write_all(&vec![39; bytes]).and_then(|()| file.sync_all()).expect("there is room");
+    file
 }
 
 /// Has a child end with this code, and tells the status that the system gave.

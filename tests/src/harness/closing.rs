@@ -65,10 +65,6 @@ impl Part {
     fn label<'a>(&self, sample: &'a Sample, label: &str) -> &'a str {
         self.only.filter(|(of, _)| *of == label).map_or_else(|| sample.label(label), |(_, value)| value)
     }
-
-    fn counts(&self, sample: &Sample) -> bool {
-        sample.name == self.name && self.with.iter().all(|(label, value)| sample.label(label) == *value)
-    }
 }
 
 /// Each sum that does not close, in a line.
@@ -80,7 +76,7 @@ pub fn gaps(scrape: &Scrape) -> Vec<String> {
         let mut sums: BTreeMap<Vec<&str>, Vec<f64>> = BTreeMap::new();
         let whole = part(whole);
         for (place, part) in [&whole].into_iter().chain(*parts).enumerate() {
-            for sample in scrape.samples.iter().filter(|sample| part.counts(sample)) {
+            for sample in scrape.try_matching(part.name, part.with) {
                 let key = labels.iter().map(|label| part.label(sample, label)).collect();
                 sums.entry(key).or_insert_with(|| vec![0.0; 1 + parts.len()])[place] += sample.value;
             }
@@ -114,15 +110,10 @@ impl Records {
     /// When it has not.
     #[must_use]
     pub fn of(scrape: &Scrape) -> Self {
-        let sum = |name: &str, labels: &[(&str, &str)]| {
-            let values: Vec<f64> = scrape.matching(name, labels).map(|sample| sample.value).collect();
-            assert!(!values.is_empty(), "no {name} {labels:?}");
-            values.iter().sum::<f64>()
-        };
-        let lost = |at: &str| sum("miku_probe_lost_total", &[("where", at)]);
+        let lost = |at: &str| scrape.sum("miku_probe_lost_total", &[("where", at)]);
         Self {
-            sent: sum("miku_probe_records_sent_total", &[]),
-            told: sum("miku_probe_records_total", &[]) + lost("ring") + lost("parser"),
+            sent: scrape.sum("miku_probe_records_sent_total", &[]),
+            told: scrape.sum("miku_probe_records_total", &[]) + lost("ring") + lost("parser"),
         }
     }
 
@@ -136,7 +127,12 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use serde_json::json;
+
     use super::*;
+    use crate::exposition::Catalogue;
 
     /// What a probe exports that has seen two requests, a reply, and a call of a model to their ends.
     const CLOSED: &str = "\
@@ -173,8 +169,47 @@ miku_llm_request_duration_seconds_count{service=\"bot\",side=\"client\",server_a
 miku_llm_requests_in_flight{service=\"bot\",side=\"client\",server_address=\"b\"} 1
 ";
 
+    /// The families that are summed up.
+    fn catalogue() -> Catalogue {
+        let service = |more: &[&'static str]| [&["service"], more].concat();
+        let families = [
+            ("miku_http_requests_started_total", "counter", service(&["side"])),
+            ("http_client_request_duration_seconds", "histogram", service(&["http_route"])),
+            ("http_server_request_duration_seconds", "histogram", service(&["http_route"])),
+            ("miku_http_requests_in_flight", "gauge", service(&["side"])),
+            ("miku_http_requests_unknown_total", "counter", service(&["side"])),
+            ("miku_discord_conversations_started_total", "counter", service(&["kind"])),
+            ("miku_discord_conversations_ended_total", "counter", service(&["kind", "outcome"])),
+            ("miku_discord_conversations_open", "gauge", service(&["kind"])),
+            ("miku_discord_reply_duration_seconds", "histogram", service(&["kind"])),
+            ("miku_discord_unanswered_total", "counter", service(&["kind"])),
+            ("miku_llm_requests_started_total", "counter", service(&["side", "server_address"])),
+            ("miku_llm_request_duration_seconds", "histogram", service(&["side", "server_address"])),
+            ("miku_llm_requests_in_flight", "gauge", service(&["side", "server_address"])),
+        ];
+        let families = families.map(|(name, kind, labels)| {
+            let buckets: &[f64] = if kind == "histogram" { &[1.0] } else { &[] };
+            json!({"name": name, "type": kind, "labels": labels, "help": "Help.", "buckets": buckets})
+        });
+        Catalogue::parse(&json!(families)).expect("it is a catalogue")
+    }
+
+    static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(catalogue);
+
+    /// What comes with a line: a help text, and the buckets and the sum of a histogram's count.
+    fn whole(line: &str) -> String {
+        if let Some(name) = line.strip_prefix("# TYPE ").and_then(|line| line.split(' ').next()) {
+            return format!("# HELP {name} Help.\n{line}\n");
+        }
+        let Some((name, rest)) = line.split_once("_seconds_count{") else { return format!("{line}\n") };
+        let (labels, count) = rest.split_once("} ").expect("a value is behind the labels");
+        let buckets = ["1", "+Inf"].map(|bound| format!("{name}_seconds_bucket{{{labels},le=\"{bound}\"}} {count}\n"));
+        format!("{}{name}_seconds_sum{{{labels}}} 0\n{line}\n", buckets.concat())
+    }
+
     fn gaps_of(text: &str) -> Vec<String> {
-        gaps(&Scrape::parse(text).expect("the text is good"))
+        let text: String = text.lines().map(whole).collect();
+        gaps(&Scrape::parse(&text, &CATALOGUE).expect("the text is good"))
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::time::Duration;
 
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
@@ -77,9 +78,16 @@ pub fn program_ids(pid: u32) -> Vec<u32> {
 }
 
 /// Whether a BPF program is still loaded.
+///
+/// # Panics
+/// When the kernel does not say so.
 #[must_use]
 pub fn program_exists(id: u32) -> bool {
-    bpf(BPF_PROG_GET_FD_BY_ID, &[id, 0, 0]).is_ok()
+    match bpf(BPF_PROG_GET_FD_BY_ID, &[id, 0, 0]) {
+        Ok(_) => true,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
+        Err(error) => panic!("whether BPF program {id} is loaded cannot be told: {error}"),
+    }
 }
 
 /// The processes that a process has started and that still run.
@@ -90,20 +98,40 @@ pub fn children(pid: u32) -> Vec<u32> {
     lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).collect()
 }
 
-/// Bytes of memory that a process has resident; 0 when it is gone.
+/// How long the first thread of a process has run on a CPU.
+///
+/// # Panics
+/// When the process is gone.
+#[must_use]
+pub fn cpu_time(pid: u32) -> Duration {
+    let path = format!("/proc/{pid}/schedstat");
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let nanos = text.split(' ').next().and_then(|number| number.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or_else(|| panic!("{path} is {text:?}")))
+}
+
+/// Bytes of memory that a process has resident.
+///
+/// # Panics
+/// When it is gone.
 #[must_use]
 pub fn resident_bytes(pid: u32) -> u64 {
     status_bytes(pid, "VmRSS:")
 }
 
 /// Those of them that are its own: no file's, and not the ring's, of which more is resident until it was filled once.
+///
+/// # Panics
+/// When it is gone.
 #[must_use]
 pub fn own_bytes(pid: u32) -> u64 {
     status_bytes(pid, "RssAnon:")
 }
 
 fn status_bytes(pid: u32, name: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let line = status.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0) * 1024
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kibibytes.unwrap_or_else(|| panic!("no {name} in {path}: {status}")) * 1024
 }

@@ -184,10 +184,10 @@ impl Client {
         format!("{name}=pid:{}", self.process.pid())
     }
 
-    /// Lets it make its calls, and tells what it saw of them.
+    /// Lets it make its calls, one at least, and tells what it saw of them.
     ///
     /// # Panics
-    /// When it does not come to an end.
+    /// When it does not come to an end, or makes none.
     #[must_use]
     pub fn go(&mut self) -> Vec<Call> {
         self.ask("go")
@@ -200,7 +200,11 @@ impl Client {
     #[must_use]
     pub fn ask(&mut self, question: &str) -> Vec<Call> {
         self.process.tell(question);
-        self.process.wait_said(Duration::from_secs(60), |line| line.starts_with("done ").then_some(()));
-        self.process.said().iter().filter(|line| line.starts_with('{')).map(|line| Call::parse(line)).collect()
+        let count: usize =
+            self.process.wait_said(Duration::from_secs(60), |line| line.strip_prefix("done ")?.parse().ok());
+        let said = self.process.said();
+        let calls: Vec<Call> = said.iter().filter(|line| line.starts_with('{')).map(|line| Call::parse(line)).collect();
+        assert!(count > 0 && calls.len() == count, "{count} calls, of which it tells {}: {said:#?}", calls.len());
+        calls
     }
 }

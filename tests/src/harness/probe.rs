@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use serde_json::Value;
 use super::closing::{self, Records};
 use super::process::Process;
 use super::{PATIENCE, eventually, target_folder};
-use crate::exposition::Scrape;
-use crate::truth::{Side, Truth, disagreements};
+use crate::exposition::{Catalogue, Scrape};
+use crate::truth::{LEFT_OUT, Side, Truth, disagreements, losses};
 use crate::wire::{self, Address, Message};
 
 /// Where the probe's binary is: `MIKU_PROBE_BIN`, or the release build in the build folder.
@@ -33,6 +34,19 @@ pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(binary().unwrap_or_else(|reason| panic!("{reason}")));
     command.args(arguments).env("NO_COLOR", "1");
     command
+}
+
+/// All metrics that the probe can export, as its binary lists them; it is asked once.
+///
+/// # Panics
+/// When it does not list them.
+#[must_use]
+pub fn catalogue() -> &'static Catalogue {
+    static CATALOGUE: OnceLock<&Catalogue> = OnceLock::new();
+    CATALOGUE.get_or_init(|| {
+        let path = binary().unwrap_or_else(|reason| panic!("{reason}"));
+        Catalogue::of(&path).unwrap_or_else(|error| panic!("the probe has no catalogue of its metrics: {error:#}"))
+    })
 }
 
 /// A running `miku-probe run`.
@@ -97,7 +111,8 @@ impl Probe {
     /// When it does not in time.
     pub fn wait_target(&self, service: &str) {
         self.wait_for(&format!("a process of {service}"), |scrape| {
-            (scrape.sum("miku_probe_targets", &[("service", service), ("state", "attached")]) >= 1.0).then_some(())
+            let labels = [("service", service), ("state", "attached")];
+            (scrape.try_count("miku_probe_targets", &labels) >= Some(1)).then_some(())
         });
     }
 
@@ -147,7 +162,6 @@ impl Probe {
     ///
     /// # Panics
     /// When it does not in time.
-    #[must_use]
     pub fn wait_check(&self, name: &str, service: &str, status: &str, reason: &str) -> Value {
         let mut health = Value::Null;
         let found = eventually(PATIENCE, || {
@@ -165,14 +179,15 @@ impl Probe {
     /// Its metrics.
     ///
     /// # Panics
-    /// When it does not answer, or not by the format.
+    /// When it does not answer, or not by the format, or exports something that its catalogue does not have.
     #[must_use]
     pub fn scrape(&self) -> Scrape {
         let message = self.get(&self.metrics, "Connection: close\r\n");
         let message = message.unwrap_or_else(|| panic!("/metrics does not answer: {}", self.process.story()));
         assert_eq!(message.head.status().expect("an answer has a status"), 200, "/metrics: {:?}", message.head);
         let text = String::from_utf8(message.body).expect("metrics are UTF-8");
-        Scrape::parse(&text).unwrap_or_else(|error| panic!("/metrics is not of the format: {error:#}\n{text}"))
+        Scrape::parse(&text, catalogue())
+            .unwrap_or_else(|error| panic!("/metrics is not what it is to be: {error:#}\n{text}"))
     }
 
     /// Waits until the metrics of `service` agree with `truth`.
@@ -199,13 +214,15 @@ impl Probe {
 
     /// Asserts that nothing of anything watched was lost. Runs that the kernel left out may be anybody's on the machine: whether
     /// any was of what is watched, counts have to show.
+    ///
+    /// # Panics
+    /// When something was, or the metrics do not say so of every place.
     pub fn assert_lossless(&self) {
         let scrape = self.scrape();
-        for sample in
-            scrape.matching("miku_probe_lost_total", &[]).filter(|sample| sample.label("where") != "recursion")
-        {
-            assert!(sample.value == 0.0, "{} lost in {}\n{}", sample.value, sample.label("where"), self.told());
+        for (place, lost) in losses(&scrape) {
+            assert!(lost == 0 || place == LEFT_OUT, "{lost} lost in {place}\n{}", self.told());
         }
+        scrape.assert_absent("miku_probe_lost_messages_total", &[]);
     }
 
     /// Asserts that what began has ended, goes on, or is said to be unknown or lost ([`closing`]). Every probe is held to it when
@@ -231,8 +248,7 @@ impl Probe {
     /// What the probe counted, and what it says of itself, for a message.
     #[must_use]
     pub fn told(&self) -> String {
-        let scrape = self.scrape();
-        let telling = [
+        let shown = self.scrape().show(&[
             "http_",
             "miku_http_",
             "miku_llm_",
@@ -240,13 +256,8 @@ impl Probe {
             "miku_probe_unmatched",
             "miku_probe_lost",
             "miku_probe_targets",
-        ];
-        let shown = scrape.samples.iter().filter(|sample| {
-            !sample.name.ends_with("_bucket") && telling.iter().any(|start| sample.name.starts_with(start))
-        });
-        let lines: Vec<String> =
-            shown.map(|sample| format!("  {} {:?} {}", sample.name, sample.labels, sample.value)).collect();
-        format!("the metrics are\n{}\nand {}", lines.join("\n"), self.process.story())
+        ]);
+        format!("the metrics are{shown}\nand {}", self.process.story())
     }
 
     /// Ends it as a service manager does, and tells how it ended.

@@ -130,10 +130,10 @@ pub fn attach(services: &[&str]) -> Probe {
     probe
 }
 
-/// How many places of TLS libraries the probe stands in for a service.
+/// How many places of TLS libraries the probe stands in for a service; none until it stands in one for the first time.
 #[must_use]
-pub fn sites(probe: &Probe, service: &str) -> f64 {
-    probe.scrape().sum("miku_probe_sites", &[("service", service), ("kind", "tls")])
+pub fn sites(probe: &Probe, service: &str) -> Option<u64> {
+    probe.scrape().try_count("miku_probe_sites", &[("service", service), ("kind", "tls")])
 }
 
 /// Waits until the probe stands in a TLS library of a service.
@@ -141,5 +141,5 @@ pub fn sites(probe: &Probe, service: &str) -> f64 {
 /// # Panics
 /// When it does not in time.
 pub fn wait_sites(probe: &Probe, service: &str) {
-    probe.wait_for(&format!("a TLS site of {service}"), |_| (sites(probe, service) > 0.0).then_some(()));
+    probe.wait_for(&format!("a TLS site of {service}"), |_| (sites(probe, service) > Some(0)).then_some(()));
 }

@@ -35,17 +35,6 @@ const API: [(&str, &str); 3] = [("service", "bot"), ("server_address", "discord.
 const BOT: [(&str, &str); 1] = [("service", "bot")];
 const POST_MESSAGE: &str = "/channels/{channel_id}/messages";
 
-/// Sums of samples by labels, for a comparison that shows all of both sides when it fails.
-fn told(probe: &Probe, name: &str, filter: &[(&str, &str)], labels: &[&str]) -> BTreeMap<String, f64> {
-    let scrape = probe.scrape();
-    let mut sums = BTreeMap::new();
-    for sample in scrape.matching(name, filter) {
-        let key: Vec<&str> = labels.iter().map(|label| sample.label(label)).collect();
-        *sums.entry(key.join(" ")).or_default() += sample.value;
-    }
-    sums
-}
-
 /// Asserts that the calls to Discord's API are those of the log, but for what was there `before`.
 fn assert_calls(probe: &Probe, discord: &mut Discord, before: &BTreeMap<String, u64>) {
     let (mut calls, mut seen) = (BTreeMap::new(), BTreeMap::new());
@@ -55,10 +44,9 @@ fn assert_calls(probe: &Probe, discord: &mut Discord, before: &BTreeMap<String, 
             *calls.get_mut(call)? -= count;
         }
         calls.retain(|_, count| *count > 0);
-        let counts = told(probe, COUNT, &API, &LABELS);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "they count requests")]
-        let whole = counts.into_iter().map(|(call, count)| (call, count as u64));
-        let (answered, given_up): (BTreeMap<_, _>, BTreeMap<_, _>) = whole.partition(|(call, _)| !call.ends_with(' '));
+        let counts = probe.scrape().counts_by(COUNT, &API, &LABELS);
+        let (answered, given_up): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            counts.into_iter().partition(|(call, _)| !call.ends_with(' '));
         seen = answered;
         // What the bot gave up before its answer came, as typing when it has answered, the log knows as answered or not at
         // all.
@@ -71,6 +59,7 @@ fn assert_calls(probe: &Probe, discord: &mut Discord, before: &BTreeMap<String, 
         (seen == calls).then_some(())
     });
     assert!(agreed.is_some(), "{calls:#?} in the log, {seen:#?} in the metrics");
+    assert!(!calls.is_empty(), "the bot called nobody");
     assert_all_matched(probe);
 }
 
@@ -145,13 +134,13 @@ fn routes_and_limits() {
     assert_calls(&probe, &mut discord, &BTreeMap::new());
 
     let log = &discord.log().requests;
-    let mut limited: BTreeMap<String, f64> = BTreeMap::new();
+    let mut limited: BTreeMap<String, u64> = BTreeMap::new();
     let mut waited: BTreeMap<String, f64> = BTreeMap::new();
     let mut remaining: BTreeMap<String, f64> = BTreeMap::new();
     for (place, entry) in log.iter().enumerate() {
         remaining.insert(entry.route.clone(), entry.remaining);
         if let Some(scope) = &entry.scope {
-            *limited.entry(format!("{scope} {}", entry.route)).or_default() += 1.0;
+            *limited.entry(format!("{scope} {}", entry.route)).or_default() += 1;
             // What the library slept is what lies between the refusal and the same request's coming again.
             let again = |next: &&Request| (&next.method, &next.path) == (&entry.method, &entry.path);
             let next = log[place + 1..].iter().find(again).expect("the library tries again");
@@ -161,16 +150,17 @@ fn routes_and_limits() {
     }
     assert!(log.len() > 50 && limited.len() == 4, "{} requests, and refused were {limited:?}", log.len());
 
-    assert_eq!(told(&probe, "miku_discord_rate_limited_total", &BOT, &["scope", "http_route"]), limited);
+    let scrape = probe.scrape();
+    assert_eq!(scrape.counts_by("miku_discord_rate_limited_total", &BOT, &["scope", "http_route"]), limited);
 
-    let seen = told(&probe, "miku_discord_rate_limit_wait_seconds_total", &BOT, &["http_route"]);
+    let seen = scrape.sums_by("miku_discord_rate_limit_wait_seconds_total", &BOT, &["http_route"]);
     assert_eq!(seen.keys().collect::<Vec<_>>(), waited.keys().collect::<Vec<_>>(), "routes on which it waited");
     for (route, seconds) in &waited {
         let off = (seen[route] - seconds).abs();
         assert!(off < 0.05 + seconds * 0.05, "{route}: {seconds} s by the log, {} s by the probe", seen[route]);
     }
     // Methods of one route have quotas of their own, and which was the last to answer is the label's business.
-    let ratios = told(&probe, "miku_discord_rate_limit_remaining_ratio", &BOT, &["http_route"]);
+    let ratios = scrape.sums_by("miku_discord_rate_limit_remaining_ratio", &BOT, &["http_route"]);
     for (route, ratio) in &remaining {
         let methods = log.iter().filter(|entry| entry.route == *route).map(|entry| &entry.method);
         let one = methods.collect::<BTreeSet<_>>().len() == 1;

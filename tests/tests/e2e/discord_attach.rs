@@ -25,11 +25,8 @@ pub(crate) fn cases() -> Vec<Case> {
 
 /// Asserts that the only gateway there is, of this shard, is up: a heartbeat may have to come first.
 fn assert_up(probe: &Probe, shard: &str) {
-    let all = || {
-        let scrape = probe.scrape();
-        scrape.matching(UP, &BOT).map(|sample| (sample.label("shard").to_owned(), sample.value)).collect::<Vec<_>>()
-    };
-    let up = eventually(PATIENCE, || (all() == [(shard.to_owned(), 1.0)]).then_some(()));
+    let all = || probe.scrape().counts_by(UP, &BOT, &["shard"]);
+    let up = eventually(PATIENCE, || (all() == BTreeMap::from([(shard.to_owned(), 1)])).then_some(()));
     assert!(up.is_some(), "{:?} are up\n{}", all(), told(probe));
 }
 

@@ -88,8 +88,9 @@ fn search(compression: Compression) {
     // What is not certain to answer somebody is counted apart.
     let unsure = [("protocol", "discord"), ("reason", "answer_ambiguous")];
     let replies = probe.wait_for("all replies", |scrape| {
-        let told = scrape.count(&format!("{REPLY}_count"), &BOT);
-        (told + scrape.count("miku_probe_unmatched_total", &unsure) >= replies).then_some(told)
+        let told = scrape.try_count(&format!("{REPLY}_count"), &BOT)?;
+        let unsure = scrape.try_count("miku_probe_unmatched_total", &unsure).unwrap_or(0);
+        (told + unsure >= replies).then_some(told)
     });
     let total = |line: &str| serde_json::from_str::<Value>(line).ok()?["total"]["count"].as_u64();
     hist.wait_said(PATIENCE, |line| (total(line) >= Some(replies)).then_some(()));

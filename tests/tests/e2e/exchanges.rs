@@ -1,5 +1,6 @@
 //! Every shape that an exchange may have on the wire.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -114,8 +115,9 @@ fn event_stream_lasts_to_its_end() {
     let seen = scrape.sum("http_server_request_duration_seconds_sum", &labels);
     let told = truth.durations.iter().sum::<f64>();
     assert!((1.0..=told).contains(&seen), "two streams of 0.5 s: {told} s by the client, {seen} s by the probe");
+    assert_eq!(scrape.count("miku_http_time_to_first_byte_seconds_count", &labels), 2);
     let first = scrape.sum("miku_http_time_to_first_byte_seconds_sum", &labels);
-    assert!(first < 0.1, "the head goes out at once, the probe saw it after {first} s");
+    assert!(first > 0.0 && first < 0.1, "the heads go out at once, the probe saw them after {first} s together");
 }
 
 fn first_byte_and_last_byte() {
@@ -166,7 +168,9 @@ fn continue_before_the_answer() {
     truth.request_bytes = Some(head.len() as u64 + 5);
     truth.response_bytes = Some((interim.length + answer.length) as u64);
     probe.assert_agrees(&truth, "web", Side::Server);
-    let first = probe.scrape().sum("miku_http_time_to_first_byte_seconds_sum", &[("service", "web")]);
+    let scrape = probe.scrape();
+    assert_eq!(scrape.count("miku_http_time_to_first_byte_seconds_count", &[("service", "web")]), 1);
+    let first = scrape.sum("miku_http_time_to_first_byte_seconds_sum", &[("service", "web")]);
     assert!(first >= 0.06, "an interim answer is no first byte, but it was taken as one after {first} s");
 }
 
@@ -187,21 +191,19 @@ fn upgrade_ends_http() {
     let mut truth = one("GET", "/upgrade", 101);
     truth.merge(&server.load(&["-n", "5"]));
     probe.assert_agrees(&truth, "web", Side::Server);
-    assert_eq!(probe.scrape().sum("miku_http_requests_in_flight", &[("service", "web")]), 0.0);
+    let server = [("service", "web"), ("side", "server")];
+    assert_eq!(probe.scrape().value("miku_http_requests_in_flight", &server), 0.0);
 }
 
 /// Waits until exactly one exchange was counted as aborted, for this reason.
 fn assert_aborted(probe: &Probe, side: &str, reason: &str) {
     let aborted = probe.wait_for("an aborted exchange", |scrape| {
-        let samples = scrape.matching("miku_http_aborted_total", &[]).filter(|sample| sample.value > 0.0);
-        let aborted: Vec<_> = samples
-            .map(|sample| format!("{} {} {}", sample.label("side"), sample.label("reason"), sample.value))
-            .collect();
+        let aborted = scrape.counts_by("miku_http_aborted_total", &[], &["side", "reason"]);
         (!aborted.is_empty()).then_some(aborted)
     });
-    assert_eq!(aborted, [format!("{side} {reason} 1")]);
+    assert_eq!(aborted, BTreeMap::from([(format!("{side} {reason}"), 1)]));
     probe.wait_for("an end of what is in flight", |scrape| {
-        (scrape.sum("miku_http_requests_in_flight", &[]) == 0.0).then_some(())
+        (scrape.try_value("miku_http_requests_in_flight", &[]) == Some(0.0)).then_some(())
     });
 }
 
@@ -215,7 +217,7 @@ fn abort_by_client_in_the_request() {
     let truth = server.load(&["-n", "20"]);
     probe.wait_for("what came after", |scrape| {
         let labels = [("service", "web"), ("http_response_status_code", "200")];
-        (scrape.count("http_server_request_duration_seconds_count", &labels) == truth.total()).then_some(())
+        (scrape.try_count("http_server_request_duration_seconds_count", &labels) == Some(truth.total())).then_some(())
     });
 }
 
@@ -225,7 +227,7 @@ fn abort_by_client_while_waiting() {
     let mut socket = connect(&server);
     socket.write_all(b"GET /slow?ms=30000 HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
     probe.wait_for("the request in flight", |scrape| {
-        (scrape.sum("miku_http_requests_in_flight", &[("side", "server")]) == 1.0).then_some(())
+        (scrape.try_value("miku_http_requests_in_flight", &[("side", "server")]) == Some(1.0)).then_some(())
     });
     drop(socket);
     assert_aborted(&probe, "server", "client_closed");
@@ -243,7 +245,7 @@ fn reset_by_client() {
     let mut socket = connect(&server);
     socket.write_all(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\nonly so much").expect("sent");
     probe.wait_for("the request in flight", |scrape| {
-        (scrape.sum("miku_http_requests_in_flight", &[("side", "server")]) == 1.0).then_some(())
+        (scrape.try_value("miku_http_requests_in_flight", &[("side", "server")]) == Some(1.0)).then_some(())
     });
     socket.reset_on_close().expect("a socket can be told to");
     drop(socket);
@@ -294,7 +296,9 @@ fn attach_within_a_request() {
     let mut truth = Truth::default();
     truth.add("GET", "/fast", 200, 3);
     probe.assert_agrees(&truth, "web", Side::Server);
-    assert!(probe.scrape().sum("miku_probe_unmatched_total", &[]) >= 1.0, "the half request is told of");
+    let unmatched = probe.scrape().counts_by("miku_probe_unmatched_total", &[], &["protocol", "reason"]);
+    let half = ["http1 mid_message", "http1 half_seen"].map(|what| (what.to_owned(), 1));
+    assert_eq!(unmatched, BTreeMap::from(half), "the half request is told of");
 }
 
 fn in_flight() {
@@ -307,7 +311,7 @@ fn in_flight() {
     let labels = [("service", "web"), ("side", "server")];
     let in_flight = |wanted: f64| {
         probe.wait_for(&format!("{wanted} in flight"), |scrape| {
-            (scrape.sum("miku_http_requests_in_flight", &labels) == wanted).then_some(())
+            (scrape.try_value("miku_http_requests_in_flight", &labels) == Some(wanted)).then_some(())
         });
     };
     in_flight(3.0);

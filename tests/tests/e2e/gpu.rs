@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use miku_probe_tests::exposition::Scrape;
+use miku_probe_tests::exposition::{Sample, Scrape};
 use miku_probe_tests::harness::llm::{Client as Caller, LlmServer};
-use miku_probe_tests::harness::probe::{Probe, command};
+use miku_probe_tests::harness::probe::{Probe, catalogue, command};
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::secure::wait_sites;
 use miku_probe_tests::harness::{PATIENCE, eventually};
@@ -19,7 +19,6 @@ use serde_json::{Value, json};
 
 use crate::discord_stage::{Compression, bot, discord, llm};
 use crate::llm::python;
-use crate::tls_stage::NOTICED_WITHIN;
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -37,17 +36,14 @@ pub(crate) fn cases() -> Vec<Case> {
 /// What asks for memory.
 const CLIENT: &str = env!("CARGO_BIN_EXE_cuda");
 
-/// The names of all that is told of GPUs by their driver.
-fn told(scrape: &Scrape) -> Vec<String> {
-    let of_gpus = scrape.samples.iter().filter(|sample| sample.name.starts_with("miku_gpu_"));
-    of_gpus.map(|sample| format!("{} {:?} {}", sample.name, sample.labels, sample.value)).collect()
+/// The names of all series of GPUs.
+fn names(scrape: &Scrape) -> Vec<&str> {
+    scrape.with_prefix("miku_gpu_").into_iter().map(Sample::name).collect()
 }
 
-/// The one value of this name and these labels.
-fn value(scrape: &Scrape, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-    let values: Vec<f64> = scrape.matching(name, labels).map(|sample| sample.value).collect();
-    assert!(values.len() < 2, "{name} {labels:?} is there {} times", values.len());
-    values.first().copied()
+/// All series of GPUs, for a message.
+fn told(scrape: &Scrape) -> String {
+    scrape.show(&["miku_gpu_"])
 }
 
 fn launch(library: &str) -> Probe {
@@ -57,15 +53,20 @@ fn launch(library: &str) -> Probe {
 /// The probe runs, says once that there is no driver, and exports that no GPU is up, and nothing else of any.
 fn without_a_driver() {
     let mut probe = launch("/nonexistent/libnvidia-ml.so.1");
-    let up = probe.wait_for("miku_gpu_up", |scrape| value(scrape, "miku_gpu_up", &[]));
+    let up = probe.wait_for("miku_gpu_up", |scrape| scrape.try_value("miku_gpu_up", &[]));
     assert_eq!(up, 0.0);
     // Many intervals.
     thread::sleep(Duration::from_millis(600));
     let scrape = probe.scrape();
-    assert_eq!(told(&scrape).len(), 1, "{:#?}", told(&scrape));
+    assert_eq!(names(&scrape), ["miku_gpu_up"]);
     let said = probe.process().complained();
     let said: Vec<_> = said.iter().filter(|line| line.contains("NVIDIA")).collect();
     assert!(said.len() == 1 && said[0].contains("no NVIDIA driver"), "{said:#?}");
+}
+
+/// Waits until the first GPU is up.
+fn wait_up(probe: &Probe) {
+    probe.wait_for("the GPU", |scrape| (scrape.try_value("miku_gpu_up", &[("gpu", "0")]) == Some(1.0)).then_some(()));
 }
 
 /// A GPU whose memory is held by these processes.
@@ -90,11 +91,8 @@ fn values_and_faults() {
     let probe = Probe::launch(&[&client.service()], &["--gpu-library", library.to_str().expect("it is text")]);
     probe.wait_target("job");
     let memory = probe.wait_for("the client's memory", |scrape| {
-        value(
-            scrape,
-            "miku_gpu_process_memory_bytes",
-            &[("gpu", "0"), ("service", "job"), ("pid", &pid), ("comm", "cuda")],
-        )
+        let labels = [("gpu", "0"), ("service", "job"), ("pid", &*pid), ("comm", "cuda")];
+        scrape.try_value("miku_gpu_process_memory_bytes", &labels)
     });
     assert_eq!(memory, 1_073_741_825.0);
     let scrape = probe.scrape();
@@ -114,24 +112,24 @@ fn values_and_faults() {
         ("miku_gpu_throttle_active", &[("reason", "hardware_thermal")], 0.0),
         ("miku_gpu_process_memory_bytes", &[("pid", "1")], 17.0),
     ] {
-        assert_eq!(value(&scrape, name, labels), Some(expected), "{name} {labels:?}: {:#?}", told(&scrape));
+        assert_eq!(scrape.value(name, labels), expected, "{name} {labels:?}: {}", told(&scrape));
     }
-    assert!(value(&scrape, "miku_gpu_sample_age_seconds", &[]).is_some_and(|age| age < 3.0));
+    assert!(scrape.value("miku_gpu_sample_age_seconds", &[]) < 3.0);
     // Not told by this driver.
     for name in ["miku_gpu_fan_ratio", "miku_gpu_pcie_bytes_total", "miku_gpu_memory_exhausted_in_seconds"] {
-        assert_eq!(value(&scrape, name, &[]), None, "{name}");
+        scrape.assert_absent(name, &[]);
     }
     assert_light(&probe);
     standin.tell(&format!("{}gpu0 !15\n", script(3, &processes).replace("xid 0:0", "xid 1:79")));
-    probe.wait_for("a GPU that is lost", |scrape| (value(scrape, "miku_gpu_up", &of_gpu) == Some(0.0)).then_some(()));
+    probe
+        .wait_for("a GPU that is lost", |scrape| (scrape.try_value("miku_gpu_up", &of_gpu) == Some(0.0)).then_some(()));
     let scrape = probe.scrape();
-    let mut names: Vec<_> = scrape.samples.iter().map(|sample| sample.name.as_str()).collect();
-    names.retain(|name| name.starts_with("miku_gpu_"));
+    let mut names = names(&scrape);
     names.sort_unstable();
     assert_eq!(names, ["miku_gpu_sample_age_seconds", "miku_gpu_up", "miku_gpu_xid_errors_total"]);
-    assert_eq!(value(&scrape, "miku_gpu_xid_errors_total", &[("gpu", "0"), ("xid", "79")]), Some(1.0));
+    assert_eq!(scrape.value("miku_gpu_xid_errors_total", &[("gpu", "0"), ("xid", "79")]), 1.0);
     standin.tell(&script(5, &processes));
-    let used = probe.wait_for("a GPU that is back", |scrape| value(scrape, "miku_gpu_memory_used_bytes", &of_gpu));
+    let used = probe.wait_for("a GPU that is back", |scrape| scrape.try_value("miku_gpu_memory_used_bytes", &of_gpu));
     assert_eq!(used, 5.0);
 }
 
@@ -163,14 +161,13 @@ fn a_call_that_hangs() {
     let mut standin = StandIn::without(&[]);
     standin.tell(&script(9, "1:1"));
     let probe = launch(standin.library().to_str().expect("it is text"));
-    probe.wait_for("the GPU", |scrape| (value(scrape, "miku_gpu_up", &[("gpu", "0")]) == Some(1.0)).then_some(()));
+    wait_up(&probe);
     standin.tell(&format!("{}gpu0.power hang\n", script(10, "1:1").replace("gpu0.power 310123\n", "")));
-    probe.wait_for("a driver that hangs", |scrape| {
-        (scrape.samples.iter().any(|sample| sample.name == "miku_gpu_up" && sample.value == 0.0)).then_some(())
-    });
+    probe.wait_for("a driver that hangs", |scrape| (scrape.try_value("miku_gpu_up", &[]) == Some(0.0)).then_some(()));
     let scrape = probe.scrape();
-    let names = told(&scrape);
-    assert!(names.len() == 2 && names.iter().any(|name| name.starts_with("miku_gpu_sample_age")), "{names:#?}");
+    let mut names = names(&scrape);
+    names.sort_unstable();
+    assert_eq!(names, ["miku_gpu_sample_age_seconds", "miku_gpu_up"]);
     // It ends as ever, with the call still under way.
     assert!(probe.stop().success());
     standin.tell("");
@@ -219,12 +216,13 @@ fn allocations() {
     let probe = Probe::attach(&[&client.service()]);
     let of_job = [("service", "job")];
     let (_folder, library) = cuda();
-    assert_eq!(value(&probe.scrape(), FAILURES, &of_job), None, "it has not loaded the library");
+    // It has not loaded the library.
+    probe.scrape().assert_absent(FAILURES, &of_job);
     client.tell(&format!("load {}", library.display()));
-    thread::sleep(NOTICED_WITHIN);
     let sites = [("service", "job"), ("kind", "cuda")];
-    probe.wait_for("sites in the library", |scrape| (scrape.sum("miku_probe_sites", &sites) > 0.0).then_some(()));
-    probe.wait_for("none refused", |scrape| (value(scrape, FAILURES, &of_job) == Some(0.0)).then_some(()));
+    let attached = |scrape: &Scrape| (scrape.try_count("miku_probe_sites", &sites) > Some(0)).then_some(());
+    probe.wait_for("sites in the library", attached);
+    probe.wait_for("none refused", |scrape| (scrape.try_value(FAILURES, &of_job) == Some(0.0)).then_some(()));
     let mut bytes = 0;
     let mut refused = 0;
     for (function, size, count) in [
@@ -242,22 +240,22 @@ fn allocations() {
     }
     assert_eq!(refused, 7, "the stand-in has a million bytes");
     probe.wait_for("all that was asked for", |scrape| {
-        let told = (value(scrape, BYTES, &of_job), value(scrape, FAILURES, &of_job));
-        (told == (Some(bytes as f64), Some(refused as f64))).then_some(())
+        let told = (scrape.try_count(BYTES, &of_job), scrape.try_count(FAILURES, &of_job));
+        (told == (Some(bytes), Some(refused))).then_some(())
     });
     let scrape = probe.scrape();
-    assert_eq!(value(&scrape, "miku_gpu_last_allocation_failure_bytes", &of_job), Some(123_456.0));
-    let failed = value(&scrape, "miku_gpu_last_allocation_failure_timestamp_seconds", &of_job).expect("it failed");
+    assert_eq!(scrape.value("miku_gpu_last_allocation_failure_bytes", &of_job), 123_456.0);
+    let failed = scrape.value("miku_gpu_last_allocation_failure_timestamp_seconds", &of_job);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is later").as_secs_f64();
     assert!((0.0..20.0).contains(&(now - failed)), "{failed} is not just before {now}");
     // The probe leaves one alive that it leaves, and counts to the end what one asks for that ends.
     let other = Probe::attach(&[&client.service()]);
-    other.wait_for("sites in the library", |scrape| (scrape.sum("miku_probe_sites", &sites) > 0.0).then_some(()));
+    other.wait_for("sites in the library", attached);
     assert!(other.stop().success());
     assert_eq!(client.tell("cuMemAlloc_v2 1 5"), 0);
     drop(client);
     probe.wait_for("what was asked for at last", |scrape| {
-        (value(scrape, BYTES, &of_job) == Some((bytes + 5) as f64)).then_some(())
+        (scrape.try_count(BYTES, &of_job) == Some(bytes + 5)).then_some(())
     });
 }
 
@@ -284,12 +282,13 @@ fn commands() {
         let mut process = Process::start("the probe", &mut command(&["gpu", "--gpu-library", library]));
         let status = process.wait(PATIENCE).unwrap_or_else(|| panic!("it goes on: {}", process.story()));
         process.wait_silent(PATIENCE);
-        (status.code(), Scrape::parse(&(process.said().join("\n") + "\n")).expect("it is of the format"))
+        let scrape = Scrape::parse(&(process.said().join("\n") + "\n"), catalogue());
+        (status.code(), scrape.unwrap_or_else(|error| panic!("{error:#}: {}", process.story())))
     };
     let (code, scrape) = metrics(library);
-    assert_eq!((code, value(&scrape, "miku_gpu_memory_used_bytes", &[("gpu", "0")])), (Some(0), Some(1.0)));
+    assert_eq!((code, scrape.value("miku_gpu_memory_used_bytes", &[("gpu", "0")])), (Some(0), 1.0));
     let (code, scrape) = metrics("/nonexistent/libnvidia-ml.so.1");
-    assert_eq!((code, value(&scrape, "miku_gpu_up", &[])), (Some(1), Some(0.0)));
+    assert_eq!((code, scrape.value("miku_gpu_up", &[])), (Some(1), 0.0));
     standin.tell("driver !18");
     let mismatch = row(library);
     assert_eq!(mismatch["status"], "warn", "{mismatch}");
@@ -317,22 +316,23 @@ fn phases_of_calls_that_are_served() {
     let hist = Process::start("hist", &mut command(&shown));
     let frame = || hist.said().last().and_then(|line| serde_json::from_str::<Value>(line).ok());
     eventually(PATIENCE, || (frame()?["gpus"][0]["busy_ratio"] == 0.97).then_some(())).expect("hist shows the GPU");
-    probe.wait_for("the GPU", |scrape| value(scrape, "miku_gpu_up", &[("gpu", "0")]));
+    wait_up(&probe);
     let calls = Caller::start(&mut server.client(&python, &["--calls", "1"])).go();
-    assert!(calls.iter().all(|call| call.status == Some(200)), "{calls:?}");
+    assert_eq!(calls.iter().map(|call| call.status).collect::<Vec<_>>(), [Some(200)]);
 
-    let count =
-        |scrape: &Scrape, phase| scrape.sum("miku_llm_gpu_utilization_ratio_count", &[("gpu", "0"), ("phase", phase)]);
+    let count = |scrape: &Scrape, phase| {
+        scrape.try_sum("miku_llm_gpu_utilization_ratio_count", &[("gpu", "0"), ("phase", phase)])
+    };
     for (phase, seconds) in [("prompt", PROMPT), ("generation", ANSWER)] {
         // On a busy machine some samples come late.
         let wanted = seconds / SAMPLE * 0.5..=seconds / SAMPLE + 1.0;
-        let told = || format!("{}", count(&probe.scrape(), phase));
+        let told = || format!("{:?}", count(&probe.scrape(), phase));
         let scrape = eventually(PATIENCE, || {
             let scrape = probe.scrape();
-            wanted.contains(&count(&scrape, phase)).then_some(scrape)
+            count(&scrape, phase).is_some_and(|count| wanted.contains(&count)).then_some(scrape)
         });
         let scrape = scrape.unwrap_or_else(|| panic!("{} samples of {phase} instead of {wanted:?}", told()));
-        let samples = count(&scrape, phase);
+        let samples = scrape.sum("miku_llm_gpu_utilization_ratio_count", &[("gpu", "0"), ("phase", phase)]);
         for (name, each) in [("utilization_ratio", 0.97), ("power_watts", 310.123), ("memory_ratio", 0.25)] {
             let sum = scrape.sum(&format!("miku_llm_gpu_{name}_sum"), &[("gpu", "0"), ("phase", phase)]);
             assert!((sum / samples - each).abs() < 1e-6, "{name} of {phase}: {sum} in {samples}");
@@ -346,14 +346,16 @@ fn phases_of_calls_that_are_served() {
         let means = ["busy_ratio", "power_watts"].map(|name| seen[name].as_f64().expect("a mean"));
         assert!((means[0] - 0.97).abs() < 1e-6 && (means[1] - 310.123).abs() < 1e-6, "{seen}");
     }
-    // By now the last sample was told.
-    thread::sleep(Duration::from_millis(500));
-    let before = probe.scrape();
-    thread::sleep(Duration::from_millis(500));
-    let after = probe.scrape();
-    for phase in ["prompt", "generation"] {
-        assert_eq!(count(&before, phase), count(&after, phase), "nothing is served any more");
-    }
+    // Nothing is served any more, and so no further sample counts. What the GPU says now is in the first that is none of a call's.
+    let mut sampled = |used: u64| {
+        standin.tell(&script(used, "1:1"));
+        probe.wait_for("the next sample", |scrape| {
+            let shown = scrape.try_value("miku_gpu_memory_used_bytes", &[("gpu", "0")]);
+            (shown == Some(used as f64)).then(|| ["prompt", "generation"].map(|phase| count(scrape, phase)))
+        })
+    };
+    let before = sampled(1);
+    assert_eq!([2, 3, 4].map(sampled), [before; 3], "samples of prompts and of generation");
 }
 
 /// A GPU that draws so many watts, until it is dropped.
@@ -408,13 +410,13 @@ fn energy_of_replies() {
     let services = services.each_ref().map(String::as_str);
     let probe = Probe::launch(&services, &["--gpu-interval", "100ms", "--gpu-library", library]);
     wait_sites(&probe, "bot");
-    probe.wait_for("the GPU", |scrape| value(scrape, "miku_gpu_up", &[("gpu", "0")]));
+    wait_up(&probe);
     for number in 1..=COUNT as usize {
         discord.tell(&json!({"do": "messages", "text": "!replyllm hi"}));
         discord.wait_replies(number);
     }
     let scrape = probe.wait_for("the energy of each reply", |scrape| {
-        (scrape.count(&format!("{ENERGY}_count"), &[("service", "bot")]) == COUNT).then(|| scrape.clone())
+        (scrape.try_count(&format!("{ENERGY}_count"), &[("service", "bot")]) == Some(COUNT)).then(|| scrape.clone())
     });
     let worked: f64 = discord.llm_calls().iter().map(|call| call.until_last).sum();
     let joules = scrape.sum(&format!("{ENERGY}_sum"), &[("service", "bot")]);

@@ -114,15 +114,18 @@ fn ends_after_so_many() {
 fn blocks_when_piped() {
     let server = Server::peer(&[]);
     let mut hist = start(&server, &["--ascii"]);
-    let attached = hist.wait_said(PATIENCE, |line| line.contains("p99.9").then(|| line.to_owned()));
-    assert!(!attached.is_empty());
+    hist.wait_said(PATIENCE, |line| line.contains("p99.9").then_some(()));
     let truth = server.load(&["--ask", "/slow?ms=20", "-n", "320", "-c", "16"]);
-    hist.wait_said(PATIENCE, |line| line.contains("321").then_some(()));
+    let is_total = |line: &str| line.split_whitespace().take(2).eq(["total", "321"]);
+    hist.wait_said(PATIENCE, |line| is_total(line).then_some(()));
     let before = hist.said().len();
     assert_eq!(hist.stop(libc::SIGINT, Duration::from_secs(2)).code(), Some(0), "{}", hist.story());
     hist.wait_silent(PATIENCE);
     let all = hist.said();
-    assert!(all[before.min(all.len())..].iter().any(|line| line.contains("321")), "no summary: {}", hist.story());
+    let summary = &all[before.min(all.len())..];
+    assert!(summary.iter().any(|line| is_total(line)), "no summary: {}", hist.story());
+    let is_slow = |line: &String| line.split_whitespace().take(4).eq(["GET", "web", "/slow", "320"]);
+    assert!(summary.iter().any(is_slow), "no route in the summary: {}", hist.story());
     assert_eq!(truth.total(), 321);
     assert!(all.iter().all(|line| line.is_ascii() && !line.contains('\x1b')), "{}", hist.story());
 }

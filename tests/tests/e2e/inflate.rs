@@ -133,12 +133,11 @@ fn attach(bot: &Bot) -> Probe {
     probe
 }
 
-fn sites(scrape: &Scrape) -> f64 {
-    scrape.sum("miku_probe_sites", &[("service", "bot"), ("kind", "inflate")])
-}
+const SITES: &str = "miku_probe_sites";
+const OF_INFLATE: [(&str, &str); 2] = [("service", "bot"), ("kind", "inflate")];
 
 fn wait_sites(probe: &Probe) {
-    probe.wait_for("a site in zlib or zstd", |scrape| (sites(scrape) > 0.0).then_some(()));
+    probe.wait_for("a site in zlib or zstd", |scrape| (scrape.try_count(SITES, &OF_INFLATE) > Some(0)).then_some(()));
 }
 
 fn told(scrape: &Scrape, kind: &str) -> u64 {
@@ -237,7 +236,7 @@ fn late_library() {
     // Without what an installation may have it import by itself.
     let mut bot = Bot::by(Command::new(plain().expect("the case needs it").path()).args(["-I", "-S"]));
     let probe = Probe::attach(&[&bot.service()]);
-    assert_eq!(sites(&probe.scrape()), 0.0, "it has not loaded the library yet");
+    assert_eq!(probe.scrape().value(SITES, &OF_INFLATE), 0.0, "it has not loaded the library yet");
     bot.send("zlib", "-", &[20]);
     std::thread::sleep(NOTICED_WITHIN);
     let expected = bot.send("zlib", "MESSAGE_CREATE", &SIZES);

@@ -39,7 +39,7 @@ fn asked_to_end() {
         work.wait_ready();
         work.go();
         probe.wait_for("the load", |scrape| {
-            (scrape.sum("http_server_request_duration_seconds_count", &[]) > 100.0).then_some(())
+            (scrape.try_count("http_server_request_duration_seconds_count", &[]) > Some(100)).then_some(())
         });
         let ids = programs(&probe);
         let start = Instant::now();
@@ -58,7 +58,7 @@ fn killed() {
     work.wait_ready();
     work.go();
     probe.wait_for("the load", |scrape| {
-        (scrape.sum("http_server_request_duration_seconds_count", &[]) > 100.0).then_some(())
+        (scrape.try_count("http_server_request_duration_seconds_count", &[]) > Some(100)).then_some(())
     });
     let ids = programs(&probe);
     assert_eq!(probe.process().stop(libc::SIGKILL, PATIENCE).signal(), Some(libc::SIGKILL));
@@ -77,11 +77,11 @@ fn target_dies() {
     work.wait_ready();
     work.go();
     probe.wait_for("the requests in flight", |scrape| {
-        (scrape.sum("miku_http_requests_in_flight", &[("service", "web")]) == 8.0).then_some(())
+        (scrape.try_value("miku_http_requests_in_flight", &[("service", "web")]) == Some(8.0)).then_some(())
     });
     server.process.stop(libc::SIGKILL, PATIENCE);
     probe.wait_for("that nothing is in flight with a dead server", |scrape| {
-        (scrape.sum("miku_http_requests_in_flight", &[("service", "web")]) == 0.0).then_some(())
+        (scrape.try_value("miku_http_requests_in_flight", &[("service", "web")]) == Some(0.0)).then_some(())
     });
     probe.assert_agrees(&other.load(&["-n", "100"]), "other", Side::Server);
     assert!(probe.process().alive());

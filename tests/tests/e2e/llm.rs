@@ -49,8 +49,10 @@ fn llamacpp() -> LlmServer {
     LlmServer::llamacpp(&python().expect("the case needs it"), &[])
 }
 
+/// A client of llama.cpp, which closes its connection behind a stream, whatever it says: a client that asks again before it sees
+/// that has no answer.
 fn client(server: &LlmServer, options: &[&str]) -> Client {
-    Client::start(&mut server.client(&python().expect("the case needs it"), options))
+    Client::start(server.client(&python().expect("the case needs it"), options).arg("--close-streams"))
 }
 
 /// A probe on both ends, as `bot` and `llm`.
@@ -88,7 +90,7 @@ pub(crate) fn wait_calls(probe: &Probe, outcome: &str, count: usize) {
     for (service, side) in ENDS {
         probe.wait_for(&format!("{count} calls by {service} that are {outcome}"), |scrape| {
             let labels = [("service", service), ("side", side), ("outcome", outcome)];
-            (scrape.count("miku_llm_request_duration_seconds_count", &labels) == count as u64).then_some(())
+            (scrape.try_count("miku_llm_request_duration_seconds_count", &labels) == Some(count as u64)).then_some(())
         });
     }
 }
@@ -96,11 +98,8 @@ pub(crate) fn wait_calls(probe: &Probe, outcome: &str, count: usize) {
 /// Streams of which the probe says that it did not read every event: a client that waited for a processor may read more at once than
 /// is copied.
 fn unread(scrape: &Scrape) -> u64 {
-    if holds_to_promises() {
-        0
-    } else {
-        scrape.count("miku_probe_unmatched_total", &[("protocol", "llm"), ("reason", "unread")])
-    }
+    let unread = scrape.try_count("miku_probe_unmatched_total", &[("protocol", "llm"), ("reason", "unread")]);
+    if holds_to_promises() { 0 } else { unread.unwrap_or(0) }
 }
 
 /// Asserts that what both ends counted is what client and server did.
@@ -116,7 +115,6 @@ fn assert_counts(probe: &Probe, calls: &[Call]) {
         for (name, count) in [
             ("miku_llm_time_to_first_token_seconds_count", streams),
             ("miku_llm_inter_token_seconds_count", sum(|call| call.gaps.len() as u64)),
-            ("miku_llm_requests_in_flight", 0),
         ] {
             let seen = counted(name, &[]);
             assert!(
@@ -124,6 +122,7 @@ fn assert_counts(probe: &Probe, calls: &[Call]) {
                 "{name} of {service}: {seen}, by the client {count}"
             );
         }
+        assert_eq!(counted("miku_llm_requests_in_flight", &[]), 0, "calls of {service} in flight");
         let output = counted("miku_llm_tokens_total", &[("type", "output")]);
         assert_eq!(output, sum(|call| call.output.expect("the server tells")), "output tokens of {service}");
         let completed = |more: &[(&str, &str)]| {
@@ -145,11 +144,15 @@ fn assert_counts(probe: &Probe, calls: &[Call]) {
             );
         }
     }
-    assert_eq!(scrape.sum("miku_probe_lost_total", &[("where", "ring")]), 0.0, "nothing was lost");
+    assert_eq!(scrape.count("miku_probe_lost_total", &[("where", "ring")]), 0, "nothing was lost");
 }
 
 /// How long a request may wait for a busy server to read it.
 const UNREAD: f64 = 0.005;
+
+/// How much longer than by the client's clock a time may be, in seconds. The client looks at it before it asks and after it has
+/// read, so whatever holds the client up makes its times longer and the probe's not; what is left is how its gaps share that.
+const LONGER: f64 = 0.001;
 
 /// Asserts that the mean times of both ends are the client's; what waits for the server to read it, so long at most, is none of the
 /// server's.
@@ -168,7 +171,8 @@ fn assert_means(probe: &Probe, calls: &[Call], tolerance: f64, unread: f64) {
             let told = told.iter().sum::<f64>() / told.len() as f64;
             let less = if side == "server" { tolerance + unread } else { tolerance };
             let off = told - seen;
-            assert!((-tolerance..=less).contains(&off), "{name} of {service} is {seen} s, by the client {told} s");
+            eprintln!("{name} of {service}: {:.3} ms, by the client {:.3}", seen * 1e3, told * 1e3);
+            assert!((-LONGER..=less).contains(&off), "{name} of {service} is {seen} s, by the client {told} s");
         }
     }
 }
@@ -190,13 +194,10 @@ fn assert_quantiles(total: &Value, calls: &[Call], tolerance: f64, unread: u64) 
     }
 }
 
-/// Has a client make its calls; those that were answered. A connection that is used again at once llama.cpp closes now and
-/// then instead.
+/// Has a client make its calls, all of which are answered.
 fn answered(client: &mut Client) -> Vec<Call> {
-    let mut calls = client.go();
-    let asked = calls.len();
-    calls.retain(|call| call.status == Some(200));
-    assert!(calls.len() * 4 >= asked * 3, "of {asked} calls only {} were answered", calls.len());
+    let calls = client.go();
+    assert!(calls.iter().all(|call| call.status == Some(200)), "{calls:#?}");
     calls
 }
 
@@ -234,6 +235,8 @@ fn under_tls() {
     let python = python().expect("the case needs it");
     let (folder, authority) =
         (tempfile::tempdir().expect("a folder"), Authority::new().expect("certificates can be made"));
+    // The server sleeps so long before the first token.
+    const PROMPT: f64 = 0.040;
     let options = ["--tokens", "20", "--prompt-ms", "40", "--token-ms", "7"];
     let server = LlmServer::standin(&python, &folder.path().join("truth"), Some(&authority), &options);
     let mut command =
@@ -244,7 +247,8 @@ fn under_tls() {
     for (service, _) in ENDS {
         wait_sites(&probe, service);
     }
-    let calls = client.go();
+    let calls = answered(&mut client);
+    assert_eq!(calls.len(), CALLS);
     wait_calls(&probe, "complete", CALLS);
     let scrape = probe.scrape();
     let mut off = Vec::new();
@@ -253,6 +257,8 @@ fn under_tls() {
         let labels = [("service", service), ("model", &*model)];
         let seen = scrape.sum("miku_llm_time_to_first_token_seconds_sum", &labels);
         let told = call.first_token.expect("a stream has a first token");
+        let possible = PROMPT..=told + LONGER;
+        assert!(possible.contains(&seen), "{service}, {model}: {seen} s, by server and client {possible:?}");
         // What waits for the server to read it is none of the server's.
         let unread = if service == "llm" { (told - seen).clamp(0.0, UNREAD) } else { 0.0 };
         off.push((seen + unread - told).abs());
@@ -289,8 +295,7 @@ fn in_every_dialect_of_llama_cpp() {
     ];
     let mut client = client(&server, &options);
     let probe = watch(&server, &client);
-    let calls = client.go();
-    assert!(calls.iter().all(|call| call.status == Some(200)), "{calls:?}");
+    let calls = answered(&mut client);
     wait_calls(&probe, "complete", calls.len());
     let scrape = probe.scrape();
     for (service, _) in ENDS {
@@ -319,6 +324,7 @@ fn live_as_json_and_as_blocks() {
     let mut blocks = Process::start("hist", watch.args(["--service", &services[1]]));
     blocks.wait_said(PATIENCE, |line| line.contains("bot (pid").then_some(()));
     let calls = answered(&mut client);
+    assert_eq!(calls.len(), 12);
     let last = conclude(json, calls.len());
     assert_eq!(last["in_flight"], 0);
     let models = last["models"].as_array().expect("an array");

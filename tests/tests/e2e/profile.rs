@@ -3,10 +3,10 @@
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use miku_probe_tests::harness::PATIENCE;
 use miku_probe_tests::harness::probe::command;
 use miku_probe_tests::harness::process::{AsNobody, Process};
 use miku_probe_tests::harness::python::Python;
+use miku_probe_tests::harness::{PATIENCE, eventually, kernel};
 
 use crate::tls_stage::{clients_on, plain};
 use crate::{Case, case};
@@ -156,7 +156,11 @@ fn ends_early_on_a_signal() {
     let mut command = command(&["profile", "--seconds", "600", "--service", &service]);
     let mut running = Process::start("profile", &mut command);
     running.wait_complained(PATIENCE, |line| line.contains("looking at bot").then_some(()));
+    // There is something to see once the target has run for a while, whatever else does.
+    let enough = kernel::cpu_time(process.pid()) + Duration::from_millis(500);
+    eventually(PATIENCE, || (kernel::cpu_time(process.pid()) >= enough).then_some(())).expect("the target runs");
     let status = running.stop(libc::SIGINT, Duration::from_secs(3));
     assert_eq!(status.code(), Some(0), "{}", running.story());
+    assert!(!running.said().is_empty(), "what was seen by then is told: {}", running.story());
     assert!(running.said().iter().all(|line| line.starts_with("bot (pid ")), "{}", running.story());
 }

@@ -104,6 +104,10 @@ fn log(path: &std::path::Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("the middleware writes JSON")).collect()
 }
 
+/// How far one mean may be outside of two others that three processes take by clocks of their own, in seconds: on a busy
+/// machine each may have to wait for a CPU between an event and its look at the clock.
+const CLOCKS: f64 = 0.0005;
+
 /// What the service's socket sees lies between what its own middleware and what its client see.
 fn uvicorn_latency() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -119,7 +123,7 @@ fn uvicorn_latency() {
     let outside = truth.mean().expect("the load generator timed them");
     assert!(seen >= 0.02, "the service sleeps for 20 ms, and the probe saw {seen} s");
     assert!(
-        (inside - 0.0005..=outside + 0.0005).contains(&seen),
+        (inside - CLOCKS..=outside + CLOCKS).contains(&seen),
         "mean: {inside} s by the middleware, {seen} s by the probe, {outside} s by the client"
     );
 }

@@ -72,21 +72,23 @@ fn the_log_for_people() {
 fn metrics_name_the_place() {
     let mut blocked = Blocked::start(&plain().expect("the case needs it"), &[]);
     let probe = Probe::attach(&[&blocked.service()]);
+    const STALLS: &str = "miku_event_loop_stalls_total";
     let stalls = |place: &str, threshold: &str| {
         let labels = [("service", "bot"), ("threshold", threshold), ("where", place)];
-        probe.scrape().sum("miku_event_loop_stalls_total", &labels)
+        probe.scrape().try_count(STALLS, &labels)
     };
     let known = eventually(PATIENCE, || {
         blocked.plant("sleep", 0.15);
-        (stalls("stalls.py:sleeps", "0.1") >= 1.0).then_some(())
+        (stalls("stalls.py:sleeps", "0.1") >= Some(1)).then_some(())
     });
     known.unwrap_or_else(|| panic!("no stall is counted\n{}", probe.told()));
     blocked.plant("computation", 1.1);
     for threshold in ["0.1", "1"] {
-        let counted = eventually(PATIENCE, || (stalls("stalls.py:computes", threshold) == 1.0).then_some(()));
+        let counted = eventually(PATIENCE, || (stalls("stalls.py:computes", threshold) == Some(1)).then_some(()));
         counted.unwrap_or_else(|| panic!("no stall above {threshold} s is counted\n{}", probe.told()));
     }
-    assert_eq!(stalls("stalls.py:computes", "10"), 0.0);
+    let thresholds = probe.scrape().counts_by(STALLS, &[("where", "stalls.py:computes")], &["threshold"]);
+    assert_eq!(thresholds.into_keys().collect::<Vec<_>>(), ["0.1", "1"], "it lasted no 10 s");
 }
 
 fn among_many_threads() {

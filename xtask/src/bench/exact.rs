@@ -54,7 +54,7 @@ pub(super) fn measure(stage: &Stage) -> Result<Report> {
     }
     report.table(table);
     let lost = scrape.sum("miku_probe_lost_total", &[]);
-    let unmatched = scrape.sum("miku_probe_unmatched_total", &[]);
+    let unmatched = scrape.try_sum("miku_probe_unmatched_total", &[]).unwrap_or(0.0);
     #[allow(clippy::cast_precision_loss, reason = "a count of requests")]
     let rate = truth.total() as f64 / elapsed;
     report.note(format!("{} requests in {elapsed:.1} s, {rate:.0} a second", truth.total()));

@@ -37,13 +37,14 @@ struct Count {
 
 impl Count {
     fn of(scrape: &Scrape) -> Self {
-        let count = |name: &str, labels: &[(&str, &str)]| scrape.count(name, labels);
+        // There are none of most before the first call.
+        let count = |name: &str, labels: &[(&str, &str)]| scrape.try_count(name, labels).unwrap_or(0);
         Self {
             calls: count("miku_llm_request_duration_seconds_count", &[("outcome", "complete")]),
             first: count("miku_llm_time_to_first_token_seconds_count", &[]),
             gaps: count("miku_llm_inter_token_seconds_count", &[]),
             output: count("miku_llm_tokens_total", &[("type", "output")]),
-            lost: count("miku_probe_lost_total", &[("where", "ring")]),
+            lost: scrape.count("miku_probe_lost_total", &[("where", "ring")]),
         }
     }
 }

@@ -144,10 +144,12 @@ struct Count {
 
 impl Count {
     fn of(scrape: &Scrape) -> Self {
+        // There are none of each before the first.
+        let count = |name: &str, labels: &[(&str, &str)]| scrape.try_count(name, labels).unwrap_or(0);
         Self {
-            seen: scrape.count("http_server_request_duration_seconds_count", &[("service", "bench")]),
-            cut: scrape.count("miku_probe_unmatched_total", &[("protocol", "http1"), ("reason", "half_seen")]),
-            lost: scrape.count("miku_probe_lost_messages_total", &[("direction", "receive")]),
+            seen: count("http_server_request_duration_seconds_count", &[("service", "bench")]),
+            cut: count("miku_probe_unmatched_total", &[("protocol", "http1"), ("reason", "half_seen")]),
+            lost: count("miku_probe_lost_messages_total", &[("direction", "receive")]),
         }
     }
 

@@ -98,7 +98,7 @@ fn exact(stage: &Stage, versions: &[u8], report: &mut Report) -> Result<()> {
             asked.push(compared);
         }
         lost += scrape.sum("miku_probe_lost_total", &[]);
-        unmatched += scrape.sum("miku_probe_unmatched_total", &[]);
+        unmatched += scrape.try_sum("miku_probe_unmatched_total", &[]).unwrap_or(0.0);
     }
     report.table(table);
     let (total, seen): (u64, u64) =
@@ -128,7 +128,7 @@ fn compared(host: &str, told: &Truth, server: &SecureServer, scrape: &Scrape) ->
     let mut differences = disagreements(told, scrape, &name, Side::Client);
     let port = server.port();
     let labels = [("service", &*name), ("server_address", host), ("server_port", &*port), ("url_scheme", "https")];
-    let seen = scrape.count(&format!("{}_count", Side::Client.durations()), &labels);
+    let seen = scrape.try_count(&format!("{}_count", Side::Client.durations()), &labels).unwrap_or(0);
     if seen != told.total() {
         differences.push(format!("{host}: {} in truth, {seen} in the metrics", told.total()));
     }

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use miku_probe_tests::exposition::Scrape;
+use miku_probe_tests::exposition::{Catalogue, Scrape};
 use miku_probe_tests::truth::{Side, Truth, disagreements};
 use miku_probe_tests::wire::{self, Address};
 
@@ -70,6 +70,9 @@ enum Verb {
         /// The service is the client of the exchanges.
         #[arg(long)]
         client: bool,
+        /// The probe's binary, which says what it can export.
+        #[arg(long, default_value = "miku-probe")]
+        probe: PathBuf,
     },
 }
 
@@ -94,9 +97,9 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Hostile(options) => hostile::run(&options)?,
         Verb::Turns(options) => turns::run(&options)?,
         Verb::Scrape { address, target } => print!("{}", scrape(&address, &target)?),
-        Verb::Compare { truth, metrics, service, client } => {
+        Verb::Compare { truth, metrics, service, client, probe } => {
             let side = if client { Side::Client } else { Side::Server };
-            return compare(&truth, &metrics, &service, side);
+            return compare(&truth, &metrics, &service, side, Catalogue::of(&probe)?);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -108,7 +111,13 @@ fn scrape(address: &Address, target: &str) -> Result<String> {
     String::from_utf8(message.body).context("the answer is not UTF-8")
 }
 
-fn compare(truths: &[PathBuf], metrics: &str, service: &str, side: Side) -> Result<ExitCode> {
+fn compare(
+    truths: &[PathBuf],
+    metrics: &str,
+    service: &str,
+    side: Side,
+    catalogue: &'static Catalogue,
+) -> Result<ExitCode> {
     let mut truth = Truth { request_bytes: Some(0), response_bytes: Some(0), ..Truth::default() };
     for path in truths {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
@@ -119,7 +128,7 @@ fn compare(truths: &[PathBuf], metrics: &str, service: &str, side: Side) -> Resu
         Ok(address) => scrape(&address, "/metrics")?,
         Err(_) => fs::read_to_string(metrics).with_context(|| format!("reading {metrics}"))?,
     };
-    let lines = disagreements(&truth, &Scrape::parse(&text)?, service, side);
+    let lines = disagreements(&truth, &Scrape::parse(&text, catalogue)?, service, side);
     for line in &lines {
         println!("{line}");
     }

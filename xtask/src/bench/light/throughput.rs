@@ -163,7 +163,8 @@ impl Target {
         let [on, pid] = [probe.pid(), self.server.process.pid()].map(|pid| pid.to_string());
         let mut sight = stage.switch(&["sight", "--probe", &on, "--pid", &pid]);
         let _load = self.load(stage)?;
-        let seen = |probe: &Probe| probe.scrape().sum("http_server_request_duration_seconds_count", &[]);
+        let seen =
+            |probe: &Probe| probe.scrape().try_sum("http_server_request_duration_seconds_count", &[]).unwrap_or(0.0);
         let before = (seen(&probe), self.requests()?);
         let slices = Slices { pairs: stage.choose(2_000, 400), length: Duration::from_millis(25), turns: true };
         let compared = self.compare(slices, |on| {

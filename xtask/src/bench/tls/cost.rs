@@ -170,8 +170,9 @@ fn programs(target: &mut Target, report: &mut Report) {
         thread::sleep(REFRESH);
         let scrape = probe.scrape();
         let of = |name: &str| {
-            let samples = scrape.matching(name, &[]).filter(|sample| sample.label("program").starts_with("tls_"));
-            samples.map(|sample| (sample.label("program").to_owned(), sample.value)).collect::<BTreeMap<_, _>>()
+            let mut programs = scrape.sums_by(name, &[], &["program"]);
+            programs.retain(|program, _| program.starts_with("tls_"));
+            programs
         };
         (of("miku_probe_bpf_runs_total"), of("miku_probe_bpf_run_seconds_total"))
     };
