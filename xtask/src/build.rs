@@ -69,17 +69,15 @@ fn object(name: &str) -> Result<PathBuf> {
 }
 
 fn object_command(toolchain: &BpfToolchain, root: &Path, name: &str) -> Sh {
-    let flags = format!(
-        "-Clinker={} -Clink-arg=--btf -Cdebuginfo=2 --cfg=bpf_target_arch=\"{}\"",
-        toolchain.linker.display(),
-        env::consts::ARCH
-    );
+    // Cargo parts these at spaces, so the linker, whose path may have some, has a variable of its own.
+    let flags = format!("-Clink-arg=--btf -Cdebuginfo=2 --cfg=bpf_target_arch=\"{}\"", env::consts::ARCH);
     let build = match &toolchain.compiler {
         // RUSTC_BOOTSTRAP lets a stable compiler take what aya-ebpf asks of a nightly one; for this build alone.
         BpfCompiler::Debian(rustc) => Sh::new("cargo").arg("build").env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1"),
         BpfCompiler::Rustup(name) => Sh::new("rustup").args(["run", name, "cargo", "build", "-Zbuild-std=core"]),
     };
     build
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &toolchain.linker)
         .env("RUSTFLAGS", flags)
         .args(["--release", "--features", "bpf", "--bin", name, "--target", BPF_TARGET, "--target-dir"])
         .arg(root.join("target/bpf"))
@@ -92,7 +90,7 @@ mod tests {
 
     #[test]
     fn both_routes_build_the_same_crate_for_the_same_target() {
-        let linker = PathBuf::from("/tools/bpf-linker");
+        let linker = PathBuf::from("/my tools/bpf-linker");
         let debian = BpfToolchain { compiler: BpfCompiler::Debian("/usr/bin/rustc".into()), linker: linker.clone() };
         let rustup = BpfToolchain { compiler: BpfCompiler::Rustup("nightly-2026-01-01"), linker };
         let tail =
@@ -100,7 +98,10 @@ mod tests {
         let debian = object_command(&debian, Path::new("/w"), PROGRAMS).to_string();
         let rustup = object_command(&rustup, Path::new("/w"), PROGRAMS).to_string();
         assert!(
-            debian.starts_with("RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS='-Clinker=/tools/bpf-linker "),
+            debian.starts_with(
+                "RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 \
+                 CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER='/my tools/bpf-linker' RUSTFLAGS='-Clink-arg=--btf "
+            ),
             "{debian}"
         );
         assert!(debian.ends_with(&format!("cargo build {tail}")), "{debian}");

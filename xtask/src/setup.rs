@@ -604,8 +604,9 @@ mod tests {
         Facts { root: true, tools, ..Facts::default() }
     }
 
+    /// The folder as a command shows it, in quotes if the checkout's path takes some.
     fn tools() -> String {
-        tools_folder().display().to_string()
+        Sh::new(tools_folder()).to_string()
     }
 
     #[test]

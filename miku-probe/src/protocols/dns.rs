@@ -411,7 +411,7 @@ mod tests {
                 let now = Nanos(10 * number as u64);
                 client.sent(&apply(&asks, question), now);
                 let over = client.received(&apply(&answers, answer), Nanos(now.0 + 5));
-                for lookup in over.iter() {
+                if let Some(lookup) = &over {
                     prop_assert!(
                         lookup.addresses.len() <= ADDRESSES_MAX && lookup.name.len() <= NAME_MAX,
                         "{lookup:?}"
