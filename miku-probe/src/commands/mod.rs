@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
+use clap_complete::Shell;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -58,6 +59,12 @@ pub fn perform(config: Config) -> anyhow::Result<ExitCode> {
             // Its writer may not fail, so it writes to memory first.
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "miku-probe", &mut script);
+            if shell == Shell::Bash {
+                // clap_complete 4.6.11 takes the dash of the name for the border of a subcommand in one of the two places
+                // where it names them, so that no subcommand's flags would be found.
+                let fixed = String::from_utf8(script)?.replace("miku__subcmd__probe", "miku__probe");
+                script = fixed.into_bytes();
+            }
             io::stdout().lock().write_all(&script)?;
         }
         Command::Man => clap_mangen::Man::new(Cli::command()).render(&mut io::stdout().lock())?,

@@ -12,6 +12,7 @@ use super::closing::{self, Records};
 use super::process::Process;
 use super::{PATIENCE, eventually, target_folder};
 use crate::exposition::{Catalogue, Scrape};
+use crate::mode::Mode;
 use crate::truth::{LEFT_OUT, Side, Truth, disagreements, losses};
 use crate::wire::{self, Address, Message};
 
@@ -47,6 +48,13 @@ pub fn catalogue() -> &'static Catalogue {
         let path = binary().unwrap_or_else(|reason| panic!("{reason}"));
         Catalogue::of(&path).unwrap_or_else(|error| panic!("the probe has no catalogue of its metrics: {error:#}"))
     })
+}
+
+/// How long the probe may take from SIGTERM to its end: 2 s where nothing else uses the machine. Elsewhere the kernel, which
+/// detaches the programs one after the other, waits for other CPUs as well.
+#[must_use]
+pub fn exit_limit() -> Duration {
+    Duration::from_secs(if Mode::from_env() == Ok(Mode::Accuracy) { 2 } else { 10 })
 }
 
 /// A running `miku-probe run`.
@@ -263,10 +271,10 @@ impl Probe {
     /// Ends it as a service manager does, and tells how it ended.
     ///
     /// # Panics
-    /// When it takes longer than 2 s.
+    /// When it takes longer than [`exit_limit`].
     pub fn stop(mut self) -> ExitStatus {
         self.assert_closes();
-        self.process.stop(libc::SIGTERM, Duration::from_secs(2))
+        self.process.stop(libc::SIGTERM, exit_limit())
     }
 }
 

@@ -366,7 +366,12 @@ fn reconnects() {
         let seen = probe.wait_for(&format!("what {command} made the bot do"), |scrape| {
             (scrape.try_count(RECONNECTS, &BOT) == Some(expected)).then(|| scrape.clone())
         });
-        *reconnects.entry(format!("{reason} {}", code.unwrap_or_default())).or_default() += 1;
+        // With which code the bot itself closes, the library decides.
+        let steps = usize::try_from(expected).expect("a few steps");
+        let closed = discord.wait("the end of the connection before", |log| log.closed.get(steps - 1).cloned());
+        let by_bot = closed.code.map(|code| code.to_string());
+        let code = code.map(str::to_owned).or(by_bot).expect("a connection that ends has a code");
+        *reconnects.entry(format!("{reason} {code}")).or_default() += 1;
         assert_eq!(seen.counts_by(RECONNECTS, &BOT, &["reason", "close_code"]), reconnects, "after {command}");
     }
     let sessions = discord.log().events()["READY"];
@@ -572,7 +577,9 @@ fn stalls() {
     assert_each(&mut probe, &mut discord);
     let waited = discord.log().replies().iter().filter(|reply| reply.seconds > 0.2).count();
     assert!(waited > STALLS * COUNT / 4, "only {waited} people had to wait");
-    let unmatched = probe.scrape().counts_by("miku_probe_unmatched_total", &[("protocol", "discord")], &["reason"]);
+    let mut unmatched = probe.scrape().counts_by("miku_probe_unmatched_total", &[("protocol", "discord")], &["reason"]);
+    // The bot types for several people of a channel at once; whom it answers is certain by the references.
+    unmatched.remove("typing_ambiguous");
     assert_eq!(unmatched, BTreeMap::new(), "nothing is uncertain of these replies");
     probe.assert_lossless();
 }

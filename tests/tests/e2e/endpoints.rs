@@ -226,7 +226,7 @@ fn configured_routes() {
     probe.wait_target("web");
     let asks = ["--ask", "/items/miku/parts/39", "--ask", "/fast/a/b/c", "--ask", "/items/miku"];
     server.load(&[&asks[..], &["-n", "30", "-c", "1"]].concat());
-    for route in ["/items/{name}/parts/{part}", "/fast/{rest}", "/items/miku"] {
+    for route in ["/items/{name}/parts/{part:int}", "/fast/{rest:path}", "/items/miku"] {
         probe.wait_for(route, |scrape| {
             let labels = [("service", "web"), ("http_route", route)];
             (scrape.try_count("http_server_request_duration_seconds_count", &labels) == Some(10)).then_some(())

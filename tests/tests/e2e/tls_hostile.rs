@@ -4,10 +4,9 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use miku_probe_tests::harness::memory::mappings;
-use miku_probe_tests::harness::probe::Probe;
+use miku_probe_tests::harness::probe::{Probe, exit_limit};
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::secure::{SecureServer, attach, sites, wait_sites};
 use miku_probe_tests::harness::{PATIENCE, eventually};
@@ -176,6 +175,6 @@ fn targets_that_die_at_once() {
     });
     // None of them asked anybody.
     probe.scrape().assert_absent("http_client_request_duration_seconds_count", &[("service", "short")]);
-    let status = probe.process().stop(libc::SIGTERM, Duration::from_secs(2));
+    let status = probe.process().stop(libc::SIGTERM, exit_limit());
     assert!(status.success(), "{}", probe.process().story());
 }
