@@ -1,10 +1,9 @@
 //! The live histogram, as programs and people read it.
 
 use std::process::Command;
-use std::time::Duration;
 
 use miku_probe_tests::harness::PATIENCE;
-use miku_probe_tests::harness::probe::{binary, command};
+use miku_probe_tests::harness::probe::{binary, command, exit_limit};
 use miku_probe_tests::harness::process::Process;
 use serde_json::{Value, json};
 
@@ -45,7 +44,7 @@ fn wait_count(hist: &Process, count: u64) {
 
 /// Ends it as a person does, and tells its last line.
 fn interrupt(hist: &mut Process) -> Value {
-    let status = hist.stop(libc::SIGINT, Duration::from_secs(2));
+    let status = hist.stop(libc::SIGINT, exit_limit());
     assert_eq!(status.code(), Some(0), "{}", hist.story());
     hist.wait_said(PATIENCE, |line| object(line).filter(|value| value["final"] == true))
 }
@@ -119,7 +118,7 @@ fn blocks_when_piped() {
     let is_total = |line: &str| line.split_whitespace().take(2).eq(["total", "321"]);
     hist.wait_said(PATIENCE, |line| is_total(line).then_some(()));
     let before = hist.said().len();
-    assert_eq!(hist.stop(libc::SIGINT, Duration::from_secs(2)).code(), Some(0), "{}", hist.story());
+    assert_eq!(hist.stop(libc::SIGINT, exit_limit()).code(), Some(0), "{}", hist.story());
     hist.wait_silent(PATIENCE);
     let all = hist.said();
     let summary = &all[before.min(all.len())..];

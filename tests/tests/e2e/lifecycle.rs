@@ -1,9 +1,9 @@
 //! How the probe comes to its end, and what it leaves.
 
 use std::os::unix::process::ExitStatusExt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use miku_probe_tests::harness::probe::Probe;
+use miku_probe_tests::harness::probe::{Probe, exit_limit};
 use miku_probe_tests::harness::{PATIENCE, eventually, kernel};
 use miku_probe_tests::truth::{Side, Truth};
 
@@ -11,7 +11,7 @@ use crate::stage::{Load, Server, load, watched};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![case!(asked_to_end), case!(killed), case!(target_dies), case!(two_at_once)]
+    vec![case!(asked_to_end).compares_times(), case!(killed), case!(target_dies), case!(two_at_once)]
 }
 
 /// The BPF programs of the probe.
@@ -43,7 +43,7 @@ fn asked_to_end() {
         });
         let ids = programs(&probe);
         let start = Instant::now();
-        let status = probe.process().stop(signal, Duration::from_secs(2));
+        let status = probe.process().stop(signal, exit_limit());
         eprintln!("signal {signal}: ended after {:?}", start.elapsed());
         assert_eq!(status.code(), Some(0), "after signal {signal}: {}", probe.process().story());
         assert_gone(&ids);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use miku_probe_tests::harness::probe::Probe;
+use miku_probe_tests::harness::probe::{Probe, exit_limit};
 use miku_probe_tests::harness::python::Python;
 use miku_probe_tests::harness::stalls::{Blocked, KINDS, told, watch};
 use miku_probe_tests::harness::{PATIENCE, eventually};
@@ -62,7 +62,7 @@ fn the_log_for_people() {
     let turned = |line: &String| line.contains("turns again after 0.") && line.ends_with(&format!(" s: {place}"));
     let ended = eventually(PATIENCE, || log.said().iter().any(turned).then_some(()));
     ended.unwrap_or_else(|| panic!("its end is not said: {}", log.story()));
-    let status = log.stop(libc::SIGINT, Duration::from_secs(2));
+    let status = log.stop(libc::SIGINT, exit_limit());
     assert_eq!(status.code(), Some(0), "{}", log.story());
     let summary = log.said();
     assert!(summary.iter().any(|line| line.contains("LONGEST")), "{}", log.story());
