@@ -1,5 +1,6 @@
 """An ordinary bot on discord.py, with an LLM and, if wanted, FastAPI in the same process. It knows nothing of being
-watched. It prints `ready`, and ends by SIGTERM or SIGINT.
+watched. It prints `ready`, and ends by SIGTERM or SIGINT. With --wait it prints `started` when it has loaded all that it
+needs to connect, and connects only after a line on standard input.
 
 Its commands: `!reply`, `!send`, `!stream` (one message, edited as the answer grows), `!elsewhere` (the answer goes to
 another channel), `!twice` (two answers), `!typing` (it begins to type, and then has nothing to say), `!react`,
@@ -15,6 +16,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import time
 
 import aiohttp
@@ -191,9 +193,14 @@ def parse():
     parser.add_argument("--api-port", type=int)
     parser.add_argument("--shards", type=int)
     parser.add_argument("--heartbeat-timeout", type=float, default=60.0)
+    parser.add_argument("--wait", action="store_true")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    asyncio.run(main(parse()))
+    options = parse()
+    if options.wait:
+        print("started", flush=True)
+        sys.stdin.readline()
+    asyncio.run(main(options))

@@ -1,5 +1,6 @@
 """A bot that replies to `!` messages with what they say, on a library of one's choice. It knows nothing of being
-watched. It prints `ready`, and ends by SIGTERM or SIGINT.
+watched. It prints `ready`, and ends by SIGTERM or SIGINT. With --wait it prints `started` when it has loaded its library,
+and connects only after a line on standard input.
 """
 
 import argparse
@@ -7,6 +8,7 @@ import importlib
 import logging
 import os
 import signal
+import sys
 
 TOKEN = os.environ.get("DISCORD_TOKEN", "OTk5OTk5OTk5NTc0MDE2MDAx.a.token")
 MODULES = {
@@ -18,8 +20,14 @@ MODULES = {
 }
 
 
-def with_discord_py_or_a_relative(library):
+def wait():
+    print("started", flush=True)
+    sys.stdin.readline()
+
+
+def with_discord_py_or_a_relative(library, loaded):
     discord = importlib.import_module(MODULES[library])
+    loaded()
     intents = discord.Intents.default()
     intents.message_content = True
 
@@ -36,9 +44,10 @@ def with_discord_py_or_a_relative(library):
     Bot(intents=intents, **more).run(TOKEN)
 
 
-def with_hikari():
+def with_hikari(loaded):
     import hikari
 
+    loaded()
     bot = hikari.GatewayBot(TOKEN, intents=hikari.Intents.ALL_UNPRIVILEGED | hikari.Intents.MESSAGE_CONTENT, banner=None)
 
     @bot.listen(hikari.StartedEvent)
@@ -58,13 +67,15 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("library", choices=[*MODULES, "hikari"])
     parser.add_argument("--name", help="what to tell it by in a list of processes")
-    library = parser.parse_args().library
+    parser.add_argument("--wait", action="store_true")
+    options = parser.parse_args()
+    library, loaded = options.library, wait if options.wait else lambda: None
     logging.basicConfig(level=logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if library == "hikari":
-        with_hikari()
+        with_hikari(loaded)
     else:
-        with_discord_py_or_a_relative(library)
+        with_discord_py_or_a_relative(library, loaded)
 
 
 if __name__ == "__main__":

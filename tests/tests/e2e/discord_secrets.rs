@@ -10,7 +10,7 @@ use miku_probe_tests::harness::secure::wait_sites;
 use serde_json::{Value, json};
 
 use crate::discord_metrics::{BOT, REPLY};
-use crate::discord_stage::{Compression, bot, discord, llm};
+use crate::discord_stage::{Compression, bot, connect, discord, llm};
 use crate::secrets::{assert_forgotten, assert_never_said, assert_not_on_pages, halves, unheard_of};
 use crate::{Case, case};
 
@@ -74,9 +74,13 @@ fn search(compression: Compression) {
     let mut watch = command(&["hist", "--reply", "-vvv", "--json", "--interval", "0.2", "--service", &service]);
     let mut hist = Process::start("hist", &mut watch);
     hist.wait_said(PATIENCE, |line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object).map(drop));
-    let mut command = bot(compression, &["--llm", &url, "--name", &name]);
-    let bot = discord.bot("discord.py", command.env("DISCORD_TOKEN", format!("OTk5.{}", secret("bot token"))));
+    let mut command = bot(compression, &["--llm", &url, "--name", &name, "--wait"]);
+    command.env("DISCORD_TOKEN", format!("OTk5.{}", secret("bot token")));
+    let mut bot = discord.program("discord.py", &mut command);
+    bot.wait_said(PATIENCE, |line| (line == "started").then_some(()));
     wait_sites(&probe, "bot");
+    hist.wait_complained(PATIENCE, |line| line.contains("attached to").then_some(()));
+    connect(&mut discord, &mut bot);
 
     say(&mut discord, secret);
     // It says again who it is, by its session, and by its token alone.

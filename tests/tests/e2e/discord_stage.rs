@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use miku_probe_tests::harness::PATIENCE;
 use miku_probe_tests::harness::discord::{Discord, LLM, environment};
 use miku_probe_tests::harness::hermetic::Hermetic;
 use miku_probe_tests::harness::probe::Probe;
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::{Python, interpreter};
 use miku_probe_tests::harness::secure::wait_sites;
+use serde_json::json;
 
 /// Options of a stand-in that offers a gateway without TLS.
 pub(crate) const PLAIN: [&str; 6] = [
@@ -146,9 +148,23 @@ pub(crate) fn watched_by(options: &[&str], discord: &mut Discord, command: &mut 
     // Other cases run the same script; no other has this folder.
     let name = discord.folder().display().to_string();
     let probe = Probe::launch(&[&format!("bot=cmdline:--name {name}")], options);
-    let bot = discord.bot("a bot", command.args(["--name", &name]));
+    let mut bot = discord.program("a bot", command.args(["--name", &name, "--wait"]));
+    // However late the probe gets a CPU, the bot connects only when the probe is in its libraries.
+    bot.wait_said(PATIENCE, |line| (line == "started").then_some(()));
     wait_sites(&probe, "bot");
+    probe.wait_for("a site in zlib or zstd", |scrape| {
+        let labels = [("service", "bot"), ("kind", "inflate")];
+        (scrape.try_count("miku_probe_sites", &labels) > Some(0)).then_some(())
+    });
+    connect(discord, &mut bot);
     (bot, probe)
+}
+
+/// Has a bot connect that waits for a word, and waits until it is ready and has identified.
+pub(crate) fn connect(discord: &mut Discord, bot: &mut Process) {
+    bot.tell("go");
+    bot.wait_said(PATIENCE, |line| (line == "ready").then_some(()));
+    discord.tell(&json!({"do": "ready"}));
 }
 
 /// The LLM server, with these options.

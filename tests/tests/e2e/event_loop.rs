@@ -303,5 +303,6 @@ fn left_alone() {
     assert_eq!(shown, "", "it tells of event loops");
     // A call that waits is hooked by itself, and there are seven.
     let (with, without) = (hooks(&told), hooks(&alone));
+    eprintln!("XXX {with} {without} {}", told.scrape().show(&["miku_probe_sites"]));
     assert!(with >= without + 5, "{with} hooks with event loops, {without} without");
 }

@@ -8,7 +8,7 @@ use miku_probe_tests::harness::process::Process;
 use serde_json::{Value, json};
 
 use crate::discord_metrics::reply_within;
-use crate::discord_stage::{Compression, bot, discord, llm};
+use crate::discord_stage::{Compression, bot, connect, discord, llm};
 use crate::stage::Server;
 use crate::{Case, case};
 
@@ -154,8 +154,11 @@ fn replies_as_json() {
     let mut hist = Process::start("hist", &mut watch);
     // It is there before the bot is, and misses nothing of it.
     hist.wait_said(PATIENCE, |line| object(line).map(drop));
-    let mut command = bot(Compression::Zstd, &["--llm", &url, "--stream-llm", "--name", &name]);
-    let _bot = discord.bot("discord.py", &mut command);
+    let mut command = bot(Compression::Zstd, &["--llm", &url, "--stream-llm", "--name", &name, "--wait"]);
+    let mut bot = discord.program("discord.py", &mut command);
+    bot.wait_said(PATIENCE, |line| (line == "started").then_some(()));
+    hist.wait_complained(PATIENCE, |line| line.contains("attached to").then_some(()));
+    connect(&mut discord, &mut bot);
     let load = json!({"do": "messages", "text": "!replyllm hi", "count": COUNT, "channels": COUNT, "rate": 10});
     discord.tell(&load);
     discord.wait_replies(COUNT);

@@ -140,6 +140,7 @@ fn library_without_sections() {
         let measured = sites(&probe, "bare");
         (failures > Some(0) || measured > Some(0)).then_some(measured)
     });
+    eprintln!("XXX {told:?} {}", probe.scrape().show(&["miku_probe_sites", "miku_probe_attach"]));
     bare.ask("/items/1", 100);
     whole.ask("/items/1", 100);
     assert_asked(&probe, "whole", &server.truth(&whole.name), &whole.name, &server.port());
