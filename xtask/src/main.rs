@@ -8,6 +8,7 @@ mod build;
 mod demo;
 mod gpu;
 mod kernels;
+mod mutants;
 mod setup;
 mod sh;
 mod test;
@@ -38,6 +39,8 @@ enum Verb {
     Bench(bench::Bench),
     /// Boot Debian's kernels under qemu and measure real exchanges on each
     Kernels(kernels::Kernels),
+    /// Change miku-probe in small ways and report the changes that no unit test notices
+    Mutants(mutants::Mutants),
     /// Hold what the probe tells of NVIDIA GPUs against nvidia-smi, on a machine that has one
     GpuCheck(gpu::GpuCheck),
     /// Keep the first GPU busy, as gpu-check has it done
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Demo(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
         Verb::Kernels(verb) => verb.run(),
+        Verb::Mutants(verb) => verb.run(),
         Verb::GpuCheck(verb) => verb.run(),
         Verb::GpuLoad(verb) => verb.run(),
     };
