@@ -9,7 +9,7 @@ mod images;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use crate::build;
@@ -67,10 +67,10 @@ pub(crate) fn unsupported() -> Option<&'static str> {
     None
 }
 
-/// Boots the chosen kernels with the binaries that have been built; returns how many, one line of their versions.
+/// Boots the chosen kernels with the binaries that have been built; returns their versions in one line.
 pub(crate) fn run(choice: Choice) -> Result<String> {
     let word = match choice {
-        Choice::None => return Ok("none asked for".to_owned()),
+        Choice::None => bail!("no kernel was chosen"),
         Choice::Ci => "ci",
         Choice::All => "all",
     };
@@ -78,6 +78,7 @@ pub(crate) fn run(choice: Choice) -> Result<String> {
 }
 
 fn boot(lines: Vec<Line>) -> Result<String> {
+    ensure!(!lines.is_empty(), "no kernel was chosen");
     let needs_apt = lines.iter().any(|line| !matches!(line, Line::File(_)));
     if let Some(reason) = unsupported().filter(|_| needs_apt) {
         bail!("{reason}; give the path of a kernel image instead, as in `cargo xtask kernels ./vmlinuz`");

@@ -31,7 +31,7 @@ enum Verb {
     Setup(setup::Setup),
     /// Build the BPF object and the program that carries it
     Build(build::Build),
-    /// Run every test: formatting and lints, pure, privileged, and under other kernels
+    /// Run every test: formatting and lints, pure, privileged, accuracy, and under other kernels
     Test(test::Test),
     /// Watch a small, ordinary FastAPI service: a live latency histogram in this terminal
     Demo(demo::Demo),

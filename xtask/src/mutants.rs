@@ -23,6 +23,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::Value;
 
+use crate::setup::{self, CargoTool, Need};
 use crate::sh::{Sh, say, workspace};
 use weave::{Genre, Mutant, Woven};
 
@@ -52,6 +53,7 @@ pub(crate) struct Mutants {
 
 impl Mutants {
     pub(crate) fn run(self) -> Result<()> {
+        setup::ensure(&[Need::Mutants])?;
         let mutants = self.mutants()?;
         if self.list {
             mutants.values().flatten().for_each(|mutant| println!("{}", mutant.name));
@@ -91,8 +93,7 @@ impl Mutants {
 
     /// All mutants, by file.
     fn mutants(&self) -> Result<BTreeMap<String, Vec<Mutant>>> {
-        let program = workspace().join("target/tools/bin/cargo-mutants");
-        let command = Sh::new(program).args(["mutants", "--package", "miku-probe", "--list", "--json"]);
+        let command = CargoTool::Mutants.command()?.args(["mutants", "--package", "miku-probe", "--list", "--json"]);
         let list: Vec<Value> = serde_json::from_str(&command.output()?).context("cannot read the list of mutants")?;
         let mut files: BTreeMap<String, Vec<Mutant>> = BTreeMap::new();
         for (id, entry) in list.iter().enumerate() {

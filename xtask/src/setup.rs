@@ -22,13 +22,14 @@ use crate::sh::{Sh, say, workspace};
 const NIGHTLY: &str = "nightly-2026-05-20";
 const NIGHTLY_LLVM: u32 = 22;
 const BPF_LINKER: &str = "0.13.0";
-const OHA: &str = "1.16.0";
 
 /// What a verb needs of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// `cargo fmt` and `cargo clippy`.
     Lint,
+    /// What checks the dependencies.
+    Deny,
     /// A compiler and a linker for the BPF programs.
     Bpf,
     /// Python with virtual environments, for the services that are watched.
@@ -37,10 +38,71 @@ pub(crate) enum Need {
     Load,
     /// What boots other kernels.
     Kernels,
+    /// What changes the program to see whether a test notices.
+    Mutants,
 }
 
 impl Need {
-    const ALL: [Self; 5] = [Self::Lint, Self::Bpf, Self::Python, Self::Load, Self::Kernels];
+    /// What `cargo xtask setup` installs; the rest is installed by the verb that needs it.
+    const SETUP: [Self; 6] = [Self::Lint, Self::Deny, Self::Bpf, Self::Python, Self::Load, Self::Kernels];
+}
+
+/// A program that cargo builds for this project alone, of a fixed version, because what it prints and takes may change
+/// with the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum CargoTool {
+    Deny,
+    Mutants,
+    Oha,
+}
+
+impl CargoTool {
+    const ALL: [Self; 3] = [Self::Deny, Self::Mutants, Self::Oha];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Deny => "cargo-deny",
+            Self::Mutants => "cargo-mutants",
+            Self::Oha => "oha",
+        }
+    }
+
+    const fn version(self) -> &'static str {
+        match self {
+            Self::Deny => "0.20.2",
+            Self::Mutants => "27.1.0",
+            Self::Oha => "1.16.0",
+        }
+    }
+
+    fn install(self) -> Sh {
+        let install = Sh::new("cargo");
+        // Link-time optimisation, which cargo-deny's own profile asks for, takes longer than all of its checks.
+        let install = match self {
+            Self::Deny => {
+                install.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+            }
+            Self::Mutants | Self::Oha => install,
+        };
+        let version = ["--version", self.version(), "--locked", "--root"];
+        install.args(["install", self.name()]).args(version).arg(tools_folder())
+    }
+
+    /// Where it is, when it is installed in this version.
+    pub(crate) fn path(self) -> Option<PathBuf> {
+        let program = tools_folder().join("bin").join(self.name());
+        let version = Sh::new(&program).arg("--version").output().ok()?;
+        (version.split_whitespace().last() == Some(self.version())).then_some(program)
+    }
+
+    /// A command of it.
+    ///
+    /// # Errors
+    /// Fails when it is not installed.
+    pub(crate) fn command(self) -> Result<Sh> {
+        let path = self.path().with_context(|| format!("{} is missing: run `cargo xtask setup`", self.name()))?;
+        Ok(Sh::new(path))
+    }
 }
 
 /// One thing that is on a machine, or is not.
@@ -56,7 +118,7 @@ enum Tool {
     Llvm(u32),
     BpfLinker,
     Venv,
-    Oha,
+    Cargo(CargoTool),
     Qemu,
     /// A busybox that needs no libraries.
     Busybox,
@@ -80,7 +142,7 @@ impl Tool {
             | Self::Clippy
             | Self::Nightly
             | Self::BpfLinker
-            | Self::Oha
+            | Self::Cargo(_)
             | Self::Rustup
             | Self::Binstall
             | Self::Apt => &[],
@@ -113,8 +175,8 @@ enum Action {
     Linker(u32),
     /// Fetch a built bpf-linker.
     BinstallLinker,
-    /// Build oha.
-    Oha,
+    /// Build a program of cargo's.
+    Cargo(CargoTool),
 }
 
 impl Action {
@@ -137,9 +199,7 @@ impl Action {
                 .args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--no-default-features"])
                 .args(["--features", &format!("llvm-{llvm}"), "--root"])
                 .arg(tools_folder()),
-            Self::Oha => {
-                Sh::new("cargo").args(["install", "oha", "--version", OHA, "--locked", "--root"]).arg(tools_folder())
-            }
+            Self::Cargo(tool) => tool.install(),
             Self::BinstallLinker => Sh::new("cargo")
                 .args(["binstall", "--no-confirm", &format!("bpf-linker@{BPF_LINKER}"), "--root"])
                 .arg(tools_folder()),
@@ -188,8 +248,9 @@ fn next(need: Need, facts: &Facts) -> Next {
         },
         Need::Bpf => next_for_bpf(facts),
         Need::Python => from_packages(facts, "python3 with venv", &[Tool::Venv], "python3 and its venv module"),
-        Need::Load if facts.has(Tool::Oha) => Next::Ready,
-        Need::Load => Next::Do(Action::Oha),
+        Need::Deny => next_for_cargo(facts, CargoTool::Deny),
+        Need::Load => next_for_cargo(facts, CargoTool::Oha),
+        Need::Mutants => next_for_cargo(facts, CargoTool::Mutants),
         Need::Kernels => {
             let tools = [Tool::Qemu, Tool::Busybox, Tool::Cpio];
             from_packages(
@@ -200,6 +261,10 @@ fn next(need: Need, facts: &Facts) -> Next {
             )
         }
     }
+}
+
+fn next_for_cargo(facts: &Facts, tool: CargoTool) -> Next {
+    if facts.has(Tool::Cargo(tool)) { Next::Ready } else { Next::Do(Action::Cargo(tool)) }
 }
 
 fn next_for_bpf(facts: &Facts) -> Next {
@@ -285,8 +350,8 @@ impl Facts {
             Action::Nightly => {
                 self.tools.insert(Tool::Nightly);
             }
-            Action::Oha => {
-                self.tools.insert(Tool::Oha);
+            Action::Cargo(tool) => {
+                self.tools.insert(Tool::Cargo(*tool));
             }
             Action::Linker(_) | Action::BinstallLinker => {
                 self.tools.insert(Tool::BpfLinker);
@@ -309,7 +374,9 @@ impl Facts {
         found(Tool::Nightly, nightly_is_ready());
         found(Tool::BpfLinker, bpf_linker().is_some());
         found(Tool::Venv, succeeds(Sh::new("python3").args(["-c", "import venv, ensurepip"])));
-        found(Tool::Oha, oha().is_some());
+        for tool in CargoTool::ALL {
+            found(Tool::Cargo(tool), tool.path().is_some());
+        }
         found(Tool::Qemu, on_path("qemu-system-x86_64").is_some());
         found(Tool::Busybox, busybox_is_static());
         found(Tool::Cpio, on_path("cpio").is_some());
@@ -363,10 +430,10 @@ pub(crate) struct Setup {
 impl Setup {
     pub(crate) fn run(self) -> Result<()> {
         if !self.print {
-            return ensure(&Need::ALL);
+            return ensure(&Need::SETUP);
         }
         let mut facts = Facts::gather(false);
-        let plan = predict(&Need::ALL, &mut facts);
+        let plan = predict(&Need::SETUP, &mut facts);
         if plan.is_empty() {
             say("setup: nothing is missing");
         }
@@ -441,6 +508,7 @@ fn found(need: Need) -> String {
         let text = Sh::new(program).args(args).output().unwrap_or_default();
         text.lines().next().unwrap_or("of unknown version").to_owned()
     };
+    let cargo_tool = |tool: CargoTool| format!("{} {}", tool.name(), tool.version());
     match need {
         Need::Lint => {
             format!("{}, {}", version("cargo", &["fmt", "--version"]), version("cargo", &["clippy", "--version"]))
@@ -456,9 +524,9 @@ fn found(need: Need) -> String {
             Err(error) => format!("no BPF toolchain: {error:#}"),
         },
         Need::Python => format!("{} with venv", version("python3", &["--version"])),
-        Need::Load => {
-            oha().map_or_else(|| "no oha".to_owned(), |oha| version(&oha.display().to_string(), &["--version"]))
-        }
+        Need::Deny => cargo_tool(CargoTool::Deny),
+        Need::Load => cargo_tool(CargoTool::Oha),
+        Need::Mutants => cargo_tool(CargoTool::Mutants),
         Need::Kernels => format!("{}, busybox, cpio", version("qemu-system-x86_64", &["--version"])),
     }
 }
@@ -492,13 +560,6 @@ pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
 /// Tools that are installed for this project alone.
 fn tools_folder() -> PathBuf {
     workspace().join("target/tools")
-}
-
-/// The load generator, of the version that the benchmark knows the output of.
-pub(crate) fn oha() -> Option<PathBuf> {
-    let own = tools_folder().join("bin/oha");
-    let version = Sh::new(&own).arg("--version").output().ok()?;
-    (version.split_whitespace().last() == Some(OHA)).then_some(own)
 }
 
 fn bpf_linker() -> Option<PathBuf> {
@@ -607,13 +668,21 @@ mod tests {
 
     #[test]
     fn without_apt_and_rustup_every_need_says_what_to_do() {
-        // Cargo, which runs this, brings the load generator by itself.
-        for need in Need::ALL.into_iter().filter(|need| *need != Need::Load) {
+        // Cargo, which runs this, brings some by itself.
+        for need in [Need::Lint, Need::Bpf, Need::Python, Need::Kernels] {
             let Next::Stuck { missing, remedy } = next(need, &Facts::default()) else {
                 panic!("{need:?} claims to be possible on a machine with nothing");
             };
             assert!(!missing.is_empty() && !remedy.is_empty(), "{need:?}");
         }
+    }
+
+    #[test]
+    fn setup_installs_the_check_of_dependencies_and_leaves_mutants_to_their_verb() {
+        let plan = predict(&Need::SETUP, &mut bare_debian());
+        let install = format!("cargo install cargo-deny --version 0.20.2 --locked --root {}", tools());
+        assert!(plan.iter().any(|line| line.ends_with(&install)), "{plan:?}");
+        assert!(!plan.iter().any(|line| line.contains("cargo-mutants")), "{plan:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 /// Writes one line to standard error; a reader that has gone away is no error.
 pub(crate) fn say(line: impl Display) {
@@ -88,6 +88,31 @@ impl Sh {
             bail!("`{self}` failed: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Shows the command and runs it with its output in a file, for no longer than `limit`. The root of the error is
+    /// the last line of the output.
+    pub(crate) fn run_within(&self, limit: Duration, log: &Path) -> Result<()> {
+        say(format_args!("$ {self}"));
+        let mut child = self.background(log)?;
+        let deadline = Instant::now() + limit;
+        let status = loop {
+            if let Some(status) = child.ended()? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                return Err(anyhow!("it took longer than {} s", limit.as_secs()))
+                    .with_context(|| format!("ended `{self}`"));
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
+        if !status.success() {
+            let text = fs::read(log).with_context(|| format!("cannot read {}", log.display()))?;
+            let text = String::from_utf8_lossy(&text);
+            let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no output");
+            return Err(anyhow!("{}", last.trim())).with_context(|| format!("`{self}` failed: {status}"));
+        }
+        Ok(())
     }
 
     /// [`Background::start`] of this command.
@@ -189,6 +214,22 @@ mod tests {
     fn shows_a_command_that_can_be_pasted() {
         let command = Sh::new("cargo").arg("build").arg("it's").env("RUSTFLAGS", "-Ca=b -Cc=d");
         assert_eq!(command.to_string(), r"RUSTFLAGS='-Ca=b -Cc=d' cargo build 'it'\''s'");
+    }
+
+    #[test]
+    fn a_command_that_takes_too_long_is_ended() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let log = dir.path().join("log");
+        let run = |script: &str, limit| Sh::new("sh").args(["-c", script]).run_within(limit, &log);
+        let long = Duration::from_secs(60);
+        assert!(run("exit 0", long).is_ok());
+        let failed = run("echo first; echo last >&2; exit 3", long).expect_err("it fails");
+        assert_eq!(failed.root_cause().to_string(), "last");
+        assert!(failed.to_string().ends_with("failed: exit status: 3"), "{failed}");
+        let begun = Instant::now();
+        let late = run("sleep 600", Duration::from_millis(50)).expect_err("it takes too long");
+        assert_eq!(late.root_cause().to_string(), "it took longer than 0 s");
+        assert!(begun.elapsed() < long);
     }
 
     #[test]

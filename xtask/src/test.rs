@@ -1,19 +1,34 @@
-//! `cargo xtask test`: every test there is, in tiers, each of which says why it skips when it skips.
+//! `cargo xtask test`: every test there is, in tiers.
 //!
-//! - lint: formatting, clippy, and licences and sources of the dependencies;
+//! - lint: formatting, clippy, licences, sources and advisories of the dependencies;
 //! - pure: everything that needs no privileges and no kernel side;
 //! - privileged: the release binary as root against real servers;
-//! - kernels: the same binary under Debian's kernels.
+//! - accuracy: the cases of that tier that compare times, held to what the documentation promises of a quiet machine;
+//! - kernels: the release binary under Debian's kernels.
+//!
+//! As root on a kernel that allows BPF everything can run, so nothing may be skipped: what cannot run there has failed.
+//! Elsewhere what is skipped is counted by reason. A tier that was not asked for is not part of the run and is not
+//! mentioned.
 
-use anyhow::{Result, bail};
+mod accuracy;
+mod dependencies;
+mod summary;
+
+use std::fs;
+use std::io;
+
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use miku_probe_tests::harness::kernel;
+use miku_probe_tests::mode::Mode;
 
 use crate::build;
 use crate::kernels::{self, Choice};
 use crate::setup::{self, Need};
-use crate::sh::{Sh, say};
+use crate::sh::{Sh, say, workspace};
+use summary::{Outcome, Summary};
 
-/// Run every test: formatting and lints, pure, privileged, and under other kernels
+/// Run every test: formatting and lints, pure, privileged, accuracy, and under other kernels
 #[derive(Args)]
 pub(crate) struct Test {
     /// Run only this tier; repeat it for several
@@ -22,6 +37,9 @@ pub(crate) struct Test {
     /// Which kernels to boot
     #[arg(long, value_enum, default_value = "ci")]
     kernels: Choice,
+    /// Fail when anything is skipped
+    #[arg(long)]
+    strict: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -32,72 +50,69 @@ enum Tier {
     Pure,
     /// The real binary as root
     Privileged,
+    /// Times within the promised bounds, on a quiet machine
+    Accuracy,
     /// Debian's kernels under qemu
     Kernels,
 }
 
-/// How a tier, or a part of one, went.
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    Passed(String),
-    Skipped(String),
-    Failed(String),
-}
-
-impl Outcome {
-    fn of(result: Result<()>) -> Self {
-        match result {
-            Ok(()) => Self::Passed(String::new()),
-            Err(error) => Self::Failed(format!("{error:#}")),
-        }
-    }
-
-    fn line(&self, name: &str) -> String {
-        let (word, why) = match self {
-            Self::Passed(what) => ("ok", what),
-            Self::Skipped(why) => ("SKIPPED", why),
-            Self::Failed(why) => ("FAILED", why),
-        };
-        format!("{name:<22} {word:<8} {why}").trim_end().to_owned()
-    }
-}
-
 impl Test {
     pub(crate) fn run(self) -> Result<()> {
-        let mut summary: Vec<(&str, Outcome)> = Vec::new();
-        let wanted = |tier: Tier| self.only.is_empty() || self.only.contains(&tier);
-        if wanted(Tier::Lint) {
+        // The reason why the probe cannot attach here. Where it can, everything else can run too.
+        let refused = kernel::allows_bpf().err();
+        let [pure_wanted, privileged_wanted, accuracy_wanted] =
+            [Tier::Pure, Tier::Privileged, Tier::Accuracy].map(|tier| self.wants(tier));
+        let kernels_wanted = self.wants(Tier::Kernels);
+        let mut summary = Summary::default();
+        if self.wants(Tier::Lint) {
             headline("lint");
-            summary.extend(lint());
+            for (name, outcome) in lint() {
+                summary.add(name, outcome);
+            }
         }
-        if wanted(Tier::Pure) {
+        if pure_wanted {
             headline("pure");
-            summary.push(("pure", pure()));
+            let outcome = pure(refused.is_none(), &mut summary);
+            summary.add("pure", outcome);
         }
-        // What attaches needs the BPF object and the release binary; one build serves both tiers.
-        let attaching = wanted(Tier::Privileged) || (wanted(Tier::Kernels) && self.kernels != Choice::None);
-        let built = if attaching {
+        // What attaches needs the BPF object and the release binary; one build serves all these tiers.
+        let mut built = false;
+        if privileged_wanted || accuracy_wanted || kernels_wanted {
             headline("build");
-            let built = build::release();
-            summary
-                .push(("build", Outcome::of(built.as_ref().map(drop).map_err(|error| anyhow::anyhow!("{error:#}")))));
-            built.is_ok()
-        } else {
-            false
-        };
-        if wanted(Tier::Privileged) {
-            headline("privileged");
-            summary.push(("privileged", if built { privileged() } else { not_built() }));
+            let result = build::release();
+            built = result.is_ok();
+            summary.add("build", Outcome::of(result));
         }
-        if wanted(Tier::Kernels) {
+        let attached = |run: fn() -> Outcome| match &refused {
+            _ if !built => not_built(),
+            Some(reason) => {
+                Outcome::Skipped(format!("it attaches to the kernel, which is not possible here: {reason}"))
+            }
+            None => run(),
+        };
+        if privileged_wanted {
+            headline("privileged");
+            summary.add("privileged", attached(privileged));
+        }
+        if accuracy_wanted {
+            headline("accuracy");
+            summary.add("accuracy", attached(accuracy::run));
+        }
+        if kernels_wanted {
             headline("kernels");
-            summary.push(("kernels", if built || !attaching { other_kernels(self.kernels) } else { not_built() }));
+            let outcome = if built { other_kernels(self.kernels, refused.is_none()) } else { not_built() };
+            summary.add("kernels", outcome);
         }
         headline("summary");
-        for (name, outcome) in &summary {
-            say(outcome.line(name));
+        for line in summary.lines() {
+            say(line);
         }
-        conclude(&summary)
+        summary.conclude(self.strict)
+    }
+
+    fn wants(&self, tier: Tier) -> bool {
+        let left_out = tier == Tier::Kernels && self.kernels == Choice::None;
+        !left_out && (self.only.is_empty() || self.only.contains(&tier))
     }
 }
 
@@ -109,103 +124,90 @@ fn not_built() -> Outcome {
     Outcome::Skipped("there is nothing to run, because the build failed".to_owned())
 }
 
-fn conclude(summary: &[(&str, Outcome)]) -> Result<()> {
-    let count = |is: fn(&Outcome) -> bool| summary.iter().filter(|(_, outcome)| is(outcome)).count();
-    let passed = count(|outcome| matches!(outcome, Outcome::Passed(_)));
-    let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
-    let skipped = count(|outcome| matches!(outcome, Outcome::Skipped(_)));
-    say(format_args!("parts: {passed} passed, {failed} failed, {skipped} skipped"));
-    if failed > 0 {
-        bail!("{failed} of {} parts failed", summary.len());
-    }
-    Ok(())
-}
-
 fn lint() -> Vec<(&'static str, Outcome)> {
-    if let Err(error) = setup::ensure(&[Need::Lint]) {
-        return vec![("lint", Outcome::Failed(format!("{error:#}")))];
-    }
-    let format = Sh::new("cargo").args(["fmt", "--all", "--check"]);
-    let clippy = Sh::new("cargo").args([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--features",
-        "miku-probe-tests/hooks",
-        "--",
-        "--deny",
-        "warnings",
-    ]);
-    let dependencies = if Sh::new("cargo").args(["deny", "--version"]).output().is_ok() {
-        // Advisories come from a repository that is not always in reach; they are for a run of their own.
-        Outcome::of(Sh::new("cargo").args(["deny", "--workspace", "check", "licenses", "bans", "sources"]).run())
-    } else {
-        Outcome::Skipped("cargo-deny is not installed: `cargo install --locked cargo-deny`".to_owned())
+    let mut parts = match setup::ensure(&[Need::Lint]) {
+        Ok(()) => {
+            let format = Sh::new("cargo").args(["fmt", "--all", "--check"]);
+            let clippy = Sh::new("cargo").args([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--features",
+                "miku-probe-tests/hooks",
+                "--",
+                "--deny",
+                "warnings",
+            ]);
+            vec![("lint: format", Outcome::of(format.run())), ("lint: clippy", Outcome::of(clippy.run()))]
+        }
+        Err(error) => vec![("lint", Outcome::Failed(format!("{error:#}")))],
     };
-    vec![
-        ("lint: format", Outcome::of(format.run())),
-        ("lint: clippy", Outcome::of(clippy.run())),
-        ("lint: dependencies", dependencies),
-    ]
+    parts.extend(dependencies::check());
+    parts
 }
 
-fn pure() -> Outcome {
-    // The end-to-end cases would take any release binary that an earlier build left, and run twice.
-    let no_probe = "nowhere: these cases belong to the privileged tier";
-    Outcome::of(Sh::new("cargo").args(["test", "--workspace"]).env("MIKU_PROBE_BIN", no_probe).run())
+/// Runs every test program except for the end-to-end cases, which belong to other tiers.
+fn pure(skips_forbidden: bool, summary: &mut Summary) -> Outcome {
+    let mut tests = Sh::new("cargo").args(["test", "--workspace"]).env(Mode::VARIABLE, Mode::Elsewhere.name());
+    if skips_forbidden {
+        // Some tests look at an interpreter and the libraries that come with it.
+        if let Err(error) = setup::ensure(&[Need::Python]) {
+            return Outcome::Failed(format!("{error:#}"));
+        }
+        tests = tests.env(test_skips::POLICY, "forbidden");
+        return Outcome::of(tests.run());
+    }
+    let file = workspace().join("target/skipped-tests");
+    let emptied = match fs::remove_file(&file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    let counted = emptied.with_context(|| format!("cannot remove {}", file.display())).and_then(|()| {
+        let result = tests.env(test_skips::POLICY, "allowed").env(test_skips::FILE, &file).run();
+        summary.add_skipped_tests(test_skips::read(&file).context("cannot count the skipped tests")?);
+        result
+    });
+    Outcome::of(counted)
 }
 
 fn privileged() -> Outcome {
-    if !setup::is_root() {
-        return loudly_skipped("it attaches to the kernel, which takes root: run `cargo xtask test` as root");
-    }
-    if let Err(reason) = miku_probe_tests::harness::kernel::allows_bpf() {
-        return loudly_skipped(&format!("this kernel refuses BPF altogether: {reason}"));
-    }
     if let Err(error) = setup::ensure(&[Need::Python]) {
         return Outcome::Failed(format!("{error:#}"));
     }
     let suite = Sh::new("cargo")
         .args(["test", "--package", "miku-probe-tests", "--test", "e2e"])
+        .env(Mode::VARIABLE, Mode::Required.name())
         .env("MIKU_PROBE_BIN", build::release_binary());
     Outcome::of(suite.run())
 }
 
-fn other_kernels(choice: Choice) -> Outcome {
-    if choice == Choice::None {
-        return Outcome::Skipped("--kernels none".to_owned());
+fn other_kernels(choice: Choice, skips_forbidden: bool) -> Outcome {
+    match kernels::unsupported() {
+        Some(reason) if skips_forbidden => {
+            Outcome::Failed(format!("{reason}; to leave other kernels out on purpose: --kernels none"))
+        }
+        Some(reason) => Outcome::Skipped(reason.to_owned()),
+        None => match kernels::run(choice) {
+            Ok(versions) => Outcome::Passed(versions),
+            Err(error) => Outcome::Failed(format!("{error:#}")),
+        },
     }
-    if let Some(reason) = kernels::unsupported() {
-        return loudly_skipped(reason);
-    }
-    match kernels::run(choice) {
-        Ok(versions) => Outcome::Passed(versions),
-        Err(error) => Outcome::Failed(format!("{error:#}")),
-    }
-}
-
-fn loudly_skipped(why: &str) -> Outcome {
-    let bar = "!".repeat(80);
-    say(format_args!("{bar}\n!! NOT TESTED: {why}\n{bar}"));
-    Outcome::Skipped(why.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_failure_fails_the_whole_and_a_skip_does_not() {
-        let passed = || ("pure", Outcome::Passed(String::new()));
-        let skipped = || ("privileged", Outcome::Skipped("no root".to_owned()));
-        assert!(conclude(&[passed(), skipped()]).is_ok());
-        let error = conclude(&[passed(), ("kernels", Outcome::Failed("x".to_owned()))]).expect_err("one part failed");
-        assert_eq!(error.to_string(), "1 of 2 parts failed");
+    fn test(only: &[Tier], kernels: Choice) -> Test {
+        Test { only: only.to_vec(), kernels, strict: false }
     }
 
     #[test]
-    fn a_skip_does_not_read_as_passed() {
-        let line = Outcome::Skipped("no root".to_owned()).line("privileged");
-        assert_eq!(line, "privileged             SKIPPED  no root");
+    fn what_was_not_asked_for_is_not_part_of_the_run() {
+        let all = [Tier::Lint, Tier::Pure, Tier::Privileged, Tier::Accuracy, Tier::Kernels];
+        assert!(all.iter().all(|tier| test(&[], Choice::Ci).wants(*tier)));
+        assert!(!test(&[], Choice::None).wants(Tier::Kernels));
+        let only = test(&[Tier::Pure], Choice::Ci);
+        assert!(all.iter().all(|tier| only.wants(*tier) == (*tier == Tier::Pure)));
     }
 }

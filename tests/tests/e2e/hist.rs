@@ -20,7 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(ends_after_so_many),
         case!(blocks_when_piped),
         case!(broken_pipe),
-        case!(replies_as_json, DiscordZstd, Hermetic),
+        case!(replies_as_json, DiscordZstd, Hermetic).compares_times(),
     ]
 }
 

@@ -13,14 +13,14 @@ use miku_probe_tests::harness::tls::Authority;
 use miku_probe_tests::truth::Truth;
 use serde_json::Value;
 
-use crate::{Case, case};
+use crate::{Case, case, holds_to_promises};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        case!(one_after_the_other, Llm),
-        case!(sixteen_at_once, Llm),
-        case!(by_openai_s_own_client, Llm),
-        case!(under_tls, Llm),
+        case!(one_after_the_other, Llm).compares_times(),
+        case!(sixteen_at_once, Llm).compares_times(),
+        case!(by_openai_s_own_client, Llm).compares_times(),
+        case!(under_tls, Llm).compares_times(),
         case!(in_every_dialect_of_llama_cpp, Llm),
         case!(live_as_json_and_as_blocks, Llm),
     ]
@@ -32,20 +32,14 @@ pub(crate) fn python() -> Result<Python, String> {
     PYTHON.get_or_init(|| environment().map_err(|error| format!("{error:#}"))).clone()
 }
 
-/// Whether nothing else runs here, so that what is promised has to hold. Elsewhere a client that waits for a processor takes its
-/// times later than what it takes them of, now and then by much.
-pub(crate) fn quiet() -> bool {
-    std::env::var_os("MIKU_PROBE_QUIET").is_some()
-}
-
 /// How far the probe's times may be off, in seconds.
 pub(crate) fn tolerance() -> f64 {
-    if quiet() { 0.001 } else { 0.050 }
+    if holds_to_promises() { 0.001 } else { 0.050 }
 }
 
 /// The quantiles of times that have to be right.
 fn quantiles() -> &'static [(&'static str, f64)] {
-    if quiet() { &[("p50", 0.5), ("p90", 0.9), ("p99", 0.99)] } else { &[("p50", 0.5)] }
+    if holds_to_promises() { &[("p50", 0.5), ("p90", 0.9), ("p99", 0.99)] } else { &[("p50", 0.5)] }
 }
 
 /// What the probe's own histograms may be off beyond that, as a share.
@@ -102,7 +96,11 @@ pub(crate) fn wait_calls(probe: &Probe, outcome: &str, count: usize) {
 /// Streams of which the probe says that it did not read every event: a client that waited for a processor may read more at once than
 /// is copied.
 fn unread(scrape: &Scrape) -> u64 {
-    if quiet() { 0 } else { scrape.count("miku_probe_unmatched_total", &[("protocol", "llm"), ("reason", "unread")]) }
+    if holds_to_promises() {
+        0
+    } else {
+        scrape.count("miku_probe_unmatched_total", &[("protocol", "llm"), ("reason", "unread")])
+    }
 }
 
 /// Asserts that what both ends counted is what client and server did.

@@ -14,11 +14,11 @@ use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        case!(recorded_dialects, Llm),
+        case!(recorded_dialects, Llm).compares_times(),
         case!(moods_of_a_stream, Llm),
         case!(refused_aborted_and_failed_within, Llm),
         case!(answers_that_mean_ill, Llm),
-        case!(both_legs_of_a_proxy, Llm),
+        case!(both_legs_of_a_proxy, Llm).compares_times(),
     ]
 }
 

@@ -35,6 +35,9 @@ pub(crate) struct Bench {
     /// Fewer repetitions: an indication, in a minute or less a section
     #[arg(long)]
     quick: bool,
+    /// Fail when a goal is missed that depends on the machine, too
+    #[arg(long)]
+    strict: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -119,7 +122,7 @@ impl Bench {
         let stage = Stage::set(self.quick)?;
         let folder = workspace().join("target/bench");
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let mut wrong = Vec::new();
+        let (mut wrong, mut met, mut missed) = (Vec::new(), 0, 0);
         for section in sections {
             say(format_args!("bench: {}", section.name()));
             let report = section.measure(&stage).with_context(|| format!("the section `{}`", section.name()))?;
@@ -128,9 +131,15 @@ impl Bench {
             let text = serde_json::to_string_pretty(&report.to_json(self.quick)).context("numbers always serialise")?;
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
             wrong.extend(report.wrong());
+            let goals = report.met_and_missed();
+            (met, missed) = (met + goals.0, missed + goals.1);
         }
+        say(format_args!("goals: {met} met, {missed} missed"));
         if !wrong.is_empty() {
             bail!("what has to be exact is not: {}", wrong.join("; "));
+        }
+        if self.strict && missed > 0 {
+            bail!("{missed} goals were missed");
         }
         Ok(())
     }

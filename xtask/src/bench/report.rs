@@ -95,6 +95,12 @@ impl Report {
         !self.verdicts.is_empty()
     }
 
+    /// How many goals were met, and how many missed.
+    pub(super) fn met_and_missed(&self) -> (usize, usize) {
+        let met = self.verdicts.iter().filter(|verdict| verdict.met).count();
+        (met, self.verdicts.len() - met)
+    }
+
     /// Goals of right and wrong that were missed.
     pub(super) fn wrong(&self) -> Vec<String> {
         let wrong = self.verdicts.iter().filter(|verdict| verdict.kind == Kind::Exact && !verdict.met);
@@ -183,6 +189,8 @@ mod tests {
         assert!(report.wrong().is_empty());
         report.verdict(Kind::Exact, "lost = 0", "lost 3", false);
         assert_eq!(report.wrong(), ["lost = 0: lost 3"]);
+        report.verdict(Kind::Measure, "small", "small", true);
+        assert_eq!(report.met_and_missed(), (1, 2));
         assert!(report.to_string().contains("MISSED  fast: slow"));
     }
 

@@ -15,7 +15,7 @@ use miku_probe_tests::harness::{PATIENCE, eventually, probe};
 use serde_json::Value;
 
 use crate::build;
-use crate::setup::{self, Need};
+use crate::setup::{self, CargoTool, Need};
 use crate::sh::{Sh, workspace};
 
 /// How long the longest load takes at worst.
@@ -42,7 +42,7 @@ impl Stage {
         Sh::new("cargo").args(["build", "--release"]).args(helpers).run()?;
         let requirements = ["uvicorn.txt", "aiohttp.txt", "clients.txt", "instrumentation.txt"];
         let python = Python::with("bench", &requirements)?;
-        let oha = setup::oha().context("the load generator is missing: run `cargo xtask setup`")?;
+        let oha = CargoTool::Oha.path().context("the load generator is missing: run `cargo xtask setup`")?;
         Ok(Self { quick, python, oha, floor })
     }
 

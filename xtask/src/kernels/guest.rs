@@ -24,6 +24,26 @@ const DEADLINE: Duration = Duration::from_secs(150);
 /// How much of the console is shown when a kernel fails.
 const CONSOLE_LINES: usize = 40;
 
+/// What `init.sh` has to report as right, in its order: a check that is left out must not pass for one that went well.
+const CHECKS: [&str; 13] = [
+    "check",
+    "server",
+    "TLS server",
+    "event loops",
+    "attach",
+    "load",
+    "truth",
+    "counts",
+    "TLS",
+    "turns of event loops",
+    "ends",
+    "exit within 2 s",
+    "clean exit",
+];
+
+/// Reported too by kernels from this version on, which tell when what is read had come.
+const ARRIVALS: (&str, (u32, u32)) = ("arrivals", (6, 3));
+
 /// A packed initial RAM disk.
 pub(crate) struct Disk {
     archive: PathBuf,
@@ -146,10 +166,11 @@ pub(crate) struct Report {
 impl Report {
     /// A kernel that could not even be booted.
     pub(crate) fn failed(kernel: &str, why: String) -> Self {
-        Self { failures: vec![why], ..Self::read(kernel, "ok end\n", "") }
+        Self { failures: vec![why], ..Self::read(kernel, "", "") }
     }
 
-    /// Reads the guest's report: `ok WHAT`, `not ok WHAT`, anything else explains; the last must be `ok end`.
+    /// Reads the guest's report: its kernel's version, then `ok WHAT` and `not ok WHAT`; anything else explains. The last
+    /// must be `ok end`, and what is expected of this kernel must all be there.
     fn read(kernel: &str, text: &str, console: &str) -> Self {
         let mut report = Self {
             kernel: kernel.to_owned(),
@@ -168,6 +189,15 @@ impl Report {
         }
         if report.passed.pop().as_deref() != Some("end") {
             report.failures.push("the guest did not come to its end".to_owned());
+        }
+        // After a failure the guest leaves out what depends on it.
+        if report.failures.is_empty() {
+            let arrivals = (version(text) >= Some(ARRIVALS.1)).then_some(ARRIVALS.0);
+            let expected = CHECKS.into_iter().chain(arrivals);
+            let missing: Vec<&str> = expected.filter(|what| !report.passed.iter().any(|had| had == what)).collect();
+            if !missing.is_empty() {
+                report.failures.push(format!("not reported: {}", missing.join(", ")));
+            }
         }
         report
     }
@@ -203,19 +233,45 @@ impl Display for Report {
     }
 }
 
+/// The kernel's version, by which a report begins.
+fn version(report: &str) -> Option<(u32, u32)> {
+    let mut numbers = report.lines().next()?.trim().split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A report of a kernel that did everything well.
+    fn good(version: &str, more: &[&str]) -> String {
+        let lines = CHECKS.iter().chain(more).map(|what| format!("ok {what}\r\n"));
+        format!("{version}-cloud-amd64\r\nsome words\r\n{}ok end\r\n", lines.collect::<String>())
+    }
+
     #[test]
     fn a_report_passes_only_when_all_is_ok_and_the_end_was_reached() {
         let read = |text: &str| Report::read("k", text, "");
-        assert!(read("ok check\r\nsome words\r\nok counts\r\nok end\r\n").passed());
-        assert!(!read("ok check\nok counts\n").passed(), "it never came to its end");
-        assert!(!read("ok check\nnot ok counts\nok end\n").passed());
+        assert_eq!(read(&good("5.10.0-43", &[])).failures, Vec::<String>::new());
+        assert!(!read(&good("5.10.0-43", &[]).replace("ok end\r\n", "")).passed(), "it never came to its end");
+        assert!(!read(&good("5.10.0-43", &[]).replace("ok counts", "not ok counts")).passed());
         assert!(!read("").passed());
         assert_eq!(read("ok check\nnot ok counts: 3 lost\nok end\n").verdict(), "FAILED: counts: 3 lost");
-        assert_eq!(read("ok check\nok end\n").verdict(), "ok: check");
+        assert!(read(&good("5.10.0-43", &[])).verdict().starts_with("ok: check, server, "));
+    }
+
+    #[test]
+    fn a_check_that_is_left_out_fails() {
+        let without = good("5.10.0-43", &[]).replace("ok TLS\r\n", "");
+        assert_eq!(Report::read("k", &without, "").verdict(), "FAILED: not reported: TLS");
+        assert!(
+            Report::read("k", "5.10.0\nok end\n", "").verdict().starts_with("FAILED: not reported: check, server, ")
+        );
+        for version in ["6.3.0", "7.2.1", "10.0.0"] {
+            assert_eq!(Report::read("k", &good(version, &[]), "").verdict(), "FAILED: not reported: arrivals");
+            assert!(Report::read("k", &good(version, &["arrivals"]), "").passed());
+        }
+        assert!(Report::read("k", &good("6.2.9", &[]), "").passed());
     }
 
     #[test]
