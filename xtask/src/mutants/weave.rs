@@ -240,7 +240,7 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     }
 
     fn visit_expr_match(&mut self, expr: &'ast ExprMatch) {
-        let arms = expr.arms.iter().filter(|arm| arm.guard.is_none());
+        let arms = expr.arms.iter().filter(|arm| arm.guard.is_none() && !takes_all(arm));
         let variants: Vec<_> = arms
             .flat_map(|arm| self.of(Genre::MatchArm, arm.span().start()))
             .map(|mutant| (mutant.id, String::new()))
@@ -261,8 +261,7 @@ impl<'ast> Visit<'ast> for Finder<'_> {
                 self.wrap(guard.span(), variants);
             }
             Some(_) => {}
-            // One that takes all values; without it no value would be left for the rest of them.
-            None if matches!(arm.pat, Pat::Ident(_)) => {}
+            None if takes_all(arm) => {}
             None => {
                 let guard = |id| (id, format!("if !crate::mutants::is_active({id}) "));
                 self.insert(arm.fat_arrow_token.span().start(), deleted.into_iter().map(guard).collect());
@@ -270,6 +269,11 @@ impl<'ast> Visit<'ast> for Finder<'_> {
         }
         visit::visit_arm(self, arm);
     }
+}
+
+/// Whether an arm is a name for all values that are left, so that the match cannot be without it.
+fn takes_all(arm: &Arm) -> bool {
+    matches!(arm.pat, Pat::Ident(_))
 }
 
 /// Whether an expression is a condition that names something for what comes after it.
