@@ -9,7 +9,7 @@
 
 mod weave;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
@@ -47,6 +47,9 @@ pub(crate) struct Mutants {
     /// Make only every so manieth change
     #[arg(long, value_name = "N", default_value_t = 1)]
     every: usize,
+    /// Judge without the tests that take longer than this, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600.0)]
+    longest: f64,
     /// Change only files of which the path contains one of these words, in this order
     paths: Vec<String>,
 }
@@ -60,24 +63,17 @@ impl Mutants {
             return Ok(());
         }
         let tree = Tree::new(&mutants)?;
-        // What was refused before need not be tried again.
-        let known = fs::read_to_string(refused_list()).unwrap_or_default();
-        let known: HashSet<&str> = known.lines().collect();
-        let refused = mutants.values().flatten().filter(|mutant| known.contains(mutant.name.as_str()));
-        let mut unbuilt: BTreeSet<usize> = refused.map(|mutant| mutant.id).collect();
+        let mut unbuilt = BTreeSet::new();
         let tests = loop {
             let woven = tree.weave(&mutants, &unbuilt)?;
             match tree.build(&woven)? {
                 Built::Tests(program) => {
                     let woven: BTreeSet<usize> = woven.values().flat_map(Woven::mutants).collect();
                     unbuilt.extend(mutants.values().flatten().map(|mutant| mutant.id).filter(|id| !woven.contains(id)));
-                    break Tests::new(&program, &tree.folder)?;
+                    break Tests::new(&program, &tree.folder, Duration::from_secs_f64(self.longest))?;
                 }
                 Built::Refused(refused) => unbuilt.extend(refused),
             }
-            let names = mutants.values().flatten().filter(|mutant| unbuilt.contains(&mutant.id));
-            let names: String = names.map(|mutant| format!("{}\n", mutant.name)).collect();
-            fs::write(refused_list(), names).context("cannot write the list of what was refused")?;
         };
         let mut wanted: Vec<(usize, &String)> = Vec::new();
         for file in mutants.keys() {
@@ -102,11 +98,6 @@ impl Mutants {
         }
         Ok(files)
     }
-}
-
-/// Where the names of the mutants are that the compiler refused.
-fn refused_list() -> PathBuf {
-    workspace().join("target/mutants/refused")
 }
 
 /// The file and the mutant that an entry of the list stands for.
@@ -262,7 +253,7 @@ enum Outcome {
 
 impl Tests {
     /// Runs all of them without a mutant, unless that was done since the program was built.
-    fn new(program: &Path, tree: &Path) -> Result<Self> {
+    fn new(program: &Path, tree: &Path, longest: Duration) -> Result<Self> {
         let folder = tree.join("miku-probe");
         let kept = |file: &str| workspace().join("target/mutants").join(file);
         let (report, trace) = (kept("report"), kept("trace"));
@@ -303,6 +294,7 @@ impl Tests {
         }
         let quick_first = |names: &BTreeSet<&str>| {
             let mut names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            names.retain(|name| tests.times[name] <= longest);
             names.sort_by_key(|name| tests.times[name]);
             names
         };

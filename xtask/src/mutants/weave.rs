@@ -135,9 +135,10 @@ fn render(source: &str, range: Range<usize>, edits: &[Edit], woven: &mut Woven) 
                 for (id, text) in &edit.variants {
                     woven.push(*id, &format!("if crate::mutants::is_active({id}) {{ {text} }} else "));
                 }
-                woven.text.push_str("{ ");
+                // In parentheses, since an `if` at the beginning of a block would be a statement.
+                woven.text.push_str("{ (");
                 render(source, edit.range.clone(), &after[..inner], woven);
-                woven.text.push_str(" })");
+                woven.text.push_str(") })");
                 woven.groups.push((start..woven.text.len(), ids()));
             }
             Shape::Match => {
@@ -323,10 +324,10 @@ mod tests {
             mutant(3, Genre::UnaryOperator, (1, 43), ""),
         ];
         let text = woven(source, &mutants).text;
-        let expected = "fn f(a: u8, b: u8) -> bool { (if crate::mutants::is_active(2) { (a + 1 > b) || (!g()) } else { \
-                        (if crate::mutants::is_active(1) { (a + 1) < (b) } else { \
-                        (if crate::mutants::is_active(0) { (a) - (1) } else { a + 1 }) > b }) && \
-                        (if crate::mutants::is_active(3) { g() } else { !g() }) }) }";
+        let expected = "fn f(a: u8, b: u8) -> bool { (if crate::mutants::is_active(2) { (a + 1 > b) || (!g()) } else { (\
+                        (if crate::mutants::is_active(1) { (a + 1) < (b) } else { (\
+                        (if crate::mutants::is_active(0) { (a) - (1) } else { (a + 1) }) > b) }) && \
+                        (if crate::mutants::is_active(3) { g() } else { (!g()) })) }) }";
         assert_eq!(text, expected);
     }
 
@@ -341,7 +342,7 @@ mod tests {
         let text = woven(source, &mutants).text;
         let expected = "fn f(é: &mut u8) -> u8 {\n    if crate::mutants::is_active(0) { return 0; } \
                         if crate::mutants::is_active(1) { return 1; } \
-                        (if crate::mutants::is_active(2) { é.x -= (1) } else { é.x += 1 });\n    *é\n}";
+                        (if crate::mutants::is_active(2) { é.x -= (1) } else { (é.x += 1) });\n    *é\n}";
         assert_eq!(text, expected);
     }
 
@@ -357,7 +358,7 @@ mod tests {
         let woven = woven(source, &mutants);
         let expected = "fn f(a: u8) -> u8 { match a { 1 if !crate::mutants::is_active(0) => 2, \
                         x if (if crate::mutants::is_active(2) { true } else if crate::mutants::is_active(1) { false } \
-                        else { x > 7 }) => 3, rest => rest } }";
+                        else { (x > 7) }) => 3, rest => rest } }";
         assert_eq!(woven.text, expected);
         // A match without an arm that takes the rest.
         let scrutinee = woven.text.find("a {").expect("the match has a subject");
