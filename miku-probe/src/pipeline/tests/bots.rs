@@ -121,6 +121,63 @@ fn a_bot_that_is_gone_has_no_gateway() {
 }
 
 #[test]
+fn a_command_is_counted_by_its_name_and_answered_by_its_callback() {
+    let mut pipeline = connected();
+    let interaction = |kind: u8, id: u8| {
+        format!(
+            r#"{{"t":"INTERACTION_CREATE","s":2,"op":0,"d":{{"type":{kind},"id":"{id}","token":"aW50-{id}","channel_id":"5",
+            "member":{{"user":{{"id":"8"}}}},"data":{{"name":"sing","type":1}}}}}}"#
+        )
+    };
+    let body = r#"{"type":4,"data":{"content":"la"}}"#;
+    let callback = format!(
+        "POST /api/v10/interactions/90/aW50-90/callback HTTP/1.1\r\nHost: discord.com\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    tell(
+        &mut pipeline,
+        &[
+            plain(20_000, GATEWAY, Direction::In, &frame(&interaction(2, 90))),
+            plain(50_000, API, Direction::Out, callback.as_bytes()),
+            plain(60_000, API, Direction::In, b"HTTP/1.1 204 No Content\r\n\r\n"),
+            // A button, which has no command.
+            plain(70_000, GATEWAY, Direction::In, &frame(&interaction(3, 91))),
+        ],
+    );
+    let told = told(&pipeline);
+    let commands = told.iter().filter_map(|what| if let Discord::Command { name } = what { Some(*name) } else { None });
+    let commands: Vec<_> = commands.map(|name| pipeline.names.symbols.text(name)).collect();
+    assert_eq!(commands, ["sing"]);
+    let replies: Vec<_> = told.iter().filter(|what| matches!(what, Discord::Reply { .. })).collect();
+    let [Discord::Reply { kind: ReplyKind::Interaction, duration: Nanos(40_000), .. }] = replies[..] else {
+        panic!("{replies:?}")
+    };
+}
+
+#[test]
+fn guilds_are_those_that_were_named_and_joined_and_not_left() {
+    let mut pipeline = connected();
+    let guild = |what: &str, rest: &str| frame(&format!(r#"{{"t":"GUILD_{what}","s":2,"op":0,"d":{{{rest}}}}}"#));
+    for (at, payload) in [
+        guild("CREATE", r#""id":"11""#),
+        guild("CREATE", r#""id":"12""#),
+        guild("CREATE", r#""id":"12""#),
+        guild("DELETE", r#""id":"12","unavailable":true"#),
+        guild("DELETE", r#""id":"11""#),
+    ]
+    .iter()
+    .enumerate()
+    {
+        tell(&mut pipeline, &[plain(20_000 + at as u64, GATEWAY, Direction::In, payload)]);
+    }
+    let counts = told(&pipeline).into_iter();
+    let counts: Vec<_> =
+        counts.filter_map(|what| if let Discord::Guilds(count) = what { count } else { None }).collect();
+    assert_eq!(counts, [0, 1, 2, 1], "one is told when it changes");
+}
+
+#[test]
 fn voice_is_what_goes_over_udp_to_where_its_server_said() {
     let mut pipeline = connected();
     tell(

@@ -163,7 +163,8 @@ fn nothing_is_told_before_it_is_known_and_after_a_pause() {
 fn what_a_process_loads_as_it_begins_is_not_looked_at() {
     let mut estimator = Estimator::new(at(0), at(60));
     let warm_up = WARM_UP.as_secs();
-    for (second, resident) in [(warm_up - 1, 1), (warm_up, 5), (warm_up + 1, 7), (warm_up + 60, 9), (warm_up + 120, 9)] {
+    for (second, resident) in [(warm_up - 1, 1), (warm_up, 5), (warm_up + 1, 7), (warm_up + 60, 9), (warm_up + 120, 9)]
+    {
         estimator.add(at(second), resident);
     }
     let bins: Vec<_> = estimator.bins.iter().map(|bin| (bin.low, bin.high)).collect();
