@@ -178,6 +178,71 @@ fn guilds_are_those_that_were_named_and_joined_and_not_left() {
 }
 
 #[test]
+fn a_process_turns_out_to_be_a_bot_once() {
+    let mut pipeline = connected();
+    assert_eq!(pipeline.take_new_bots(), [Tgid(TGID)]);
+    assert_eq!(pipeline.take_new_bots(), []);
+}
+
+#[test]
+fn where_records_were_lost_no_reply_is_told() {
+    let message =
+        r#"{"t":"MESSAGE_CREATE","s":2,"op":0,"d":{"type":0,"id":"900","channel_id":"5","author":{"id":"8"}}}"#;
+    let post = b"POST /api/v10/channels/5/messages HTTP/1.1\r\nHost: discord.com\r\nContent-Type: application/json\r\n\
+        Content-Length: 15\r\n\r\n{\"content\":\"a\"}";
+    // So late that nobody who wrote before the bot was watched still waits.
+    const LATER: u64 = 3_600_000_000_000;
+    for (lost, replies) in [(0_u32, 1), (1, 0)] {
+        let mut pipeline = connected();
+        let mut elsewhere = plain(LATER + 30_000, VOICE, Direction::In, b"anything");
+        let place = std::mem::offset_of!(DataRecord, lost);
+        elsewhere[place..place + 4].copy_from_slice(&lost.to_ne_bytes());
+        tell(
+            &mut pipeline,
+            &[
+                plain(LATER + 20_000, GATEWAY, Direction::In, &frame(message)),
+                elsewhere,
+                plain(LATER + 50_000, API, Direction::Out, post),
+                plain(LATER + 90_000, API, Direction::In, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"),
+            ],
+        );
+        pipeline.tick(Nanos(2 * LATER));
+        let told = told(&pipeline);
+        assert_eq!(
+            told.iter().filter(|what| matches!(what, Discord::Reply { .. })).count(),
+            replies,
+            "{lost}: {told:?}"
+        );
+    }
+}
+
+#[test]
+fn events_over_the_cap_are_other_and_what_has_no_ids_is_told() {
+    let mut pipeline = connected();
+    for number in 0..200_u8 {
+        let name: String = [number / 26, number % 26].map(|digit| char::from(b'A' + digit)).iter().collect();
+        let event = frame(&format!(r#"{{"t":"EVENT_{name}","s":2,"op":0,"d":{{}}}}"#));
+        tell(&mut pipeline, &[plain(20_000 + u64::from(number), GATEWAY, Direction::In, &event)]);
+    }
+    let overflow = |seen: &Observation| matches!(seen, Observation::LabelOverflow { label: "event" });
+    // READY was the first of 128.
+    assert_eq!(pipeline.sink.count(overflow), 200 - 127);
+    for (number, text) in [
+        r#"{"t":"MESSAGE_CREATE","s":2,"op":0,"d":{"type":0,"channel_id":"5","author":{"id":"8"}}}"#,
+        r#"{"t":"MESSAGE_CREATE","s":2,"op":0,"d":{"type":0,"channel_id":"5","author":{"id":"8","bot":true}}}"#,
+        r#"{"t":"INTERACTION_CREATE","s":2,"op":0,"d":{"type":2,"id":"90","user":{"id":"8"}}}"#,
+    ]
+    .iter()
+    .enumerate()
+    {
+        tell(&mut pipeline, &[plain(30_000 + number as u64, GATEWAY, Direction::In, &frame(text))]);
+    }
+    let truncated =
+        |seen: &Observation| matches!(seen, Observation::Unmatched { reason: Unmatched::HeadTruncated, .. });
+    assert_eq!(pipeline.sink.count(truncated), 2, "of a bot's message nothing is wanted");
+}
+
+#[test]
 fn voice_is_what_goes_over_udp_to_where_its_server_said() {
     let mut pipeline = connected();
     tell(
