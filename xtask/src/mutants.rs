@@ -44,12 +44,12 @@ pub(crate) struct Mutants {
     /// Only list the changes
     #[arg(long)]
     list: bool,
-    /// Make only every so manieth change
+    /// Make only every Nth change
     #[arg(long, value_name = "N", default_value_t = 1)]
     every: usize,
-    /// Judge without the tests that take longer than this, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600.0)]
-    longest: f64,
+    /// Judge without the tests of which the name contains this word; repeat it for several
+    #[arg(long, value_name = "WORD")]
+    skip: Vec<String>,
     /// Change only files of which the path contains one of these words, in this order
     paths: Vec<String>,
 }
@@ -70,7 +70,7 @@ impl Mutants {
                 Built::Tests(program) => {
                     let woven: BTreeSet<usize> = woven.values().flat_map(Woven::mutants).collect();
                     unbuilt.extend(mutants.values().flatten().map(|mutant| mutant.id).filter(|id| !woven.contains(id)));
-                    break Tests::new(&program, &tree.folder, Duration::from_secs_f64(self.longest))?;
+                    break Tests::new(&program, &tree.folder, &self.skip)?;
                 }
                 Built::Refused(refused) => unbuilt.extend(refused),
             }
@@ -252,26 +252,22 @@ enum Outcome {
 }
 
 impl Tests {
-    /// Runs all of them without a mutant, unless that was done since the program was built.
-    fn new(program: &Path, tree: &Path, longest: Duration) -> Result<Self> {
+    /// Runs all of them without a mutant, but for those to skip.
+    fn new(program: &Path, tree: &Path, skip: &[String]) -> Result<Self> {
         let folder = tree.join("miku-probe");
-        let kept = |file: &str| workspace().join("target/mutants").join(file);
-        let (report, trace) = (kept("report"), kept("trace"));
+        let trace = workspace().join("target/mutants/trace");
+        let _ = fs::remove_file(&trace);
         let mut tests = Self { program: program.to_owned(), folder, times: HashMap::new(), reach: HashMap::new() };
-        let written = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-        if written(&report) <= written(program) {
-            let _ = fs::remove_file(&trace);
-            let mut command = tests.command();
-            // The thread of a test has its name only where there are several.
-            command.args(["--test-threads", "2", "--report-time", "--format", "json"]).env("MUTANT_TRACE", &trace);
-            say("running all unit tests without a mutant");
-            let output = command.output().context("cannot run the unit tests")?;
-            if !output.status.success() {
-                bail!("unit tests fail without a mutant:\n{}", String::from_utf8_lossy(&output.stdout));
-            }
-            fs::write(&report, output.stdout).with_context(|| format!("cannot write {}", report.display()))?;
+        let mut command = tests.command();
+        // The thread of a test has its name only where there are several.
+        command.args(["--test-threads", "2", "--report-time", "--format", "json"]).env("MUTANT_TRACE", &trace);
+        command.args(skip.iter().flat_map(|word| ["--skip", word]));
+        say("running the unit tests without a mutant");
+        let output = command.output().context("cannot run the unit tests")?;
+        let report = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            bail!("unit tests fail without a mutant:\n{report}");
         }
-        let report = fs::read_to_string(&report).context("cannot read what the unit tests reported")?;
         for event in report.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
             if event["type"] == "test" && event["event"] == "ok" {
                 let name = event["name"].as_str().context("a test has a name")?.to_owned();
@@ -294,7 +290,6 @@ impl Tests {
         }
         let quick_first = |names: &BTreeSet<&str>| {
             let mut names: Vec<String> = names.iter().map(ToString::to_string).collect();
-            names.retain(|name| tests.times[name] <= longest);
             names.sort_by_key(|name| tests.times[name]);
             names
         };
