@@ -382,8 +382,9 @@ mod tests {
         assert_eq!(answer(b"\x01a\x04test\x00"), both, "spelled out");
         assert_eq!(answer(b"\x01b\xc0\x0e"), both, "a label, and what it shares");
         assert_eq!(answer(b"\x00"), both, "the root");
-        for reserved in [b"\x40\x0c", b"\x80\x0c"] {
-            assert_eq!(answer(reserved), [""; 0], "no length has these bits");
+        for reserved in [0x40, 0x80] {
+            let owner = [&[reserved][..], &vec![b'a'; usize::from(reserved)], &[0]].concat();
+            assert_eq!(answer(&owner), [""; 0], "no length has these bits");
         }
     }
 

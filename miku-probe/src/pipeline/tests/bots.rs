@@ -123,10 +123,10 @@ fn a_bot_that_is_gone_has_no_gateway() {
 #[test]
 fn a_command_is_counted_by_its_name_and_answered_by_its_callback() {
     let mut pipeline = connected();
-    let interaction = |kind: u8, id: u8| {
+    let interaction = |kind: u8, name: &str, id: u8| {
         format!(
             r#"{{"t":"INTERACTION_CREATE","s":2,"op":0,"d":{{"type":{kind},"id":"{id}","token":"aW50-{id}","channel_id":"5",
-            "member":{{"user":{{"id":"8"}}}},"data":{{"name":"sing","type":1}}}}}}"#
+            "member":{{"user":{{"id":"8"}}}},"data":{{"name":"{name}","type":1}}}}}}"#
         )
     };
     let body = r#"{"type":4,"data":{"content":"la"}}"#;
@@ -138,11 +138,11 @@ fn a_command_is_counted_by_its_name_and_answered_by_its_callback() {
     tell(
         &mut pipeline,
         &[
-            plain(20_000, GATEWAY, Direction::In, &frame(&interaction(2, 90))),
+            plain(20_000, GATEWAY, Direction::In, &frame(&interaction(2, "sing", 90))),
             plain(50_000, API, Direction::Out, callback.as_bytes()),
             plain(60_000, API, Direction::In, b"HTTP/1.1 204 No Content\r\n\r\n"),
-            // A button, which has no command.
-            plain(70_000, GATEWAY, Direction::In, &frame(&interaction(3, 91))),
+            // A button is no command.
+            plain(70_000, GATEWAY, Direction::In, &frame(&interaction(3, "push", 91))),
         ],
     );
     let told = told(&pipeline);
@@ -164,6 +164,7 @@ fn guilds_are_those_that_were_named_and_joined_and_not_left() {
         guild("CREATE", r#""id":"12""#),
         guild("CREATE", r#""id":"12""#),
         guild("DELETE", r#""id":"12","unavailable":true"#),
+        guild("CREATE", r#""id":"13""#),
         guild("DELETE", r#""id":"11""#),
     ]
     .iter()
@@ -174,7 +175,7 @@ fn guilds_are_those_that_were_named_and_joined_and_not_left() {
     let counts = told(&pipeline).into_iter();
     let counts: Vec<_> =
         counts.filter_map(|what| if let Discord::Guilds(count) = what { count } else { None }).collect();
-    assert_eq!(counts, [0, 1, 2, 1], "one is told when it changes");
+    assert_eq!(counts, [0, 1, 2, 3, 2], "one is told when it changes");
 }
 
 #[test]
