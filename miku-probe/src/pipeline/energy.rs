@@ -193,6 +193,19 @@ mod tests {
     }
 
     #[test]
+    fn of_a_part_of_a_request_it_is_that_part() {
+        let mut energy = EnergyShares::default();
+        energy.in_flight(second(0.5), 1);
+        energy.ended((), vec![(second(1.25), second(1.75)), (second(3.0), second(3.25))]);
+        let mut told = Vec::new();
+        for now in [0.0, 2.0, 4.0, 6.0, 8.0] {
+            told.extend(energy.reading(second(now), Some(counter(now))));
+        }
+        let [((), joules)] = told[..] else { panic!("{told:?}") };
+        assert!((joules - 75.0).abs() < 1e-3, "{joules}");
+    }
+
+    #[test]
     fn what_was_not_measured_is_not_told() {
         let mut energy = EnergyShares::default();
         let mut told = Vec::new();

@@ -17,6 +17,7 @@ use miku_probe_abi::{
 
 use self::written::Nowhere;
 use super::*;
+use crate::discovery::sockets::Socket;
 use crate::observations::{AbortReason, Exchange, Method, Outcome, Unmatched};
 use crate::units::{Scheme, Side, Symbol};
 
@@ -246,6 +247,53 @@ fn a_process_that_is_let_go_leaves_nothing_in_flight() {
     assert_eq!(pipeline.connection_count(), 0);
     pipeline.record(&data(400, 100, 0, Direction::Out, RESPONSE));
     assert_eq!(pipeline.connection_count(), 0, "what comes late of it is not followed again");
+}
+
+#[test]
+fn a_connection_that_its_other_end_ended_says_how() {
+    for (errno, outcome) in [
+        (0, Outcome::Aborted(AbortReason::ServerClosed)),
+        (libc::ETIMEDOUT, Outcome::Aborted(AbortReason::Timeout)),
+        (libc::ECONNRESET, Outcome::Aborted(AbortReason::Reset)),
+    ] {
+        let mut pipeline = pipeline();
+        pipeline.record(&open(100, FD, Origin::Connected));
+        pipeline.record(&data(200, 100, 0, Direction::Out, REQUEST));
+        let mut end = data(300, 100, 0, Direction::In, b"");
+        let place = std::mem::offset_of!(DataRecord, errno);
+        let errno = u16::try_from(errno).expect("a number of an error is small").to_ne_bytes();
+        end[place..place + errno.len()].copy_from_slice(&errno);
+        pipeline.record(&end);
+        pipeline.record(&close(400, 100, 0, 0));
+        let [exchange] = pipeline.sink.exchanges()[..] else { panic!("not one exchange") };
+        assert_eq!(exchange.outcome, outcome);
+    }
+}
+
+#[test]
+fn a_socket_that_was_open_before_is_followed_as_what_it_is() {
+    let mut pipeline = pipeline();
+    let socket = |fd: i32, transport: Transport| {
+        let id = ConnId { tgid: Tgid(TGID), handle: Handle::Socket(fd), generation: Nanos(50) };
+        (id, Socket { fd, transport, listening: false, local: None, peer: None })
+    };
+    let (tcp, udp, unix) = (socket(FD, Transport::Tcp), socket(10, Transport::Udp), socket(11, Transport::Unix));
+    pipeline.seed(tcp.0, &tcp.1);
+    pipeline.seed(udp.0, &udp.1);
+    assert!(!pipeline.saw_unix() && !pipeline.saw_names());
+    assert_eq!((pipeline.open_connections(Tgid(TGID)).len(), pipeline.other_than_tcp()), (2, vec![udp.0]));
+    pipeline.seed(unix.0, &unix.1);
+    assert!(pipeline.saw_unix() && !pipeline.saw_names());
+    assert_eq!(pipeline.other_than_tcp().len(), 2);
+    pipeline.seed(ConnId { tgid: Tgid(TGID + 1), ..tcp.0 }, &tcp.1);
+    assert_eq!(pipeline.connection_count(), 3, "of a process that is not followed nothing is");
+    pipeline.record(&data(200, 50, 0, Direction::In, REQUEST));
+    assert_eq!(pipeline.sink.bytes(), [(Direction::In, Transport::Tcp, REQUEST.len() as u64)]);
+    // It was introduced, so that its end without a word is an end.
+    pipeline.vanished(tcp.0, Nanos(300));
+    assert_eq!(pipeline.sink.exchanges()[0].outcome, Outcome::Aborted(AbortReason::ServerClosed));
+    let targets: Vec<_> = pipeline.targets().collect();
+    assert_eq!(targets, [(Tgid(TGID), "bot")]);
 }
 
 #[test]

@@ -369,6 +369,36 @@ mod tests {
     }
 
     #[test]
+    fn answers_name_their_owner_in_any_way() {
+        let answer = |owner: &[u8]| {
+            let mut bytes = message(1, OK, "a.test", A, &[]);
+            bytes[7] = 2;
+            for (owner, last) in [(owner, 7), (b"\xc0\x0c", 8)] {
+                bytes.extend(owner);
+                bytes.extend([A, 1, 0, 60, 4].iter().flat_map(|number| number.to_be_bytes()));
+                bytes.extend([10, 0, 0, last]);
+            }
+            told(asked(&[(1, "a.test", A, 1)]).received(&bytes, Nanos(2))).expect("it is answered").3
+        };
+        let both = ["10.0.0.7", "10.0.0.8"];
+        assert_eq!(answer(b"\x01a\x04test\x00"), both, "spelled out");
+        assert_eq!(answer(b"\x01b\xc0\x0e"), both, "a label, and what it shares");
+        assert_eq!(answer(b"\x00"), both, "the root");
+        for reserved in [0x40, 0x80] {
+            let owner = [&[reserved][..], &vec![b'a'; usize::from(reserved)], &[0]].concat();
+            assert_eq!(answer(&owner), [""; 0], "no length has these bits");
+        }
+    }
+
+    #[test]
+    fn after_a_loss_nobody_waits() {
+        let mut client = asked(&[(1, "a.test", A, 1)]);
+        client.gap();
+        assert_eq!(client.received(&message(1, OK, "a.test", A, &[(A, &[10, 0, 0, 4])]), Nanos(2)), None);
+        assert_eq!(client.closed(Nanos(3)).count(), 0);
+    }
+
+    #[test]
     fn what_is_kept_is_bounded() {
         let mut client = Client::default();
         for number in 0..10_000_u16 {

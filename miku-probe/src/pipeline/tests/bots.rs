@@ -121,6 +121,129 @@ fn a_bot_that_is_gone_has_no_gateway() {
 }
 
 #[test]
+fn a_command_is_counted_by_its_name_and_answered_by_its_callback() {
+    let mut pipeline = connected();
+    let interaction = |kind: u8, name: &str, id: u8| {
+        format!(
+            r#"{{"t":"INTERACTION_CREATE","s":2,"op":0,"d":{{"type":{kind},"id":"{id}","token":"aW50-{id}","channel_id":"5",
+            "member":{{"user":{{"id":"8"}}}},"data":{{"name":"{name}","type":1}}}}}}"#
+        )
+    };
+    let body = r#"{"type":4,"data":{"content":"la"}}"#;
+    let callback = format!(
+        "POST /api/v10/interactions/90/aW50-90/callback HTTP/1.1\r\nHost: discord.com\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    tell(
+        &mut pipeline,
+        &[
+            plain(20_000, GATEWAY, Direction::In, &frame(&interaction(2, "sing", 90))),
+            plain(50_000, API, Direction::Out, callback.as_bytes()),
+            plain(60_000, API, Direction::In, b"HTTP/1.1 204 No Content\r\n\r\n"),
+            // A button is no command.
+            plain(70_000, GATEWAY, Direction::In, &frame(&interaction(3, "push", 91))),
+        ],
+    );
+    let told = told(&pipeline);
+    let commands = told.iter().filter_map(|what| if let Discord::Command { name } = what { Some(*name) } else { None });
+    let commands: Vec<_> = commands.map(|name| pipeline.names.symbols.text(name)).collect();
+    assert_eq!(commands, ["sing"]);
+    let replies: Vec<_> = told.iter().filter(|what| matches!(what, Discord::Reply { .. })).collect();
+    let [Discord::Reply { kind: ReplyKind::Interaction, duration: Nanos(40_000), .. }] = replies[..] else {
+        panic!("{replies:?}")
+    };
+}
+
+#[test]
+fn guilds_are_those_that_were_named_and_joined_and_not_left() {
+    let mut pipeline = connected();
+    let guild = |what: &str, rest: &str| frame(&format!(r#"{{"t":"GUILD_{what}","s":2,"op":0,"d":{{{rest}}}}}"#));
+    for (at, payload) in [
+        guild("CREATE", r#""id":"11""#),
+        guild("CREATE", r#""id":"12""#),
+        guild("CREATE", r#""id":"12""#),
+        guild("DELETE", r#""id":"12","unavailable":true"#),
+        guild("CREATE", r#""id":"13""#),
+        guild("DELETE", r#""id":"11""#),
+    ]
+    .iter()
+    .enumerate()
+    {
+        tell(&mut pipeline, &[plain(20_000 + at as u64, GATEWAY, Direction::In, payload)]);
+    }
+    let counts = told(&pipeline).into_iter();
+    let counts: Vec<_> =
+        counts.filter_map(|what| if let Discord::Guilds(count) = what { count } else { None }).collect();
+    assert_eq!(counts, [0, 1, 2, 3, 2], "one is told when it changes");
+}
+
+#[test]
+fn a_process_turns_out_to_be_a_bot_once() {
+    let mut pipeline = connected();
+    assert_eq!(pipeline.take_new_bots(), [Tgid(TGID)]);
+    assert_eq!(pipeline.take_new_bots(), []);
+}
+
+#[test]
+fn where_records_were_lost_no_reply_is_told() {
+    let message =
+        r#"{"t":"MESSAGE_CREATE","s":2,"op":0,"d":{"type":0,"id":"900","channel_id":"5","author":{"id":"8"}}}"#;
+    let post = b"POST /api/v10/channels/5/messages HTTP/1.1\r\nHost: discord.com\r\nContent-Type: application/json\r\n\
+        Content-Length: 15\r\n\r\n{\"content\":\"a\"}";
+    // So late that nobody who wrote before the bot was watched still waits.
+    const LATER: u64 = 3_600_000_000_000;
+    for (lost, replies) in [(0_u32, 1), (1, 0)] {
+        let mut pipeline = connected();
+        let mut elsewhere = plain(LATER + 30_000, VOICE, Direction::In, b"anything");
+        let place = std::mem::offset_of!(DataRecord, lost);
+        elsewhere[place..place + 4].copy_from_slice(&lost.to_ne_bytes());
+        tell(
+            &mut pipeline,
+            &[
+                plain(LATER + 20_000, GATEWAY, Direction::In, &frame(message)),
+                elsewhere,
+                plain(LATER + 50_000, API, Direction::Out, post),
+                plain(LATER + 90_000, API, Direction::In, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"),
+            ],
+        );
+        pipeline.tick(Nanos(2 * LATER));
+        let told = told(&pipeline);
+        assert_eq!(
+            told.iter().filter(|what| matches!(what, Discord::Reply { .. })).count(),
+            replies,
+            "{lost}: {told:?}"
+        );
+    }
+}
+
+#[test]
+fn events_over_the_cap_are_other_and_what_has_no_ids_is_told() {
+    let mut pipeline = connected();
+    for number in 0..200_u8 {
+        let name: String = [number / 26, number % 26].map(|digit| char::from(b'A' + digit)).iter().collect();
+        let event = frame(&format!(r#"{{"t":"EVENT_{name}","s":2,"op":0,"d":{{}}}}"#));
+        tell(&mut pipeline, &[plain(20_000 + u64::from(number), GATEWAY, Direction::In, &event)]);
+    }
+    let overflow = |seen: &Observation| matches!(seen, Observation::LabelOverflow { label: "event" });
+    // READY was the first of 128.
+    assert_eq!(pipeline.sink.count(overflow), 200 - 127);
+    for (number, text) in [
+        r#"{"t":"MESSAGE_CREATE","s":2,"op":0,"d":{"type":0,"channel_id":"5","author":{"id":"8"}}}"#,
+        r#"{"t":"MESSAGE_CREATE","s":2,"op":0,"d":{"type":0,"channel_id":"5","author":{"id":"8","bot":true}}}"#,
+        r#"{"t":"INTERACTION_CREATE","s":2,"op":0,"d":{"type":2,"id":"90","user":{"id":"8"}}}"#,
+    ]
+    .iter()
+    .enumerate()
+    {
+        tell(&mut pipeline, &[plain(30_000 + number as u64, GATEWAY, Direction::In, &frame(text))]);
+    }
+    let truncated =
+        |seen: &Observation| matches!(seen, Observation::Unmatched { reason: Unmatched::HeadTruncated, .. });
+    assert_eq!(pipeline.sink.count(truncated), 2, "of a bot's message nothing is wanted");
+}
+
+#[test]
 fn voice_is_what_goes_over_udp_to_where_its_server_said() {
     let mut pipeline = connected();
     tell(

@@ -94,6 +94,29 @@ fn a_connection_bears_the_name_that_its_process_resolved() {
 }
 
 #[test]
+fn a_look_up_is_told_by_its_messages_and_names_what_is_connected_to() {
+    const ASKED: &[u8] = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x04miku\x04test\0\0\x01\0\x01";
+    const TOLD: &[u8] = b"\0\x07\x81\x80\0\x01\0\x01\0\0\0\0\x04miku\x04test\0\0\x01\0\x01\
+        \xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x0a\0\0\x07";
+    let mut pipeline = pipeline();
+    let mut opened = written::Process { tgid: TGID, time: 100 }.open(FD, 100, Origin::Connected, [127, 0, 0, 53], 53);
+    opened[std::mem::offset_of!(OpenRecord, socket_type)] = 2;
+    for bytes in [
+        opened,
+        data(200, 100, 0, Direction::Out, ASKED),
+        data(5_200, 100, 0, Direction::In, TOLD),
+        net(6_000, NetEvent::Connected, HERE, 0),
+    ] {
+        pipeline.record(&bytes);
+    }
+    assert!(pipeline.saw_names());
+    let told = told(&mut pipeline);
+    let [(_, resolved), (peer, Net::Opened { .. })] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(*resolved, Net::Resolved { outcome: Resolution::Ok, time: Nanos(5_000) });
+    assert_eq!(peer, "miku.test");
+}
+
+#[test]
 fn what_cannot_be_a_label_names_nobody() {
     let mut pipeline = pipeline();
     for bytes in [

@@ -579,3 +579,51 @@ fn an_idle_connection_is_small() {
     bot.receives(GET.repeat(20)).sends(OK.repeat(20));
     assert!(bot.machine.allocated() <= 256, "{} bytes", bot.machine.allocated());
 }
+
+#[test]
+fn what_a_body_is_by_its_type() {
+    use super::Media::{EventStream, Json, JsonLines, Multipart, Other, Undeclared};
+    for (value, media) in [
+        ("", Undeclared),
+        (" ; charset=utf-8", Undeclared),
+        ("application/json", Json),
+        ("Application/JSON ; charset=utf-8", Json),
+        ("text/event-stream", EventStream),
+        ("application/jsonl", JsonLines),
+        ("application/ndjson", JsonLines),
+        ("application/x-ndjson", JsonLines),
+        ("multipart/form-data; boundary=x", Multipart),
+        ("application/jsow", Other),
+        ("application/jsonx", Other),
+        ("application/ndjsox", Other),
+        ("multipart/form-dato", Other),
+        ("application/x-ndjsox", Other),
+        ("text/html", Other),
+    ] {
+        assert_eq!(super::Media::of(value.as_bytes()), media, "{value}");
+    }
+}
+
+#[test]
+fn targets_of_requests_that_begin_in_mid_connection() {
+    use super::head::{Start, plausible_start};
+    const REQUEST: Start = Start::Message(super::Role::Request);
+    for (bytes, start) in [
+        ("GET /", REQUEST),
+        ("OPTIONS *", REQUEST),
+        ("GET *", Start::Neither),
+        ("CONNECT [::1]:443", REQUEST),
+        ("CONNECT a:443", REQUEST),
+        ("CONNECT -", Start::Neither),
+        ("GET a", Start::Neither),
+        ("GET ", Start::Unclear),
+        ("GET HT", Start::Unclear),
+        ("GET HTTP://", REQUEST),
+        ("GET htt:", Start::Neither),
+        ("OPTI", Start::Unclear),
+        ("OPTIX", Start::Neither),
+        ("GETS /", Start::Neither),
+    ] {
+        assert_eq!(plausible_start(bytes.as_bytes()), start, "{bytes}");
+    }
+}

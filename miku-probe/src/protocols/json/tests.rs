@@ -195,6 +195,7 @@ fn texts() {
     assert_eq!((only(r#""12""#).id(), only(r#""12"#).id(), only(r#""""#).id()), (Some(12), None, None));
     assert_eq!(only(r#""18446744073709551616""#).id(), None, "it does not fit");
     assert_eq!(decoded(only(r#""\ud83d\ude00 \ud83d! \n\/\"""#)), "\u{1f600} \u{fffd}! \n/\"");
+    assert_eq!(decoded(only(r#""\b\f\r\t\\""#)), "\u{8}\u{c}\r\t\\");
     assert_eq!(decoded(only(r#""a\ud8"#)), "a", "an escape that is cut off is nothing yet");
     let hasher = RandomState::new();
     let truth = hasher.hash_one("tökén".as_bytes());

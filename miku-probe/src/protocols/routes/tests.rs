@@ -114,6 +114,8 @@ fn automatic_templates() {
         ("/t/xkqjzvwpfhgbtmnd", "/t/{token}"),
         ("/t/aSdFgHjKlQwErTyU", "/t/{token}"),
         ("/t/wVqO-mcaT_kLdXz-GtaePsBn", "/t/{token}"),
+        ("/t/getUserPerms-byWorkspcMember-forTeams", "/t/{token}"),
+        ("/getUserPermissions-byWorkspaceMember", "/getUserPermissions-byWorkspaceMember"),
         ("/DeepSeek-R1-Distill-Qwen-32B-GGUF", "/DeepSeek-R1-Distill-Qwen-32B-GGUF"),
         ("/models/Qwen2.5-Coder-32B-Instruct-GGUF", "/models/Qwen2.5-Coder-32B-Instruct-GGUF"),
         ("/list_all_conversations_for_workspace", "/list_all_conversations_for_workspace"),

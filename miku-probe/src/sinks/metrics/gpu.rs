@@ -488,7 +488,7 @@ fn show_processes(shown: &mut Shown, gpu: &str, processes: &[GpuProcess], names:
 mod tests {
     use super::super::{BuildInfo, Metrics};
     use super::*;
-    use crate::observations::{EccKind, EccLocation, GpuMemory, Observation, Sink, Task, Unavailable};
+    use crate::observations::{EccKind, EccLocation, GpuMemory, LlmPhase, Observation, Sink, Task, Unavailable};
 
     const BOT: ServiceId = ServiceId(0);
 
@@ -610,6 +610,79 @@ mod tests {
         let rest = format!(r#"{{gpu="0",pid="other",comm="other"}} {}"#, u64::from(count - 2) + u64::from(count - 1));
         assert!(lines.iter().any(|line| line.ends_with(&rest)), "{rest} {lines:#?}");
         assert_eq!(lines.iter().filter(|line| line.contains("process_memory")).count(), PROCESS_LIMIT + 1);
+    }
+
+    #[test]
+    fn what_was_sampled_in_a_phase_is_observed_once_each_in_that_phase() {
+        let (mut metrics, names) = sink();
+        let memory = |total| Some(GpuMemory { total, used: 60, free: 30, reserved: None });
+        let devices = Ok(vec![
+            device("0", Ok(Reading { memory: memory(80), power_watts: Some(200.0), ..reading() })),
+            device("1", Ok(Reading { memory: memory(0), ..Reading::default() })),
+            device("2", Err(Unavailable::GpuLost)),
+        ]);
+        let sample = GpuSample { time: Nanos(1), valid_until: Nanos(2), devices, xids: Vec::new() };
+        metrics.observe(&Observation::Gpu(Gpu::During(LlmPhase::Generation, sample)), &names);
+        let families = metrics.registry().gather();
+        let text = prometheus::TextEncoder::new().encode_to_string(&families).expect("a String takes all");
+        let mut lines: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with("miku_llm_gpu_") && !line.contains("_bucket{"))
+            .map(|line| line.replace(r#"{gpu="0",phase="generation"}"#, ""))
+            .collect();
+        lines.sort();
+        let expected = [
+            "miku_llm_gpu_memory_ratio_count 1",
+            "miku_llm_gpu_memory_ratio_sum 0.75",
+            "miku_llm_gpu_power_watts_count 1",
+            "miku_llm_gpu_power_watts_sum 200",
+            "miku_llm_gpu_utilization_ratio_count 1",
+            "miku_llm_gpu_utilization_ratio_sum 0.5",
+        ];
+        assert_eq!(lines, expected, "memory of no size has no part in use");
+    }
+
+    #[test]
+    fn an_allocation_that_failed_has_its_size_and_the_time_of_day() {
+        let (mut metrics, names) = sink();
+        let ago = Nanos::from(std::time::Duration::from_secs(60));
+        let last_failure = Some((Nanos(Nanos::now().0 - ago.0), 4096));
+        let allocations = Allocations { service: BOT, bytes: 4096, failures: 1, last_failure };
+        metrics.observe(&Observation::Gpu(Gpu::Allocations(allocations)), &names);
+        let value = |name: &str| {
+            let families = metrics.registry().gather();
+            let family = families.iter().find(|family| family.name() == name).expect("it is told");
+            family.get_metric()[0].get_gauge().get_value()
+        };
+        assert_eq!(value("miku_gpu_last_allocation_failure_bytes"), 4096.0);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970").as_secs_f64();
+        let time = value("miku_gpu_last_allocation_failure_timestamp_seconds");
+        assert!((now - 60.0 - time).abs() < 5.0, "{time} at {now}");
+    }
+
+    #[test]
+    fn what_has_neither_a_name_nor_a_number_of_its_own_has_no_info() {
+        for (uuid, name, shown) in [("", "", 0), ("GPU-1", "", 1), ("", "H200", 1)] {
+            let (mut metrics, names) = sink();
+            let [uuid, name] = [uuid, name].map(|text| Some(text.to_owned()));
+            see(&mut metrics, &names, Ok(vec![device("0", Ok(Reading { uuid, name, ..Reading::default() }))]), &[]);
+            assert_eq!(told(&metrics).iter().filter(|line| line.starts_with("miku_gpu_info{")).count(), shown);
+        }
+    }
+
+    #[test]
+    fn xids_over_the_cap_are_other_and_those_that_are_known_are_not() {
+        let (mut metrics, names) = sink();
+        let xids: Vec<u64> = (0..=XID_LIMIT as u64).collect();
+        see(&mut metrics, &names, Ok(Vec::new()), &xids);
+        see(&mut metrics, &names, Ok(Vec::new()), &[0]);
+        let lines: Vec<_> = told(&metrics).into_iter().filter(|line| line.starts_with("miku_gpu_xid")).collect();
+        assert_eq!(lines.len(), XID_LIMIT + 1);
+        for line in
+            [r#"miku_gpu_xid_errors_total{gpu="0",xid="0"} 2"#, r#"miku_gpu_xid_errors_total{gpu="0",xid="other"} 1"#]
+        {
+            assert!(lines.iter().any(|other| other == line), "{line} {lines:#?}");
+        }
     }
 
     #[test]

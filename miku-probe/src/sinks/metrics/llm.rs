@@ -596,6 +596,16 @@ mod tests {
     }
 
     #[test]
+    fn energy_adds_up_by_model_and_none_is_taken_back() {
+        let (mut metrics, mut names) = sink();
+        let model = names.symbols.intern("miku-7b");
+        for joules in [2.5, -1.0, 0.5] {
+            see(&mut metrics, &names, Llm::Energy { model, joules });
+        }
+        assert_eq!(told(&metrics, "miku_llm_"), ["miku_llm_energy_joules_total{model=\"miku-7b\",service=\"bot\"} 3"]);
+    }
+
+    #[test]
     fn no_flood_of_models_and_servers_grows_the_series_past_the_caps_or_loses_a_count() {
         const SENT: usize = 2_000;
         let (mut metrics, mut names) = sink();
@@ -607,6 +617,7 @@ mod tests {
             see(&mut metrics, &names, Llm::Gap { labels, gap: Nanos(1), count: 1 });
             see(&mut metrics, &names, Llm::Call(call(labels)));
             see(&mut metrics, &names, Llm::ModelSwitch { model: text, load: None });
+            see(&mut metrics, &names, Llm::Energy { model: text, joules: 1.0 });
         }
         let value = |line: &String| line.rsplit(' ').next().and_then(|value| value.parse::<usize>().ok());
         for (family, series) in [
@@ -614,6 +625,7 @@ mod tests {
             ("miku_llm_inter_token_seconds_count", CALL_LIMIT + CALL_RESERVE + 1),
             ("miku_llm_requests_in_flight", SERVER_LIMIT + 1),
             ("miku_llm_model_switches_total", MODEL_LIMIT + 1),
+            ("miku_llm_energy_joules_total", MODEL_LIMIT + 1),
         ] {
             let told = told(&metrics, family);
             assert_eq!(told.len(), series, "{family}");

@@ -100,6 +100,7 @@ fn references() {
         (r#"{"message_reference":{"message_id":7,"fail_if_not_exists":true}}"#, (to(7, None), false)),
         (r#"{"message_reference":{"type":0,"message_id":"7"}}"#, (to(7, None), false)),
         (r#"{"message_reference":{"message_id":"7","type":1}}"#, (Reference::Nothing, false)),
+        (r#"{"message_reference":{"x":{"message_id":"1"},"y":[{"type":1}],"message_id":"7"}}"#, (to(7, None), false)),
         (r#"{"message_reference":null}"#, (Reference::Nothing, false)),
         (r#"{"embeds":[{"message_reference":{"message_id":"7"},"nonce":"x"}]}"#, (Reference::Nothing, false)),
         (r#"{"content":"\"message_reference\":{\"message_id\":\"7\"}"}"#, (Reference::Nothing, false)),

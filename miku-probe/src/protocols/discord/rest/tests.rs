@@ -66,6 +66,7 @@ fn templates() {
             "/api/v10/applications/\
             {application_id}/guilds/{guild_id}/commands",
         ),
+        ("/api/v10/lobbies/1122334455667788990", "/api/v10/lobbies/{lobby_id}"),
         ("/api/webhooks/1122334455667788990/messages", "/api/webhooks/{webhook_id}/{token}"),
         ("/api/webhooks/1122334455667788990/@me/slack", "/api/webhooks/{webhook_id}/{token}/slack"),
         ("/api/v10/interactions/1/aW50/callback", "/api/v10/interactions/{interaction_id}/{token}/callback"),

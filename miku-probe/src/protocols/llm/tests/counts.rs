@@ -143,6 +143,29 @@ fn openai_responses() {
 }
 
 #[test]
+fn an_answer_that_was_cut_short_says_why() {
+    let incomplete = |reason: &str| {
+        format!(
+            "event: response.incomplete\ndata: {{\"type\":\"response.incomplete\",\"response\":{{\"status\":\"incomplete\",\
+             \"incomplete_details\":{{\"kind\":\"x\",\"reason\":\"{reason}\"}}}}}}\n\n"
+        )
+    };
+    for (reason, finish) in [("max_output_tokens", Finish::Length), ("content_filter", Finish::ContentFilter)] {
+        let call = streamed("/v1/responses", STREAM, SSE, &[&incomplete(reason)]);
+        assert_eq!((call.finish, call.outcome), (Some(finish), CallOutcome::Complete), "{reason}");
+    }
+}
+
+#[test]
+fn llama_cpp_s_own_answers_say_why_they_ended() {
+    for (stop, finish) in [("eos", Some(Finish::Stop)), ("limit", Some(Finish::Length)), ("none", None)] {
+        let last = format!("data: {{\"content\":\"\",\"stop\":true,\"stop_type\":\"{stop}\"}}\n\n");
+        let call = streamed("/completion", STREAM, SSE, &["data: {\"content\":\"Hi\",\"stop\":false}\n\n", &last]);
+        assert_eq!((call.finish, call.chunks), (finish, 1), "{stop}");
+    }
+}
+
+#[test]
 fn anthropic_counts_what_was_cached_apart() {
     let events = [
         "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"type\":\"message\",\"model\":\

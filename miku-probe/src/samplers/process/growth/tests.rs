@@ -165,6 +165,39 @@ fn nothing_is_told_before_it_is_known_and_after_a_pause() {
 }
 
 #[test]
+fn what_a_process_loads_as_it_begins_is_not_looked_at() {
+    let mut estimator = Estimator::new(at(0), at(60));
+    let warm_up = WARM_UP.as_secs();
+    for (second, resident) in [(warm_up - 1, 1), (warm_up, 5), (warm_up + 1, 7), (warm_up + 60, 9), (warm_up + 120, 9)]
+    {
+        estimator.add(at(second), resident);
+    }
+    let bins: Vec<_> = estimator.bins.iter().map(|bin| (bin.low, bin.high)).collect();
+    assert_eq!(bins, [(5, 7), (9, 9)]);
+}
+
+#[test]
+fn a_pause_of_more_than_ten_minutes_makes_everything_begin_anew() {
+    for (pause, known) in [(PAUSE_MAX, true), (PAUSE_MAX + 1, false)] {
+        let mut replay = replay(3600, |_| 80.0 * MIB);
+        // The last look was in the minute before.
+        replay.estimator.add(at(3600 + 60 * (pause - 1)), 80 << 20);
+        assert_eq!(replay.estimator.growth().is_some(), known, "after {pause} minutes");
+    }
+}
+
+#[test]
+fn a_tooth_is_as_long_as_it_was_not_so_low_and_as_high_as_it_fell() {
+    let mut estimator = Estimator::new(at(0), at(0));
+    for (low, high) in [(10, 10), (12, 13), (15, 18), (11, 12), (5, 6)] {
+        estimator.push(low, high);
+    }
+    let teeth: Vec<_> = estimator.bins.iter().map(|bin| (bin.tooth, bin.height, bin.peak)).collect();
+    // The last is lower than all before, so that it is only as high as it fell from the one before.
+    assert_eq!(teeth, [(0, 0, 10), (1, 0, 13), (1, 0, 18), (3, 4, 18), (4, 6, 18)]);
+}
+
+#[test]
 fn a_week_takes_no_more_memory_than_six_hours() {
     let estimator = replay(7 * 86_400, |second| (80.0 + 5.0 * noise(second, 1)) * MIB).estimator;
     assert_eq!(estimator.bins.len(), BINS_MAX);
