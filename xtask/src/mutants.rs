@@ -38,7 +38,13 @@ impl Mutants {
         if let Some(shard) = &self.shard {
             command = command.args(["--shard", shard]);
         }
-        self.paths.iter().fold(command, |command, path| command.args(["--file", path]))
+        if self.paths.is_empty() {
+            return command;
+        }
+        // Files on the command line would come on top of those in the settings, so the settings are left out.
+        let command =
+            self.paths.iter().fold(command.arg("--no-config"), |command, path| command.args(["--file", path]));
+        command.args(["--cargo-test-arg", "--lib"])
     }
 }
 
@@ -54,6 +60,7 @@ mod tests {
         let part =
             Mutants { list: true, shard: Some("1/8".to_owned()), paths: vec!["a.rs".to_owned(), "b.rs".to_owned()] };
         let command = part.command(Sh::new("cargo-mutants")).to_string();
-        assert!(command.ends_with("--list --shard 1/8 --file a.rs --file b.rs"), "{command}");
+        let expected = "--list --shard 1/8 --no-config --file a.rs --file b.rs --cargo-test-arg --lib";
+        assert!(command.ends_with(expected), "{command}");
     }
 }
