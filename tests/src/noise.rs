@@ -80,22 +80,17 @@ pub struct Noise {
 }
 
 impl Noise {
-    /// Up to here a machine is quiet.
-    pub const QUIET: Self = Self {
-        steal: 0.01,
-        others: 0.05,
-        wakeup_p99: Duration::from_micros(200),
-        wakeup_max: Duration::from_millis(2),
-    };
+    /// Up to here a machine is quiet. An idle virtual machine of two CPUs shows 2 % of steal and wakeups late by 1.8 ms,
+    /// because its host has to bring its CPUs back. The latest wakeup is not limited: on a kernel that does not preempt
+    /// system calls, one long call of the very processes that are measured can hold a thread up for milliseconds.
+    pub const QUIET: Self =
+        Self { steal: STEAL_LIMIT, others: 0.05, wakeup_p99: Duration::from_millis(3), wakeup_max: Duration::MAX };
 
     /// Whether nothing is above [`Noise::QUIET`].
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let limit = Self::QUIET;
-        self.steal <= limit.steal
-            && self.others <= limit.others
-            && self.wakeup_p99 <= limit.wakeup_p99
-            && self.wakeup_max <= limit.wakeup_max
+        self.steal <= limit.steal && self.others <= limit.others && self.wakeup_p99 <= limit.wakeup_p99
     }
 }
 
@@ -185,11 +180,9 @@ impl NoiseMeter {
         }
         delays.sort_unstable();
         let wakeup_max = *delays.last().context("there was no time for a single wakeup")?;
-        #[allow(clippy::cast_precision_loss, reason = "a count of CPUs")]
-        let own = own.as_secs_f64() / elapsed.as_secs_f64() / cpus as f64;
         Ok(Noise {
             steal: self.cpus.steal_until(end),
-            others: (self.cpus.busy_until(end) - own).max(0.0),
+            others: share_of_others(self.cpus.busy_until(end), own, elapsed, cpus),
             wakeup_p99: delays[(delays.len() - 1) * 99 / 100],
             wakeup_max,
         })
@@ -204,6 +197,13 @@ impl NoiseMeter {
         thread::sleep(time);
         meter.finish()
     }
+}
+
+/// The share of CPU time that others used, when the CPUs were `busy` for a share of `elapsed` and `own` is the CPU time of
+/// the measured processes.
+#[allow(clippy::cast_precision_loss, reason = "a count of CPUs")]
+fn share_of_others(busy: f64, own: Duration, elapsed: Duration, cpus: usize) -> f64 {
+    (busy - own.as_secs_f64() / elapsed.as_secs_f64() / cpus as f64).max(0.0)
 }
 
 /// The CPUs that this process may use.
@@ -407,10 +407,22 @@ mod tests {
             Noise { steal: quiet.steal + 0.001, ..Noise::default() },
             Noise { others: quiet.others + 0.001, ..Noise::default() },
             Noise { wakeup_p99: quiet.wakeup_p99 + more, ..Noise::default() },
-            Noise { wakeup_max: quiet.wakeup_max + more, ..Noise::default() },
         ] {
             assert!(!noise.is_quiet(), "{noise}");
         }
+        assert!(
+            Noise { wakeup_max: Duration::from_secs(1), ..Noise::default() }.is_quiet(),
+            "one late wakeup is no noise"
+        );
+    }
+
+    #[test]
+    fn what_the_measured_processes_use_is_not_others() {
+        let second = Duration::from_secs(1);
+        // Of two CPUs that were busy for three quarters of a second together, 0.5 s of it in the measured processes.
+        assert!((share_of_others(0.375, second / 2, second, 2) - 0.125).abs() < 1e-12);
+        assert!(share_of_others(0.25, second / 2, second, 2).abs() < 1e-12);
+        assert!(share_of_others(0.2, second / 2, second, 2) >= 0.0, "ticks are coarser than CPU time");
     }
 
     #[test]

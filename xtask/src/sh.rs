@@ -91,7 +91,7 @@ impl Sh {
     }
 
     /// Shows the command and runs it with its output in a file, for no longer than `limit`. The root of the error is
-    /// the last line of the output.
+    /// the first line of the output that is about an error, or else the last.
     pub(crate) fn run_within(&self, limit: Duration, log: &Path) -> Result<()> {
         say(format_args!("$ {self}"));
         let mut child = self.background(log)?;
@@ -109,8 +109,10 @@ impl Sh {
         if !status.success() {
             let text = fs::read(log).with_context(|| format!("cannot read {}", log.display()))?;
             let text = String::from_utf8_lossy(&text);
-            let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no output");
-            return Err(anyhow!("{}", last.trim())).with_context(|| format!("`{self}` failed: {status}"));
+            let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            let last = lines.clone().next_back().unwrap_or("no output");
+            let reason = lines.find(|line| line.starts_with("fatal: ") || line.starts_with("error: ")).unwrap_or(last);
+            return Err(anyhow!("{reason}")).with_context(|| format!("`{self}` failed: {status}"));
         }
         Ok(())
     }
@@ -226,6 +228,9 @@ mod tests {
         let failed = run("echo first; echo last >&2; exit 3", long).expect_err("it fails");
         assert_eq!(failed.root_cause().to_string(), "last");
         assert!(failed.to_string().ends_with("failed: exit status: 3"), "{failed}");
+        let failed =
+            run("echo one; echo fatal: no route; echo fatal: gave up; echo two; exit 1", long).expect_err("it fails");
+        assert_eq!(failed.root_cause().to_string(), "fatal: no route");
         let begun = Instant::now();
         let late = run("sleep 600", Duration::from_millis(50)).expect_err("it takes too long");
         assert_eq!(late.root_cause().to_string(), "it took longer than 0 s");
