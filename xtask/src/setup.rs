@@ -91,10 +91,10 @@ impl CargoTool {
     /// Where it is, when it is installed in this version.
     pub(crate) fn path(self) -> Option<PathBuf> {
         let program = tools_folder().join("bin").join(self.name());
-        let asked = Sh::new(&program);
-        // It takes no option but behind the word by which cargo calls it.
-        let asked = if self == Self::Mutants { asked.arg("mutants") } else { asked };
-        let version = asked.arg("--version").output().ok()?;
+        let command = Sh::new(&program);
+        // It takes no option before the word by which cargo calls it.
+        let command = if self == Self::Mutants { command.arg("mutants") } else { command };
+        let version = command.arg("--version").output().ok()?;
         (version.split_whitespace().last() == Some(self.version())).then_some(program)
     }
 

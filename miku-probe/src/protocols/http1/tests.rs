@@ -482,6 +482,19 @@ fn many_headers() {
     bot.receives(with(200)).sends(OK).receives(with(300)).sends(OK);
     assert_eq!(bot.finished().len(), 2);
     assert_eq!(bot.unmatched(), [Unmatched::HeadTruncated]);
+
+    let request = with(300);
+    let mut bot = watched();
+    bot.receives(&request[..1000]).receives(&request[1000..]).sends(OK);
+    assert_eq!(bot.unmatched(), [Unmatched::HeadTruncated]);
+    assert_eq!((only(&bot).path.as_str(), only(&bot).status), ("/", Some(200)));
+
+    let answer = with(300).replace("GET / HTTP/1.1", "HTTP/1.1 302 Found");
+    let mut bot = watched();
+    bot.receives(GET).sends(&answer[..1000]).sends(&answer[1000..]).receives(GET).sends(OK);
+    assert_eq!(bot.unmatched(), [Unmatched::HeadTruncated]);
+    let statuses: Vec<_> = bot.finished().iter().map(|exchange| exchange.status).collect();
+    assert_eq!(statuses, [Some(302), Some(200)]);
 }
 
 #[test]
