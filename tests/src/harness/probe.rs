@@ -216,7 +216,7 @@ impl Probe {
     /// # Panics
     /// When it does not in time; `what` says what was looked for.
     pub fn wait_for<T>(&self, what: &str, mut look: impl FnMut(&Scrape) -> Option<T>) -> T {
-        let found = eventually(Duration::from_secs(5), || look(&self.scrape()));
+        let found = eventually(PATIENCE, || look(&self.scrape()));
         found.unwrap_or_else(|| panic!("{what} does not show in the metrics\n{}", self.told()))
     }
 
