@@ -120,20 +120,25 @@ pub struct Attempt {
 pub enum Judgement {
     /// It passed.
     Passed,
-    /// It failed although the machine was quiet.
+    /// It failed again and again although the machine was quiet.
     Failed,
-    /// It failed each time, always with the machine noisy: that says nothing yet.
+    /// It failed each time, mostly with the machine noisy: that says nothing yet.
     Noisy,
 }
 
-/// Judges the runs of one check so far. Noise makes times differ more, so one run that passed is enough; a run that
-/// failed counts only when the machine was quiet meanwhile.
+/// In how many runs a check must fail on a quiet machine. One is not enough: a single wakeup that the host holds up for 5 ms
+/// moves the mean of 50 by 100 µs, and is not noise by its share.
+const FAILURES: usize = 2;
+
+/// Judges the runs of one check so far. Noise makes times differ more, so one run that passed is enough; runs that failed
+/// count only when the machine was quiet meanwhile.
 #[must_use]
 pub fn judge(attempts: &[Attempt]) -> Judgement {
-    if attempts.iter().any(|attempt| !attempt.passed && attempt.noise.is_quiet()) {
-        return Judgement::Failed;
+    if attempts.iter().any(|attempt| attempt.passed) {
+        return Judgement::Passed;
     }
-    if attempts.iter().any(|attempt| attempt.passed) { Judgement::Passed } else { Judgement::Noisy }
+    let failed = attempts.iter().filter(|attempt| attempt.noise.is_quiet()).count();
+    if failed >= FAILURES { Judgement::Failed } else { Judgement::Noisy }
 }
 
 /// Measures noise beside something else, from [`NoiseMeter::start`] to [`NoiseMeter::finish`].
@@ -433,11 +438,13 @@ mod tests {
                 .map(|(passed, noise)| Attempt { passed, noise });
         assert_eq!(judge(&[quiet_pass]), Judgement::Passed);
         assert_eq!(judge(&[noisy_pass]), Judgement::Passed);
-        assert_eq!(judge(&[quiet_failure]), Judgement::Failed);
+        assert_eq!(judge(&[quiet_failure]), Judgement::Noisy, "once may be one late wakeup");
+        assert_eq!(judge(&[quiet_failure, quiet_failure]), Judgement::Failed);
         assert_eq!(judge(&[noisy_failure]), Judgement::Noisy);
         assert_eq!(judge(&[noisy_failure, noisy_failure, quiet_pass]), Judgement::Passed);
-        assert_eq!(judge(&[noisy_failure, quiet_failure]), Judgement::Failed);
-        assert_eq!(judge(&[quiet_failure, quiet_pass]), Judgement::Failed, "a failure on a quiet machine stays one");
+        assert_eq!(judge(&[noisy_failure, quiet_failure]), Judgement::Noisy);
+        assert_eq!(judge(&[quiet_failure, noisy_failure, quiet_failure]), Judgement::Failed);
+        assert_eq!(judge(&[quiet_failure, quiet_pass]), Judgement::Passed, "what is worse by more fails each time");
         assert_eq!(judge(&[]), Judgement::Noisy, "nothing has been shown yet");
     }
 
