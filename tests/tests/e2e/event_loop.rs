@@ -22,7 +22,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(a_frozen_disk, Python, Disk),
         case!(threads_of_a_pool, Python),
         case!(a_loop_beside_the_first_thread, Python),
-        case!(every_selector).compares_times(),
+        // It has means of 50 turns only, which one late wakeup of 5 ms moves by 100 µs: it is held to the wide bound.
+        case!(every_selector),
         case!(left_alone, Python),
     ]
 }
