@@ -321,8 +321,9 @@ class Answers:
                 # Two events of one write: the second goes out with the first.
                 continue
             pieces = 2 if mood == "shared" and place + 1 < len(words) else 1
+            before = time.monotonic_ns()
             await write(dialect.piece(token) * pieces)
-            told["tokens"].append([time.monotonic_ns(), pieces])
+            told["tokens"].append([time.monotonic_ns(), pieces, before])
         else:
             await write(dialect.closing(len(words)))
             told["output"] = len(words)

@@ -174,14 +174,19 @@ impl Probe {
         let mut health = Value::Null;
         let found = eventually(PATIENCE, || {
             health = self.health();
-            let checks = health["checks"].as_array()?;
-            let check = checks.iter().find(|check| check["name"] == name && check["service"] == service)?;
+            let check = check_of(&health, name, service)?;
             let ends = check["reason"].as_str().unwrap_or_default().ends_with(reason);
             (check["status"] == status && ends).then(|| check.clone())
         });
         found.unwrap_or_else(|| {
             panic!("`{name}` of {service} is not {status} with {reason:?}: {health:#}\n{}", self.told())
         })
+    }
+
+    /// What its health says now of this check.
+    #[must_use]
+    pub fn check(&self, name: &str, service: &str) -> Option<Value> {
+        check_of(&self.health(), name, service).cloned()
     }
 
     /// Its metrics.
@@ -287,4 +292,8 @@ impl Drop for Probe {
         assert!(self.process.alive(), "the probe ended by itself: {}", self.process.story());
         self.assert_closes();
     }
+}
+
+fn check_of<'a>(health: &'a Value, name: &str, service: &str) -> Option<&'a Value> {
+    health["checks"].as_array()?.iter().find(|check| check["name"] == name && check["service"] == service)
 }

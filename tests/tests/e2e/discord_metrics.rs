@@ -467,11 +467,12 @@ fn phases_of_a_stream() {
     }
 }
 
-/// Of people who are answered at once, some eight at any time, it is told of most how long their model took, and of each what
-/// it took: each call takes as long as any other. The busier the machine, the more arrives in one turn of the bot.
+/// Of people who are answered at once, some eight at any time, it is told of most how long their model took: each call takes
+/// as long as any other. The busier the machine, the more arrives in one turn of the bot, and the fewer are told of, of whom the
+/// model's times are a matter of chance.
 fn phases_of_many_streams_at_once() {
     const COUNT: usize = 120;
-    let most = if holds_to_promises() { 0.7 } else { 0.1 };
+    let least = if holds_to_promises() { COUNT * 7 / 10 } else { 1 };
     let mut discord = discord(&["--delay-ms", "30"]);
     let (_llm, url) = llm(&discord, &["--prompt-ms", "200", "--token-ms", "20", "--tokens", "10"]);
     let mut command = bot(Compression::Zstd, &["--llm", &url, "--stream-llm"]);
@@ -483,20 +484,20 @@ fn phases_of_many_streams_at_once() {
     let calls = discord.llm_calls();
     assert_eq!(calls.len(), COUNT);
     let scrape = probe.scrape();
-    let mean = |of: fn(&LlmCall) -> f64| calls.iter().map(of).sum::<f64>() / COUNT as f64;
-    let first = mean(|call| call.until_first);
-    let rest = mean(|call| call.until_last - call.until_first);
-    for (phase, told) in [("llm_first_token", first), ("llm_generation", rest)] {
+    let first: fn(&LlmCall) -> f64 = |call| call.until_first;
+    let rest: fn(&LlmCall) -> f64 = |call| call.until_last - call.until_first;
+    for (phase, took) in [("llm_first_token", first), ("llm_generation", rest)] {
         let labels = [("service", "bot"), ("phase", phase)];
         let count = scrape.sum(&format!("{PHASE}_count"), &labels);
         let seen = scrape.sum(&format!("{PHASE}_sum"), &labels) / count;
-        eprintln!(
-            "{phase}: {count} of {COUNT} replies, {:.1} ms on average, {:.1} by the model",
-            seen * 1e3,
-            told * 1e3
-        );
-        assert!(count >= most * COUNT as f64, "{phase}: {count}\n{}", probe.told());
-        assert!((seen - told).abs() <= reply_within(), "{phase}: {told} s by the model, {seen} s by the probe");
+        let took: Vec<f64> = calls.iter().map(took).collect();
+        let mean = took.iter().sum::<f64>() / COUNT as f64;
+        let [low, high] = [f64::min as fn(f64, f64) -> f64, f64::max].map(|of| took.iter().copied().fold(mean, of));
+        eprintln!("{phase}: {count} of {COUNT} replies, {seen} s on average, {mean} ({low} to {high}) by the model");
+        assert!(count >= least as f64, "{phase}: {count}\n{}", probe.told());
+        let by_model = if holds_to_promises() { mean..=mean } else { low..=high };
+        let within = by_model.start() - reply_within()..=by_model.end() + reply_within();
+        assert!(within.contains(&seen), "{phase}: {by_model:?} s by the model, {seen} s by the probe");
     }
 }
 
