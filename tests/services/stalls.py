@@ -91,7 +91,7 @@ async def main():
     loop = asyncio.get_running_loop()
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    ticking = asyncio.ensure_future(tick())
+    ticking = asyncio.ensure_future(asyncio.sleep(0) if arguments.still else tick())
     print("ready", sys.version.split()[0], type(loop).__module__, flush=True)
     while command := await commands.readline():
         kind, seconds = command.decode().split()
@@ -102,6 +102,7 @@ async def main():
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--uvloop", action="store_true")
+parser.add_argument("--still", action="store_true", help="turn only when there is something to do")
 parser.add_argument("--threads", type=int, default=0, help="threads that wait, beside the loop")
 parser.add_argument("--folder", default=tempfile.gettempdir(), help="where to write")
 arguments = parser.parse_args()

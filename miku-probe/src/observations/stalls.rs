@@ -147,6 +147,10 @@ pub struct Stall {
     pub holder: Option<Place>,
     /// Why there is no stack.
     pub no_stack: Option<String>,
+    /// Whether the turn had begun before the probe looked, so that it has lasted longer than is told.
+    pub begun_before: bool,
+    /// Whether the loop is known by its runtime, and not only by what its thread does.
+    pub recognised: bool,
 }
 
 impl Stall {
@@ -166,6 +170,8 @@ impl Stall {
             stack: Vec::new(),
             holder: None,
             no_stack: None,
+            begun_before: false,
+            recognised: false,
         }
     }
 

@@ -4,18 +4,23 @@
 //! that is watched. Metrics: `miku_event_loop_*`.
 //!
 //! The kernel side keeps what it counts by thread, in a map that is read here once a second. Which threads are event loops
-//! is told by what they do: they wait in one selector again and again, and are their process's first thread or were the first
-//! to use the socket of a stream. Threads of a pool wait for work at a lock, and are in no such map.
+//! is known where their runtime is ([`EventLoops::recognise`]), from the start and whatever they do. Of others it is told by what
+//! they do: they wait in one selector again and again, in which no other thread of their process waits, and are its first
+//! thread or were the first to use the socket of a stream. Threads of a pool wait for work at a lock, and are in no such map;
+//! those of runtimes that spread their work over threads, such as Go's and Tokio's, wait in one selector by turns.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aya::maps::MapData;
+use aya::maps::{Array, MapData};
 use aya::util::KernelVersion;
-use miku_probe_abi::{LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OFF_REASONS, OffReason, SwitchOffsets};
+use miku_probe_abi::{
+    FILTER_SLOTS, LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OFF_REASONS, OffReason, SwitchOffsets,
+};
 
+use super::maps::insert_new;
 use super::unpreempted::Unpreempted;
 use super::{Form, Hook, Intent, Probe, ProbeError, TypesError, offsets};
 use crate::observations::Turns;
@@ -131,44 +136,146 @@ pub struct Turn {
     pub kind: TurnKind,
     /// How long it did not run in this turn until now, by [`OffReason`].
     pub off_cpu: [Nanos; OFF_REASONS],
+    /// Whether the turn had begun before anybody looked, so that `since` is when somebody first did.
+    pub begun_before: bool,
+    /// Whether the thread's runtime is known to run event loops.
+    pub recognised: bool,
+}
+
+/// What a thread did when it was first looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It waited in this selector, of those with a descriptor.
+    Waits(u32),
+    /// It was in the midst of a turn.
+    Turns(TurnKind),
 }
 
 /// The threads that wait in selectors; clones share them, and any thread may ask at any time.
 #[derive(Clone)]
-pub struct EventLoops(Arc<Mutex<aya::maps::HashMap<MapData, u32, LoopThread>>>);
+pub struct EventLoops(Arc<Mutex<Tables>>);
+
+struct Tables {
+    threads: aya::maps::HashMap<MapData, u32, LoopThread>,
+    filter: Array<MapData, u64>,
+    recognised: HashMap<u32, Recognised>,
+}
+
+/// A thread whose runtime is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Recognised {
+    tgid: Tgid,
+    /// When it was entered here in the midst of a turn, if it was.
+    entered: Option<Nanos>,
+}
+
+/// What stands for the selector of a thread whose own is not known yet: the first epoll descriptor that it waits in takes its
+/// place.
+const NO_SELECTOR: u64 = u64::MAX;
+
+/// Selectors with a descriptor are below this.
+const DESCRIPTORS: u64 = 1 << 32;
 
 impl EventLoops {
-    pub(super) fn new(map: aya::maps::HashMap<MapData, u32, LoopThread>) -> Self {
-        Self(Arc::new(Mutex::new(map)))
+    pub(super) fn new(threads: aya::maps::HashMap<MapData, u32, LoopThread>, filter: Array<MapData, u64>) -> Self {
+        Self(Arc::new(Mutex::new(Tables { threads, filter, recognised: HashMap::new() })))
+    }
+
+    /// Takes a thread for an event loop from now on, whether or not it has waited yet: its runtime is one that runs them.
+    /// `selector` is the only epoll descriptor of its process, if there is only one.
+    ///
+    /// # Errors
+    /// When the kernel side's table is full.
+    pub fn recognise(&self, tgid: Tgid, tid: u32, selector: Option<u32>, found: Found) -> Result<(), ProbeError> {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _unpreempted = Unpreempted::new();
+        if tables.recognised.get(&tid).is_some_and(|known| known.tgid == tgid) {
+            return Ok(());
+        }
+        let now = Nanos::now();
+        let thread = entered(tgid, selector, found, now);
+        let entered = match insert_new(&mut tables.threads, tid, thread) {
+            Ok(()) => {
+                // Last, as the kernel side does.
+                tables.filter.set(tid & (FILTER_SLOTS - 1), 1, 0)?;
+                matches!(found, Found::Turns(_)).then_some(now)
+            }
+            Err(_) if tables.threads.get(&tid, 0).is_ok() => None,
+            Err(error) => return Err(error.into()),
+        };
+        tables.recognised.insert(tid, Recognised { tgid, entered });
+        Ok(())
     }
 
     /// The turns of now. A loop that sleeps in its selector is in none; one that is just about to, is in a turn of no
     /// length.
     pub fn current(&self) -> impl Iterator<Item = Turn> {
-        self.threads().into_iter().filter_map(|(tid, thread)| turn(tid, &thread, Nanos::now()))
+        self.loops().into_iter().filter_map(|(tid, thread, known)| turn(tid, &thread, known, Nanos::now()))
     }
 
     /// The processes that run event loops.
     #[must_use]
     pub fn processes(&self) -> HashSet<Tgid> {
-        let threads = self.threads().into_iter();
-        threads.filter(|(tid, thread)| is_loop(*tid, thread)).map(|(_, thread)| Tgid(thread.tgid)).collect()
+        self.loops().into_iter().map(|(_, thread, _)| Tgid(thread.tgid)).collect()
+    }
+
+    fn loops(&self) -> Vec<(u32, LoopThread, Option<Recognised>)> {
+        let tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _unpreempted = Unpreempted::new();
+        let threads: Vec<(u32, LoopThread)> = tables.threads.iter().filter_map(Result::ok).collect();
+        loops(&threads, &tables.recognised)
+    }
+
+    fn threads_of(&self, tgid: Tgid) -> Vec<u32> {
+        let tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _unpreempted = Unpreempted::new();
+        let threads = tables.threads.iter().filter_map(Result::ok);
+        threads.filter(|(_, thread)| thread.tgid == tgid.0).map(|(tid, _)| tid).collect()
     }
 
     fn threads(&self) -> Vec<(u32, LoopThread)> {
-        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let _unpreempted = Unpreempted::new();
-        map.iter().filter_map(Result::ok).collect()
+        tables.threads.iter().filter_map(Result::ok).collect()
     }
 
     fn remove(&self, tid: u32) {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let _unpreempted = Unpreempted::new();
+        tables.recognised.remove(&tid);
         // One that the map does not hold is gone already.
-        let _gone: Result<(), _> = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&tid);
+        let _gone: Result<(), _> = tables.threads.remove(&tid);
     }
 }
 
-fn turn(tid: u32, thread: &LoopThread, now: Nanos) -> Option<Turn> {
+/// What is entered of a thread that is first looked at now.
+fn entered(tgid: Tgid, selector: Option<u32>, found: Found, now: Nanos) -> LoopThread {
+    let (selector, state) = match found {
+        Found::Waits(selector) => (Some(selector), LOOP_WAITS),
+        Found::Turns(TurnKind::Runs) => (selector, LOOP_RUNS),
+        Found::Turns(TurnKind::Off(reason)) => (selector, LOOP_OFF + reason as u32),
+    };
+    let selector = selector.map_or(NO_SELECTOR, u64::from);
+    LoopThread { state, off_since: now.0, ..LoopThread::new(tgid.0, selector, now.0) }
+}
+
+/// Those of these threads that are event loops.
+fn loops(
+    threads: &[(u32, LoopThread)],
+    recognised: &HashMap<u32, Recognised>,
+) -> Vec<(u32, LoopThread, Option<Recognised>)> {
+    let mut waiting: HashMap<(u32, u64), u32> = HashMap::new();
+    for (_, thread) in threads.iter().filter(|(_, thread)| thread.selector < DESCRIPTORS) {
+        *waiting.entry((thread.tgid, thread.selector)).or_default() += 1;
+    }
+    let alone = |thread: &LoopThread| waiting.get(&(thread.tgid, thread.selector)).is_none_or(|count| *count < 2);
+    let told = threads
+        .iter()
+        .map(|(tid, thread)| (*tid, *thread, recognised.get(tid).filter(|known| known.tgid.0 == thread.tgid).copied()));
+    told.filter(|(tid, thread, known)| known.is_some() || (is_loop(*tid, thread) && alone(thread))).collect()
+}
+
+fn turn(tid: u32, thread: &LoopThread, known: Option<Recognised>, now: Nanos) -> Option<Turn> {
     let kind = match thread.state {
         LOOP_WAITS => return None,
         LOOP_RUNS => TurnKind::Runs,
@@ -179,15 +286,19 @@ fn turn(tid: u32, thread: &LoopThread, now: Nanos) -> Option<Turn> {
         let time = &mut off_cpu[reason as usize];
         *time = *time + now.since(Nanos(thread.off_since));
     }
-    is_loop(tid, thread).then_some(Turn {
+    let since = Nanos(thread.turn_since);
+    Some(Turn {
         tgid: Tgid(thread.tgid),
         tid,
-        since: Nanos(thread.turn_since),
+        since,
         kind,
         off_cpu,
+        begun_before: known.is_some_and(|known| known.entered == Some(since)),
+        recognised: known.is_some(),
     })
 }
 
+/// Whether what a thread does is what an event loop does.
 fn is_loop(tid: u32, thread: &LoopThread) -> bool {
     let turns: u64 = thread.turns.iter().sum();
     turns >= TURNS_MIN && (tid == thread.tgid || thread.flags & LOOP_MOVES != 0)
@@ -212,10 +323,11 @@ impl Told {
     pub fn growth(&mut self, loops: &EventLoops) -> Vec<(Tgid, Turns)> {
         let threads = loops.threads();
         self.threads.retain(|told, _| threads.iter().any(|(tid, thread)| (*tid, thread.generation) == *told));
+        let of_loops: HashSet<u32> = loops.loops().into_iter().map(|(tid, ..)| tid).collect();
         let mut growth = Vec::new();
         for (tid, thread) in threads {
             let delay = Delay::of(Tgid(thread.tgid), tid);
-            if is_loop(tid, &thread) {
+            if of_loops.contains(&tid) {
                 let told = self.threads.entry((tid, thread.generation)).or_default();
                 growth.push((Tgid(thread.tgid), told.growth(&thread, delay.nanos())));
             }
@@ -229,13 +341,11 @@ impl Told {
     /// The same for one process, whose threads are forgotten.
     pub fn last_growth(&mut self, loops: &EventLoops, tgid: Tgid) -> Vec<Turns> {
         let mut growth = Vec::new();
-        for (tid, thread) in loops.threads().into_iter().filter(|(_, thread)| thread.tgid == tgid.0) {
-            if is_loop(tid, &thread) {
-                let mut told = self.threads.remove(&(tid, thread.generation)).unwrap_or_default();
-                growth.push(told.growth(&thread, None));
-            }
-            loops.remove(tid);
+        for (tid, thread, _) in loops.loops().into_iter().filter(|(_, thread, _)| thread.tgid == tgid.0) {
+            let mut told = self.threads.remove(&(tid, thread.generation)).unwrap_or_default();
+            growth.push(told.growth(&thread, None));
         }
+        loops.threads_of(tgid).into_iter().for_each(|tid| loops.remove(tid));
         growth
     }
 }
@@ -331,11 +441,52 @@ mod tests {
     }
 
     #[test]
+    fn threads_that_wait_in_one_selector_by_turns_are_no_loops() {
+        let (mut first, mut second, mut other) = (after(100), after(3), after(100));
+        (first.flags, second.flags, other.flags) = (LOOP_MOVES, LOOP_MOVES, LOOP_MOVES);
+        other.selector = 6;
+        let told = |threads: &[(u32, LoopThread)], known: &[(u32, Recognised)]| {
+            let loops = loops(threads, &known.iter().copied().collect());
+            loops.into_iter().map(|(tid, _, known)| (tid, known.is_some())).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&[(7, first), (9, other)], &[]), [(7, false), (9, false)]);
+        assert_eq!(told(&[(7, first), (8, second), (9, other)], &[]), [(9, false)]);
+        second.tgid = 6;
+        assert_eq!(told(&[(7, first), (8, second)], &[]), [(7, false)], "another process has its own descriptors");
+        second.tgid = 7;
+        let known = |tgid| (8, Recognised { tgid: Tgid(tgid), entered: None });
+        assert_eq!(told(&[(7, first), (8, second)], &[known(7)]), [(8, true)], "its runtime says so, whatever it did");
+        assert_eq!(told(&[(7, first), (8, second)], &[known(5)]), [], "the number was another's");
+        (first.selector, second.selector) = (DESCRIPTORS, DESCRIPTORS);
+        assert_eq!(
+            told(&[(7, first), (8, second)], &[]),
+            [(7, false)],
+            "what is polled without a descriptor is each one's"
+        );
+    }
+
+    #[test]
+    fn a_thread_that_is_entered_in_the_midst_of_a_turn_began_it_before() {
+        let found = |found| entered(Tgid(7), None, found, Nanos(5_000));
+        let known = Some(Recognised { tgid: Tgid(7), entered: Some(Nanos(5_000)) });
+        let at = |thread: &LoopThread| turn(7, thread, known, Nanos(9_000));
+        let call = Found::Turns(TurnKind::Off(OffReason::Call));
+        let turn = at(&found(call)).expect("it is in a turn");
+        assert_eq!((turn.since, turn.begun_before, turn.recognised), (Nanos(5_000), true, true));
+        assert_eq!(turn.off_cpu[OffReason::Call as usize], Nanos(4_000));
+        assert_eq!(at(&found(Found::Turns(TurnKind::Runs))).map(|turn| turn.kind), Some(TurnKind::Runs));
+        assert_eq!(at(&found(Found::Waits(3))), None);
+        let mut later = found(call);
+        later.turn_since = 6_000;
+        assert_eq!(at(&later).map(|turn| turn.begun_before), Some(false), "the next turn was seen to begin");
+    }
+
+    #[test]
     fn a_turn_is_told_while_it_lasts() {
         fn seen(state: u32) -> Option<Turn> {
             let mut thread = after(9);
             (thread.turn_since, thread.off_since, thread.state) = (5_000, 8_000, state);
-            turn(7, &thread, Nanos(9_000))
+            turn(7, &thread, None, Nanos(9_000))
         }
         let told = |state| seen(state).map(|turn| (turn.since, turn.kind));
         assert_eq!(told(LOOP_RUNS), Some((Nanos(5_000), TurnKind::Runs)));

@@ -55,7 +55,7 @@ impl Maps {
                 inflating: HashMap::try_from(take("INFLATE_CALLS")?)?,
             },
             allocations: AllocationTable::new(HashMap::try_from(take("CUDA_ALLOCATIONS")?)?),
-            loops: EventLoops::new(HashMap::try_from(take("LOOPS")?)?),
+            loops: EventLoops::new(HashMap::try_from(take("LOOPS")?)?, Array::try_from(take("LOOP_FILTER")?)?),
             counters: CounterTable(PerCpuArray::try_from(take("COUNTERS")?)?),
             listeners: ListenerTable::new(take("NET_LISTENERS")?)?,
         })
@@ -155,13 +155,10 @@ impl ConnectionTable {
     }
 }
 
-fn insert_new(
-    map: &mut HashMap<MapData, ConnectionKey, Connection>,
-    key: ConnectionKey,
-    connection: Connection,
-) -> Result<(), MapError> {
+/// Enters what is not there yet.
+pub(super) fn insert_new<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: K, value: V) -> Result<(), MapError> {
     const NO_EXIST: u64 = 1; // BPF_NOEXIST of linux/bpf.h
-    map.insert(key, connection, NO_EXIST)
+    map.insert(key, value, NO_EXIST)
 }
 
 /// What the kernel said against the use of a map.

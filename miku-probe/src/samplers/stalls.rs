@@ -9,6 +9,7 @@
 
 mod activity;
 mod cause;
+mod runtimes;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -17,14 +18,18 @@ use std::thread;
 use std::time::Duration;
 
 use self::cause::{Waits, cause, on_cpu};
+use self::runtimes::Program;
 use super::python::{Frame, StackError, Stacks, Thread, Tid};
 use super::{Sample, Samples, Target, Targets};
 use crate::observations::{Cause, Place, Stall, StallChange, StallThreshold};
-use crate::probes::event_loop::{EventLoops, Turn};
+use crate::probes::event_loop::{EventLoops, Found, Turn};
 use crate::units::{Nanos, ServiceId, Tgid};
 
 /// How often one asks which processes have loops at all.
 const PROCESSES: Nanos = Nanos(1_000_000_000);
+/// How long after it was first looked which runtime a process has one looks again, and how long at most.
+const EXAMINE_FIRST: Nanos = Nanos(500_000_000);
+const EXAMINE_LEAST: Nanos = Nanos(60_000_000_000);
 /// How often a stall is told of while it lasts.
 const TELL: Nanos = Nanos(250_000_000);
 /// How long one waits for a stack.
@@ -38,6 +43,8 @@ trait Turns: Send {
     fn current(&mut self) -> Vec<Turn>;
     /// The processes that have loops.
     fn processes(&mut self) -> HashSet<Tgid>;
+    /// A thread's runtime runs event loops.
+    fn recognise(&mut self, tgid: Tgid, tid: Tid, selector: Option<u32>, found: Found);
 }
 
 impl Turns for EventLoops {
@@ -47,6 +54,12 @@ impl Turns for EventLoops {
 
     fn processes(&mut self) -> HashSet<Tgid> {
         EventLoops::processes(self)
+    }
+
+    fn recognise(&mut self, tgid: Tgid, tid: Tid, selector: Option<u32>, found: Found) {
+        if let Err(error) = EventLoops::recognise(self, tgid, tid.0, selector, found) {
+            log::debug!("cannot watch the loop of thread {} of {tgid}: {error}", tid.0);
+        }
     }
 }
 
@@ -68,6 +81,8 @@ struct Watcher<T> {
     stalls: HashMap<Tid, Open>,
     /// When processes were last asked for.
     asked: Option<Nanos>,
+    /// When to look next which runtime a process has, and how long after that.
+    examined: HashMap<Tgid, (Nanos, Nanos)>,
 }
 
 /// A stall that lasts.
@@ -89,7 +104,15 @@ struct Open {
 
 impl<T: Turns> Watcher<T> {
     fn new(turns: T, targets: Targets, samples: Samples) -> Self {
-        Self { turns, targets, samples, stacks: Stacks::default(), stalls: HashMap::new(), asked: None }
+        Self {
+            turns,
+            targets,
+            samples,
+            stacks: Stacks::default(),
+            stalls: HashMap::new(),
+            asked: None,
+            examined: HashMap::new(),
+        }
     }
 
     fn run(&mut self) {
@@ -111,6 +134,7 @@ impl<T: Turns> Watcher<T> {
                 drop(self.stacks.open(tgid));
             }
         }
+        self.examine(&targets, now);
         let turns = self.turns.current();
         let lasts = |open: &Open| {
             let same = |turn: &Turn| turn.tid == open.turn.tid && turn.since == open.turn.since;
@@ -137,6 +161,35 @@ impl<T: Turns> Watcher<T> {
             wake = wake.min(open.due);
         }
         wake
+    }
+
+    /// Looks for loops in processes in which none need have turned yet: at once, since one may hang already, and again and
+    /// ever less often, since a program may begin with one later.
+    fn examine(&mut self, targets: &[Target], now: Nanos) {
+        self.examined.retain(|tgid, _| targets.iter().any(|target| target.tgid == *tgid));
+        for Target { tgid, .. } in targets.iter().copied() {
+            let (due, pause) = self.examined.get(&tgid).copied().unwrap_or((now, EXAMINE_FIRST));
+            if due > now {
+                continue;
+            }
+            self.examined.insert(tgid, (now + pause, EXAMINE_LEAST.min(Nanos(pause.0 * 2))));
+            let program = Program::of(tgid);
+            let threads = match program {
+                Program::Python => self.stacks.threads(tgid, now, PATIENCE),
+                Program::Libuv => Ok(Vec::new()),
+                Program::Other => continue,
+            };
+            let threads = threads.unwrap_or_default();
+            let of_python =
+                threads.iter().filter(|thread| runtimes::runs_loop(&thread.frames)).filter_map(|thread| thread.tid);
+            let of_libuv = (program == Program::Libuv).then_some(Tid(tgid.0));
+            let selector = runtimes::only_selector(tgid);
+            for tid in of_python.chain(of_libuv) {
+                if let Some(found) = activity::found(tgid, tid) {
+                    self.turns.recognise(tgid, tid, selector, found);
+                }
+            }
+        }
     }
 }
 
@@ -229,6 +282,8 @@ impl Open {
             stack,
             holder: self.holder.clone().filter(|_| waits_for_interpreter),
             no_stack: self.no_stack.clone(),
+            begun_before: self.turn.begun_before,
+            recognised: self.turn.recognised,
             ..Stall::new(self.turn.tgid, self.turn.tid, self.turn.since, change)
         }
     }
@@ -349,6 +404,8 @@ mod tests {
         fn processes(&mut self) -> HashSet<Tgid> {
             self.current().iter().map(|turn| turn.tgid).collect()
         }
+
+        fn recognise(&mut self, _: Tgid, _: Tid, _: Option<u32>, _: Found) {}
     }
 
     #[test]
@@ -365,6 +422,8 @@ mod tests {
             since: Nanos(now.0 - age * 1_000_000),
             kind: TurnKind::Runs,
             off_cpu: Default::default(),
+            begun_before: false,
+            recognised: false,
         };
         let turns = Set::default();
         let mut watcher = Watcher::new(turns.clone(), targets, samples);

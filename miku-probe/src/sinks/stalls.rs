@@ -11,6 +11,7 @@
 //! | `service`, `pid`, `tid` | whose loop |
 //! | `since` | time of day at which the turn began |
 //! | `seconds` | how long it has lasted; of one that ended, how long it was seen to last |
+//! | `begun_before` | `true` if the turn had begun before anybody looked: then `since` is when somebody first did, and it has lasted longer |
 //! | `on_cpu_seconds` | how long of that its thread was on a processor |
 //! | `threshold` | the one that is exceeded now, in seconds |
 //! | `cause` | `computation`, `starved`, `sleep`, `disk`, `lock`, `peer` or `unknown` |
@@ -19,10 +20,11 @@
 //! | `stack` | an array of such objects, innermost first |
 //! | `no_stack` | why there is none |
 //!
-//! The last line is `{"final": true, "stalls": [...]}`: by `service`, `where` and `cause` the `count`, and the `seconds` of
-//! all and of the longest. What is not known is absent.
+//! The last line is `{"final": true, "loops": N, "stalls": [...]}`: of how many services loops were seen, and by `service`,
+//! `where` and `cause` the `count`, and the `seconds` of all and of the longest, with those that still last. What is not
+//! known is absent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -30,7 +32,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use crate::observations::{EventLoop, Names, Observation, Place, Sink, Stall, StallChange};
-use crate::units::{Nanos, Tgid, rfc_3339};
+use crate::units::{Nanos, ServiceId, Tgid, rfc_3339};
 
 /// Different places that the summary tells apart.
 const TOTALS_MAX: usize = 1_000;
@@ -53,6 +55,10 @@ pub struct StallLog<W> {
     /// The thread whose line stands at the terminal's cursor.
     live: Option<(Tgid, u32)>,
     totals: BTreeMap<(String, String, &'static str), Total>,
+    /// Stalls that last, by thread, as they were told last.
+    lasting: BTreeMap<(Tgid, u32), (String, Stall)>,
+    /// The services of which a loop was seen.
+    seen: BTreeSet<ServiceId>,
     /// What went wrong in writing, until somebody asks.
     error: Option<io::Error>,
 }
@@ -74,6 +80,8 @@ struct Line<'a> {
     tid: u32,
     since: String,
     seconds: f64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    begun_before: bool,
     on_cpu_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     threshold: Option<&'static str>,
@@ -103,6 +111,7 @@ struct PlaceObject<'a> {
 #[derive(Serialize)]
 struct Summary<'a> {
     r#final: bool,
+    loops: usize,
     stalls: Vec<TotalObject<'a>>,
 }
 
@@ -119,7 +128,15 @@ struct TotalObject<'a> {
 impl<W: Write> StallLog<W> {
     /// A log to which nothing has been written.
     pub fn new(output: W, options: Options) -> Self {
-        Self { output, options, live: None, totals: BTreeMap::new(), error: None }
+        Self {
+            output,
+            options,
+            live: None,
+            totals: BTreeMap::new(),
+            lasting: BTreeMap::new(),
+            seen: BTreeSet::new(),
+            error: None,
+        }
     }
 
     /// Tells what went wrong in writing since this was last asked.
@@ -132,7 +149,10 @@ impl<W: Write> StallLog<W> {
 
     fn tell(&mut self, service: &str, stall: &Stall, now: Nanos, wall: SystemTime) -> io::Result<()> {
         if stall.change == StallChange::Ended {
+            self.lasting.remove(&(stall.tgid, stall.tid));
             self.count(service, stall);
+        } else {
+            self.lasting.insert((stall.tgid, stall.tid), (service.to_owned(), stall.clone()));
         }
         let since = wall.checked_sub(Duration::from_nanos(now.since(stall.since).0)).unwrap_or(wall);
         if self.options.json {
@@ -144,9 +164,10 @@ impl<W: Write> StallLog<W> {
         let thread = (stall.tgid, stall.tid);
         let state = if stall.change == StallChange::Ended { "turns again after" } else { "stalled for" };
         let text = format!(
-            "{} {service} (pid {}) {state} {:.1} s: {}",
+            "{} {service} (pid {}) {state} {}{:.1} s: {}",
             rfc_3339(wall),
             stall.tgid,
+            if stall.begun_before { "at least " } else { "" },
             stall.time.seconds(),
             stall.in_words()
         );
@@ -197,6 +218,7 @@ impl<W: Write> StallLog<W> {
             tid: stall.tid,
             since,
             seconds: stall.time.seconds(),
+            begun_before: stall.begun_before,
             on_cpu_seconds: stall.on_cpu.seconds(),
             threshold: if let StallChange::Exceeds(threshold) = stall.change { Some(threshold.as_str()) } else { None },
             cause: stall.cause.as_str(),
@@ -233,6 +255,9 @@ impl<W: Write> StallLog<W> {
         if self.live.take().is_some() {
             writeln!(self.output)?;
         }
+        for (service, stall) in std::mem::take(&mut self.lasting).into_values() {
+            self.count(&service, &stall);
+        }
         let mut totals: Vec<_> = self.totals.iter().collect();
         totals.sort_by_key(|(_, total)| std::cmp::Reverse(total.time));
         if self.options.json {
@@ -244,13 +269,15 @@ impl<W: Write> StallLog<W> {
                 seconds: total.time.seconds(),
                 longest_seconds: total.longest.seconds(),
             });
-            let summary = Summary { r#final: true, stalls: stalls.collect() };
+            let summary = Summary { r#final: true, loops: self.seen.len(), stalls: stalls.collect() };
             let text = serde_json::to_string(&summary).expect("texts and numbers are JSON");
             writeln!(self.output, "{text}")?;
             return self.output.flush();
         }
         let mut text = String::new();
-        if totals.is_empty() {
+        if totals.is_empty() && self.seen.is_empty() {
+            text.push_str("no event loop was seen\n");
+        } else if totals.is_empty() {
             text.push_str("no loop stalled for 0.1 s or more\n");
         } else {
             text.push_str("  COUNT    TOTAL  LONGEST  SERVICE  THE LONGEST\n");
@@ -266,7 +293,9 @@ impl<W: Write> StallLog<W> {
 
 impl<W: Write> Sink for StallLog<W> {
     fn observe(&mut self, observation: &Observation, names: &Names) {
-        let Observation::EventLoop { service, what: EventLoop::Stall(stall) } = observation else { return };
+        let Observation::EventLoop { service, what } = observation else { return };
+        self.seen.insert(*service);
+        let EventLoop::Stall(stall) = what else { return };
         let result = self.tell(names.service(*service), stall, Nanos::now(), SystemTime::now());
         if let Err(error) = result {
             self.error.get_or_insert(error);
@@ -310,6 +339,7 @@ mod tests {
         for (change, tenths) in changes {
             let now = Nanos(SECOND + tenths * SECOND / 10);
             let wall = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + tenths * 100);
+            log.seen.insert(ServiceId(0));
             log.tell("bot", &stall(*change, *tenths), now, wall).expect("memory takes all");
         }
         log.finish().expect("memory takes all");
@@ -334,9 +364,31 @@ mod tests {
              COUNT    TOTAL  LONGEST  SERVICE  THE LONGEST\n      \
              1    1.2 s    1.2 s  bot  sleeps in nap (bot.py:7)\n"
         );
-        assert_eq!(log(PLAIN, &[]), "no loop stalled for 0.1 s or more\n");
+        assert_eq!(log(PLAIN, &[]), "no event loop was seen\n");
+        let mut text = Vec::new();
+        let mut quiet = StallLog::new(&mut text, PLAIN);
+        quiet.seen.insert(ServiceId(0));
+        quiet.finish().expect("memory takes all");
+        assert_eq!(text, b"no loop stalled for 0.1 s or more\n");
+        let lasts = log(PLAIN, &STALL[..3]);
+        assert!(lasts.ends_with("1    1.0 s    1.0 s  bot  sleeps in nap (bot.py:7)\n"), "{lasts}");
         let stacks = log(Options { stack: true, ..PLAIN }, &STALL[..1]);
         assert!(stacks.contains("\n    nap (bot.py:7)\n    main (bot.py:40)\n"), "{stacks}");
+    }
+
+    #[test]
+    fn what_had_begun_before_lasts_at_least_so_long() {
+        let begun = Stall { begun_before: true, ..stall(STALL[2].0, 10) };
+        let told = |options| {
+            let mut text = Vec::new();
+            let mut log = StallLog::new(&mut text, options);
+            log.tell("bot", &begun, Nanos(2 * SECOND), SystemTime::UNIX_EPOCH).expect("memory takes all");
+            drop(log);
+            String::from_utf8(text).expect("it is a text")
+        };
+        assert!(told(PLAIN).contains("bot (pid 42) stalled for at least 1.0 s: sleeps"), "{}", told(PLAIN));
+        let line: Value = serde_json::from_str(&told(Options { json: true, ..PLAIN })).expect("it is JSON");
+        assert_eq!(line["begun_before"], true);
     }
 
     #[test]
@@ -366,7 +418,7 @@ mod tests {
         assert_eq!(events, [Some("exceeds"), Some("lasts"), Some("exceeds"), Some("ended"), None]);
         assert_eq!(
             lines[4],
-            json!({"final": true, "stalls": [{
+            json!({"final": true, "loops": 1, "stalls": [{
                 "service": "bot", "where": "bot.py:nap", "cause": "sleep", "count": 1, "seconds": 1.2, "longest_seconds": 1.2,
             }]})
         );

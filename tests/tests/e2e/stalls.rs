@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use miku_probe_tests::harness::probe::{Probe, exit_limit};
+use miku_probe_tests::harness::probe::{Probe, command, exit_limit};
+use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::Python;
 use miku_probe_tests::harness::stalls::{Blocked, KINDS, told, watch};
 use miku_probe_tests::harness::{PATIENCE, eventually};
 
+use crate::stage::Config;
 use crate::tls_stage::{clients_on, plain};
 use crate::{Case, case};
 
@@ -22,6 +24,10 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(metrics_name_the_place, PlainPython),
         case!(among_many_threads, PlainPython),
         case!(a_loop_that_dies_in_a_stall, PlainPython),
+        case!(hung_before_anybody_looked, PlainPython),
+        case!(node_hung_before_anybody_looked, Node),
+        case!(what_only_looks_like_a_loop, PlainPython),
+        case!(the_first_stall_has_its_place, PlainPython),
     ]
 }
 
@@ -106,4 +112,120 @@ fn a_loop_that_dies_in_a_stall() {
     eventually(PATIENCE, || says("\"exceeds\"")).unwrap_or_else(|| panic!("the stall is not told: {}", log.story()));
     blocked.process.stop(libc::SIGKILL, Duration::from_secs(2));
     eventually(PATIENCE, || says("\"ended\"")).unwrap_or_else(|| panic!("its end is not told: {}", log.story()));
+}
+
+/// A program that hangs, or only seems to: see `hung.py`.
+fn hung(kind: &str) -> Process {
+    let mut command = plain().expect("the case needs it").script("hung.py");
+    let process = Process::start("the hung program", command.arg(kind));
+    process.wait_said(PATIENCE, |line| (line == "hangs").then_some(()));
+    process
+}
+
+fn log_of(process: &Process) -> Process {
+    let service = format!("bot=pid:{}", process.pid());
+    let log = Process::start("stalls", &mut command(&["stalls", "--service", &service]));
+    log.wait_complained(PATIENCE, |line| line.contains("watching the loops").then_some(()));
+    log
+}
+
+/// Ends a log, and tells what it said.
+fn ended(mut log: Process) -> Vec<String> {
+    let status = log.stop(libc::SIGINT, exit_limit());
+    assert_eq!(status.code(), Some(0), "{}", log.story());
+    log.wait_silent(PATIENCE);
+    log.said()
+}
+
+/// A loop hangs already when somebody comes to look: it is told at once, and where, with the time since somebody looked.
+fn hung_before_anybody_looked() {
+    for (kind, place, cause) in
+        [("socket", "asks_a_silent_server", "waits for another process"), ("computes", "computes", "computes")]
+    {
+        let bot = hung(kind);
+        let log = log_of(&bot);
+        let line = format!("bot (pid {}) stalled for at least 1.0 s: {cause} in {place} (hung.py:", bot.pid());
+        let said = eventually(PATIENCE, || log.said().iter().any(|said| said.contains(&line)).then_some(()));
+        said.unwrap_or_else(|| panic!("`{line}` is not said: {}", log.story()));
+        let said = ended(log);
+        // It lasts still, and counts.
+        let last = said.last().map(|line| line.split_whitespace().collect::<Vec<_>>()).unwrap_or_default();
+        assert!(last.first() == Some(&"1") && last.contains(&place), "{said:?}");
+
+        let config = Config::new(&format!(
+            "[health]\nloop_stall_seconds = 1\n[[service]]\nname = \"bot\"\npid = {}\n",
+            bot.pid()
+        ));
+        let probe = Probe::launch(&[], &["--config", config.path()]);
+        probe.wait_ready();
+        let failing = probe.wait_for("a loop that stands still", |_| {
+            probe.check("loop not stalled", "bot").filter(|check| check["status"] == "failing")
+        });
+        let reason = failing["reason"].as_str().unwrap_or_default();
+        assert!(reason.starts_with("one turn takes at least ") && reason.contains(place), "{reason}");
+        assert_eq!(probe.status("/healthz"), Some(503));
+        probe.wait_for("the stall", |scrape| {
+            let labels = [("service", "bot")];
+            (scrape.try_count("miku_event_loop_stalls_total", &labels) >= Some(2)).then_some(())?;
+            let stalls = scrape.counts_by("miku_event_loop_stalls_total", &labels, &["where", "threshold"]);
+            let place = format!("hung.py:{place}");
+            assert!(stalls.keys().all(|key| key.starts_with(&place)), "{stalls:?}");
+            Some(())
+        });
+        assert_eq!(
+            probe.scrape().sum("miku_event_loop_busy_seconds_count", &[("service", "bot")]),
+            0.0,
+            "no turn ended"
+        );
+    }
+}
+
+fn node_hung_before_anybody_looked() {
+    let script = "setTimeout(() => { console.log('hangs'); for (;;); }, 100)";
+    let bot = Process::start("Node", std::process::Command::new("node").args(["-e", script]));
+    bot.wait_said(PATIENCE, |line| (line == "hangs").then_some(()));
+    let log = log_of(&bot);
+    let line = format!("bot (pid {}) stalled for at least 1.0 s: computes", bot.pid());
+    let said = eventually(PATIENCE, || log.said().iter().any(|said| said.contains(&line)).then_some(()));
+    said.unwrap_or_else(|| panic!("`{line}` is not said: {}", log.story()));
+    ended(log);
+}
+
+/// Threads that wait in one selector by turns have no loop, and a script that waited in one is no service that stands still.
+fn what_only_looks_like_a_loop() {
+    for kind in ["shared", "script"] {
+        let mut command = plain().expect("the case needs it").script("hung.py");
+        let mut program = Process::start("the program", command.args([kind, "--after-input"]));
+        let config = Config::new(&format!(
+            "[health]\nloop_stall_seconds = 1\n[[service]]\nname = \"bot\"\npid = {}\n",
+            program.pid()
+        ));
+        let probe = Probe::launch(&[], &["--config", config.path()]);
+        probe.wait_target("bot");
+        program.tell("go");
+        program.wait_said(PATIENCE, |line| (line == "hangs").then_some(()));
+        // Longer than it takes to find that a loop stands still.
+        std::thread::sleep(Duration::from_secs(3));
+        assert_eq!(probe.check("loop not stalled", "bot"), None, "{kind}");
+        assert_eq!(probe.status("/healthz"), Some(200), "{kind}");
+        if kind == "shared" {
+            probe.scrape().assert_absent("miku_event_loop_stalls_total", &[("service", "bot")]);
+        }
+    }
+}
+
+/// The stall right after the probe has begun to watch has a place, as all others have.
+fn the_first_stall_has_its_place() {
+    let mut blocked = Blocked::start(&plain().expect("the case needs it"), &["--still"]);
+    let probe = Probe::attach(&[&blocked.service()]);
+    for _ in 0..4 {
+        blocked.plant("sleep", 0.4);
+    }
+    probe.wait_for("the stalls", |scrape| {
+        let labels = [("service", "bot"), ("threshold", "0.1")];
+        (scrape.try_count("miku_event_loop_stalls_total", &labels) == Some(4)).then_some(())?;
+        let stalls = scrape.counts_by("miku_event_loop_stalls_total", &labels, &["where"]);
+        assert_eq!(stalls.into_keys().collect::<Vec<_>>(), ["stalls.py:sleeps"]);
+        Some(())
+    });
 }

@@ -4,7 +4,10 @@
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
 
+use miku_probe_abi::OffReason;
+
 use super::cause::Wait;
+use crate::probes::event_loop::{Found, TurnKind};
 use crate::samplers::python::Tid;
 use crate::units::Tgid;
 
@@ -12,6 +15,41 @@ use crate::units::Tgid;
 pub(super) fn wait(tgid: Tgid, tid: Tid) -> Wait {
     let text = fs::read_to_string(format!("/proc/{tgid}/task/{}/syscall", tid.0)).unwrap_or_default();
     Call::parse(&text).map_or(Wait::Other, |call| call.wait(|fd| is_on_disk(tgid, fd)))
+}
+
+/// What a thread does now, as the kernel side would say; none when it has ended, or when that is not told.
+pub(super) fn found(tgid: Tgid, tid: Tid) -> Option<Found> {
+    let text = fs::read_to_string(format!("/proc/{tgid}/task/{}/syscall", tid.0)).ok()?;
+    Some(found_by(&text))
+}
+
+/// The same by the text of the file `syscall`: what blocks outside of any call waits for a page of its memory.
+fn found_by(text: &str) -> Found {
+    let Some(call) = Call::parse(text) else {
+        let off = text.starts_with('-');
+        return Found::Turns(if off { TurnKind::Off(OffReason::Disk) } else { TurnKind::Runs });
+    };
+    let [first, second, ..] = call.arguments;
+    #[cfg(target_arch = "x86_64")]
+    match call.number {
+        libc::SYS_epoll_wait => {
+            return u32::try_from(first & 0xffff_ffff).map_or(Found::Turns(TurnKind::Runs), Found::Waits);
+        }
+        libc::SYS_select if first == 0 => return Found::Turns(TurnKind::Off(OffReason::Sleep)),
+        libc::SYS_poll if second == 0 => return Found::Turns(TurnKind::Off(OffReason::Sleep)),
+        _ => {}
+    }
+    let reason = match call.number {
+        libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => {
+            return u32::try_from(first & 0xffff_ffff).map_or(Found::Turns(TurnKind::Runs), Found::Waits);
+        }
+        libc::SYS_nanosleep | libc::SYS_clock_nanosleep => OffReason::Sleep,
+        libc::SYS_pselect6 if first == 0 => OffReason::Sleep,
+        libc::SYS_ppoll if second == 0 => OffReason::Sleep,
+        libc::SYS_futex | libc::SYS_flock | libc::SYS_fcntl => OffReason::Lock,
+        _ => OffReason::Call,
+    };
+    Found::Turns(TurnKind::Off(reason))
 }
 
 /// Whether a descriptor is of a file or a disk, and not of a socket, a pipe or a terminal.

@@ -79,7 +79,15 @@ mod tests {
         for (reason, ms) in off {
             off_cpu[*reason as usize] = Nanos(ms * 1_000_000);
         }
-        let turn = Turn { tgid: Tgid(1), tid: 1, since: Nanos(500), kind: TurnKind::Runs, off_cpu };
+        let turn = Turn {
+            tgid: Tgid(1),
+            tid: 1,
+            since: Nanos(500),
+            kind: TurnKind::Runs,
+            off_cpu,
+            begun_before: false,
+            recognised: false,
+        };
         let mut seen = Waits::default();
         for wait in waits {
             seen.add(*wait);

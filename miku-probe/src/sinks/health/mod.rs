@@ -317,9 +317,15 @@ impl Sink for Health {
                 self.gateway(names.service(service), shard, change, time);
             }
             Observation::Process { service, ref what } => self.process(names.service(service), what),
+            // What only behaves like a loop may be something else that waits for its work.
+            Observation::EventLoop { what: EventLoop::Stall(ref stall), .. } if !stall.recognised => {}
             Observation::EventLoop { service, what: EventLoop::Stall(ref stall) } => {
                 let lasts = stall.change != StallChange::Ended;
-                let stall = lasts.then(|| Stall { since: stall.since, place: stall.in_words() });
+                let stall = lasts.then(|| Stall {
+                    since: stall.since,
+                    place: stall.in_words(),
+                    begun_before: stall.begun_before,
+                });
                 self.loop_stalled(names.service(service), stall);
             }
             Observation::Llm { service, what: Llm::Call(ref call) } => {
@@ -525,7 +531,7 @@ mod tests {
         assert_eq!(health.report(after(1)).checks.len(), 2);
         health.loop_stalled("bot", None);
         health.judge(after(2));
-        health.loop_stalled("bot", Some(Stall { since: after(10), place: String::new() }));
+        health.loop_stalled("bot", Some(Stall { since: after(10), place: String::new(), begun_before: false }));
         let report = health.report(after(20));
         assert_eq!((report.status, check(&report, facts::LOOP).seconds), (Status::Failing, 5.0), "since second 15");
         health.loop_stalled("bot", None);
