@@ -215,6 +215,9 @@ impl<S: Sink> Watch<S> {
         // The probes come first: what a process does between being found and being attached to would be missed.
         watch.core.kernel.attach()?;
         watch.core.scan()?;
+        for mixed in watch.core.discovery.mixed() {
+            log::warn!("{mixed}; narrow the selector if not all are meant");
+        }
         if let Some(attacher) = &watch.core.attacher {
             attacher.settle(PATIENCE);
         }

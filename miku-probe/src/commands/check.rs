@@ -31,7 +31,11 @@ const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// Capabilities that are needed, by name and bit (`include/uapi/linux/capability.h`).
 const CAPABILITIES: [(&str, u32); 4] =
-    [("CAP_SYS_PTRACE", 19), ("CAP_SYS_ADMIN", 21), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
+    [("CAP_SYS_PTRACE", 19), ("CAP_SYS_ADMIN", CAP_SYS_ADMIN), ("CAP_PERFMON", CAP_PERFMON), ("CAP_BPF", CAP_BPF)];
+
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
 
 /// `CAP_SYS_RESOURCE`, which lifts the memlock limit.
 const CAP_SYS_RESOURCE: u32 = 24;
@@ -248,7 +252,13 @@ fn capabilities(status: &str) -> u64 {
 }
 
 fn privileges(capabilities: u64) -> Outcome {
-    let missing = CAPABILITIES.iter().filter(|(_, bit)| capabilities & (1 << bit) == 0);
+    // What the two newer ones allow is within the older one (`capabilities(7)`), and a runtime from before Linux 5.8 gives only
+    // that.
+    let held = |bit: u32| {
+        capabilities & (1 << bit) != 0
+            || ([CAP_PERFMON, CAP_BPF].contains(&bit) && capabilities & (1 << CAP_SYS_ADMIN) != 0)
+    };
+    let missing = CAPABILITIES.iter().filter(|(_, bit)| !held(*bit));
     let missing: Vec<&str> = missing.map(|(name, _)| *name).collect();
     if missing.is_empty() {
         return good(CAPABILITIES.map(|(name, _)| name).join(", "));
@@ -577,10 +587,15 @@ mod tests {
     fn every_missing_capability_is_named() {
         let all = CAPABILITIES.iter().fold(0, |bits, (_, bit)| bits | 1_u64 << bit);
         assert!(is_good(&privileges(all)) && is_good(&privileges(u64::MAX)));
-        for (name, bit) in CAPABILITIES {
-            let Outcome::Bad { what, .. } = privileges(all & !(1 << bit)) else { panic!("{name} is needed") };
-            assert_eq!(what, format!("without {name}"));
-        }
+        let without = |bits: u64| match privileges(all & !bits) {
+            Outcome::Bad { what, .. } => what,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(without(1 << 19), "without CAP_SYS_PTRACE");
+        assert_eq!(without(1 << CAP_SYS_ADMIN), "without CAP_SYS_ADMIN");
+        let newer = 1 << CAP_PERFMON | 1 << CAP_BPF;
+        assert!(is_good(&privileges(all & !newer)), "the older one is enough");
+        assert_eq!(without(newer | 1 << CAP_SYS_ADMIN), "without CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF");
         assert_eq!(capabilities("Name:\tx\nCapEff:\t000001fffeffffff\n"), 0x01ff_feff_ffff);
         assert_eq!(capabilities(""), 0);
     }

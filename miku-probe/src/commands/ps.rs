@@ -67,6 +67,8 @@ struct Report {
     without_process: Vec<String>,
     /// Processes that this user may not read, so that they could not be judged.
     unreadable: usize,
+    /// Services whose processes run different programs.
+    different_programs: Vec<String>,
 }
 
 /// Looks once, and prints what it found to `output`, and to standard error what it could not see.
@@ -82,6 +84,9 @@ pub fn run(config: &PsConfig, output: &mut impl Write) -> io::Result<()> {
         output.write_all(table(&report.processes, config.pss).as_bytes())?;
     }
     output.flush()?;
+    for service in &report.different_programs {
+        log::warn!("{service}");
+    }
     for service in &report.without_process {
         log::warn!("no process belongs to service {service}");
     }
@@ -129,6 +134,7 @@ fn report(proc: &ProcFs, config: &PsConfig) -> io::Result<Report> {
         automatic: discovery.is_automatic(),
         without_process: without.collect(),
         unreadable: discovery.unreadable(),
+        different_programs: discovery.mixed().iter().map(ToString::to_string).collect(),
         processes: rows,
     })
 }

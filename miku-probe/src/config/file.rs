@@ -33,6 +33,7 @@
 //! name = "bot"
 //! cmdline = 'bot\.py'                      # a selector: pid, comm, cmdline, exe, port or container,
 //! port = [8000, 8001]                      # each one value or a list; a process that meets any of them belongs
+//! exec = "any"                             # cmdline may be of shells, editors, pagers and wrappers too
 //! routes = ["/users/{id}"]                 # route patterns; the first that matches wins
 //! required = true                          # /readyz is 200 only while a process of it is watched
 //! ```
@@ -166,6 +167,8 @@ struct ServiceKeys {
     #[serde(default)]
     container: Values,
     #[serde(default)]
+    exec: Values,
+    #[serde(default)]
     routes: Vec<String>,
     #[serde(default)]
     required: bool,
@@ -246,6 +249,7 @@ fn service(place: &str, keys: ServiceKeys) -> Result<ServiceSpec, ConfigError> {
         (Kind::Exe, keys.exe),
         (Kind::Port, keys.port),
         (Kind::Container, keys.container),
+        (Kind::Exec, keys.exec),
     ] {
         for value in values {
             let selector = Selector::parse(kind, &value);
@@ -253,7 +257,8 @@ fn service(place: &str, keys: ServiceKeys) -> Result<ServiceSpec, ConfigError> {
         }
     }
     if selectors.is_empty() {
-        let kinds = Kind::ALL.map(Kind::as_str).join(", ");
+        let kinds: Vec<&str> = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Exec).map(Kind::as_str).collect();
+        let kinds = kinds.join(", ");
         return Err(ConfigError::value(place, format!("it has no selector; give it at least one of {kinds}")));
     }
     if let Some(route) = keys.routes.iter().find(|route| !route.starts_with('/')) {

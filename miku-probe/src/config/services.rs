@@ -82,6 +82,13 @@ pub fn merge(flags: Vec<Selection>, file: Vec<ServiceSpec>) -> Result<Vec<Servic
         }
     }
     for service in &services {
+        if !service.selects() {
+            let place = format!("service `{}`", service.name);
+            return Err(ConfigError::value(
+                place,
+                "`exec:any` only widens `cmdline`; give it a selector that finds a process",
+            ));
+        }
         let mut seen = HashSet::new();
         if let Some(twice) = service.selectors.iter().map(ToString::to_string).find(|text| !seen.insert(text.clone())) {
             let place = format!("service `{}`", service.name);
@@ -114,7 +121,7 @@ fn derived_name(kind: Kind, value: &str) -> String {
     let name = match kind {
         Kind::Pid | Kind::Port => format!("{}-{value}", kind.as_str()),
         Kind::Exe => sanitised(value.rsplit('/').next().unwrap_or(value)),
-        Kind::Comm | Kind::Cmdline | Kind::Container => sanitised(value),
+        Kind::Comm | Kind::Cmdline | Kind::Container | Kind::Exec => sanitised(value),
     };
     if name.is_empty() { kind.as_str().to_owned() } else { name }
 }

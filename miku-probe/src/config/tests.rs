@@ -198,7 +198,11 @@ fn flags_that_make_no_sense_are_told_in_one_line() {
         ),
         (
             &["run", "--service=bot=cmd:x"],
-            "--service `bot=cmd:x`: there is no kind `cmd`, did you mean `cmdline`?; kinds are pid, comm, cmdline, exe, port, container",
+            "--service `bot=cmd:x`: there is no kind `cmd`, did you mean `cmdline`?; kinds are pid, comm, cmdline, exe, port, container, exec",
+        ),
+        (
+            &["run", "--service=bot=exec:any"],
+            "service `bot`: `exec:any` only widens `cmdline`; give it a selector that finds a process",
         ),
         (
             &["run", "--service=my bot=pid:1"],

@@ -35,13 +35,13 @@ pub mod tcp;
 mod tests;
 pub mod usage;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::io;
 
 use crate::discovery::candidates::Judgement;
 use crate::discovery::process::{Exe, ProcFs, Process, StartTime};
-use crate::discovery::selectors::{Selector, ServiceSpec};
+use crate::discovery::selectors::{Selector, ServiceSpec, carries_others};
 use crate::discovery::tcp::{TLS_PORT, Tables};
 use crate::units::{ServiceId, Tgid};
 
@@ -165,6 +165,27 @@ impl fmt::Display for UnknownPid {
     }
 }
 
+/// A service whose processes run programs of different names, with a process of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mixed {
+    /// Its name.
+    pub service: String,
+    /// The programs.
+    pub programs: BTreeMap<String, Tgid>,
+}
+
+impl fmt::Display for Mixed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let programs: Vec<String> = self.programs.iter().map(|(name, tgid)| format!("{name} ({tgid})")).collect();
+        write!(formatter, "{} matches different programs: {}", self.service, programs.join(", "))
+    }
+}
+
+/// Whether a process runs a program that only carries other programs' command lines.
+fn carries(process: &Process) -> bool {
+    process.exe().is_some_and(|exe| carries_others(exe.name()))
+}
+
 /// A process that is watched.
 #[derive(Debug)]
 struct Watched {
@@ -271,6 +292,25 @@ impl Discovery {
     #[must_use]
     pub fn count(&self, service: ServiceId) -> usize {
         self.watched.values().filter(|watched| watched.service == service).count()
+    }
+
+    /// Of services with selectors, those of which processes run programs of different names: perhaps not all are meant.
+    #[must_use]
+    pub fn mixed(&self) -> Vec<Mixed> {
+        let mut programs: BTreeMap<ServiceId, BTreeMap<String, Tgid>> = BTreeMap::new();
+        for (tgid, watched) in self.watched.iter().filter(|_| !self.is_automatic()) {
+            if let Some(program) = &watched.program {
+                let first =
+                    programs.entry(watched.service).or_default().entry(program.name().to_owned()).or_insert(*tgid);
+                *first = (*tgid).min(*first);
+            }
+        }
+        let several = programs.into_iter().filter(|(_, programs)| programs.len() > 1);
+        several
+            .filter_map(|(service, programs)| {
+                Some(Mixed { service: self.names.get(usize::from(service.0))?.clone(), programs })
+            })
+            .collect()
     }
 
     /// How many processes the last scan could not judge, because this user may not read them.
@@ -485,7 +525,9 @@ impl Discovery {
                     Selector::Pid(pid) => {
                         self.pinned.as_ref().is_none_or(|pinned| pinned.get(pid) == Some(&process.start()))
                     }
-                    Selector::Cmdline(_) => !self.probe.is_wrapped_by(process),
+                    Selector::Cmdline(_) => {
+                        !self.probe.is_wrapped_by(process) && (spec.takes_any_program() || !carries(process))
+                    }
                     _ => true,
                 };
                 if let Some(why) = selector.matches(process, tables).filter(|_| meant) {

@@ -33,11 +33,14 @@ pub enum Kind {
     Port,
     /// The container it runs in.
     Container,
+    /// Which programs a command line may be of.
+    Exec,
 }
 
 impl Kind {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 6] = [Self::Pid, Self::Comm, Self::Cmdline, Self::Exe, Self::Port, Self::Container];
+    pub const ALL: [Self; 7] =
+        [Self::Pid, Self::Comm, Self::Cmdline, Self::Exe, Self::Port, Self::Container, Self::Exec];
 
     /// As it is written on the command line and in the file.
     #[must_use]
@@ -49,6 +52,7 @@ impl Kind {
             Self::Exe => "exe",
             Self::Port => "port",
             Self::Container => "container",
+            Self::Exec => "exec",
         }
     }
 
@@ -92,6 +96,9 @@ pub enum SelectorError {
     /// Too little of a container id.
     #[error("`{0}` is too short for a container's id; write at least {ID_MIN} digits of it")]
     ShortId(String),
+    /// Not what `exec:` knows.
+    #[error("`exec:{0}` means nothing; `exec:any` lets `cmdline` match shells, editors, pagers and wrappers too")]
+    Exec(String),
 }
 
 /// A condition that a process meets or not.
@@ -101,7 +108,8 @@ pub enum Selector {
     Pid(Tgid),
     /// The processes with this name (`/proc/PID/comm`): the first 15 bytes count, as the kernel keeps no more.
     Comm(String),
-    /// The processes whose arguments, joined by blanks, this matches anywhere.
+    /// The processes whose arguments, joined by blanks, this matches anywhere; not of programs that only carry another's
+    /// command line or name its file (see [`carries_others`]), unless the service has [`Self::AnyProgram`] too.
     Cmdline(Regex),
     /// The processes that run this program. Without a `/`: its file name. With one: its path, as `/proc/PID/exe`
     /// tells it or as the process was started by (its first argument), which is how the python of one virtual
@@ -112,6 +120,84 @@ pub enum Selector {
     /// The processes in this container: at least twelve digits of its id, or its name where its control group carries
     /// it.
     Container(String),
+    /// No process by itself: it widens the service's [`Self::Cmdline`] to all programs.
+    AnyProgram,
+}
+
+/// Programs that have in their command lines what another program is or reads: shells, wrappers that start it, and what looks
+/// at its file. They are not what somebody means who names a bot by its script.
+const CARRIERS: [&str; 63] = [
+    "ash",
+    "awk",
+    "bash",
+    "bat",
+    "busybox",
+    "cat",
+    "chroot",
+    "conmon",
+    "containerd-shim",
+    "cp",
+    "dash",
+    "docker",
+    "dumb-init",
+    "ed",
+    "emacs",
+    "env",
+    "fish",
+    "flock",
+    "gdb",
+    "git",
+    "grep",
+    "head",
+    "inotifywait",
+    "ionice",
+    "ksh",
+    "less",
+    "ltrace",
+    "mawk",
+    "more",
+    "mosh-server",
+    "nano",
+    "nice",
+    "nohup",
+    "nsenter",
+    "nvim",
+    "perf",
+    "pgrep",
+    "pkill",
+    "rsync",
+    "runc",
+    "script",
+    "sed",
+    "setpriv",
+    "setsid",
+    "sh",
+    "sleep",
+    "ssh",
+    "stdbuf",
+    "strace",
+    "su",
+    "sudo",
+    "systemd-run",
+    "tail",
+    "taskset",
+    "tee",
+    "time",
+    "timeout",
+    "tini",
+    "tmux",
+    "vi",
+    "vim",
+    "watch",
+    "zsh",
+];
+
+/// Whether a program, by the name of its file, only carries or names others: `vim.basic` is `vim`, `gawk` is `awk`.
+#[must_use]
+pub fn carries_others(program: &str) -> bool {
+    let name = program.split('.').next().unwrap_or(program);
+    let known = |name: &str| CARRIERS.binary_search(&name).is_ok();
+    known(name) || known(name.trim_start_matches(['g', 'r'])) || name.starts_with("containerd-shim")
 }
 
 impl Selector {
@@ -153,6 +239,8 @@ impl Selector {
                 }
                 Self::Container(value.to_owned())
             }
+            Kind::Exec if value == "any" => Self::AnyProgram,
+            Kind::Exec => return Err(SelectorError::Exec(value.to_owned())),
         })
     }
 
@@ -166,6 +254,7 @@ impl Selector {
             Self::Exe(_) => Kind::Exe,
             Self::Port(_) => Kind::Port,
             Self::Container(_) => Kind::Container,
+            Self::AnyProgram => Kind::Exec,
         }
     }
 
@@ -200,6 +289,7 @@ impl Selector {
                     .find(|container| container.is(wanted))
                     .map(|found| format!("in container {}", found.short()))
             }
+            Self::AnyProgram => None,
         }
     }
 }
@@ -213,6 +303,7 @@ impl fmt::Display for Selector {
             Self::Cmdline(regex) => regex.fmt(formatter),
             Self::Exe(pattern) => pattern.fmt(formatter),
             Self::Port(port) => port.fmt(formatter),
+            Self::AnyProgram => formatter.write_str("any"),
         }
     }
 }
@@ -228,6 +319,20 @@ pub struct ServiceSpec {
     pub routes: Vec<String>,
     /// Whether the probe is ready only while a process of it is watched.
     pub required: bool,
+}
+
+impl ServiceSpec {
+    /// Whether a command line may be of a program that only carries others'.
+    #[must_use]
+    pub fn takes_any_program(&self) -> bool {
+        self.selectors.iter().any(|selector| matches!(selector, Selector::AnyProgram))
+    }
+
+    /// Whether it can have any process.
+    #[must_use]
+    pub fn selects(&self) -> bool {
+        self.selectors.iter().any(|selector| !matches!(selector, Selector::AnyProgram))
+    }
 }
 
 /// Addresses in one line.
@@ -302,6 +407,21 @@ mod tests {
     }
 
     #[test]
+    fn programs_that_carry_others_are_known() {
+        assert!(CARRIERS.is_sorted(), "they are searched by halves");
+        for carrier in
+            ["bash", "vim.basic", "gawk", "mawk", "rvim", "containerd-shim-runc-v2", "nano", "tail", "env", "git"]
+        {
+            assert!(carries_others(carrier), "{carrier}");
+        }
+        for bot in
+            ["python3.11", "node", "uvicorn", "bot", "gunicorn", "ruby", "java", "go", "redbot", "", "shadow", "group"]
+        {
+            assert!(!carries_others(bot), "{bot}");
+        }
+    }
+
+    #[test]
     fn the_port_of_a_real_listener_finds_this_process() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         let port = listener.local_addr().expect("bound").port();
@@ -318,6 +438,11 @@ mod tests {
             (Kind::Pid, "bot", "`bot` is not a process number; write one, as in `pid:1234`"),
             (Kind::Port, "65536", "`65536` is not a TCP port; write 1 to 65535, as in `port:8000`"),
             (Kind::Comm, "", "`comm:` has no value"),
+            (
+                Kind::Exec,
+                "all",
+                "`exec:all` means nothing; `exec:any` lets `cmdline` match shells, editors, pagers and wrappers too",
+            ),
             (Kind::Exe, "a[", "the pattern `a[` does not compile: invalid range pattern"),
             (
                 Kind::Container,

@@ -251,7 +251,8 @@ fn cat(argument: &str) -> (Child, ChildStdin) {
 #[test]
 fn real_children_are_found_and_their_end_is_noticed() {
     let marker = format!("miku-discovery-test-{}", std::process::id());
-    let specs = vec![spec("cat", Kind::Cmdline, &format!("^cat - {marker}$"))];
+    let mut specs = vec![spec("cat", Kind::Cmdline, &format!("^cat - {marker}$"))];
+    specs[0].selectors.push(Selector::AnyProgram);
     let mut discovery = Discovery::new(ProcFs::default(), specs);
     assert_eq!(scanned(&mut discovery), [""; 0]);
     let (mut child, input) = cat(&marker);
@@ -270,4 +271,29 @@ fn the_probe_never_watches_itself() {
     assert!(File::open(format!("/proc/{own}/stat")).is_ok(), "this machine's /proc tells of this test");
     assert_eq!(scanned(&mut discovery), [""; 0]);
     assert_eq!(examined(&mut discovery, own, Event::Exec), [""; 0]);
+}
+
+#[test]
+fn a_command_line_that_only_names_the_bot_is_not_the_bot() {
+    let fixture = Fixture::new();
+    let carrier = |tgid, exe, arguments| Sketch { exe, arguments, ..Sketch::new(tgid) };
+    fixture.add(&python(10, &["python", "bot.py"]));
+    fixture.add(&carrier(11, "/usr/bin/tail", &["tail", "-f", "bot.py"]));
+    fixture.add(&carrier(12, "/usr/bin/vim.basic", &["vim", "bot.py"]));
+    fixture.add(&carrier(13, "/usr/bin/bash", &["bash", "-c", "python bot.py"]));
+    fixture.add(&carrier(14, "/usr/bin/timeout", &["timeout", "9", "python", "bot.py"]));
+    let watched = |spec: ServiceSpec| {
+        let mut discovery = Discovery::new(fixture.proc.clone(), vec![spec]);
+        let changes = discovery.scan().expect("the fixture can be read");
+        let found = changes.iter().filter_map(|change| match change {
+            Change::Found(target) => Some(target.tgid.0),
+            _ => None,
+        });
+        (found.collect::<Vec<_>>(), discovery.mixed().iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(watched(bot()), (vec![10], vec![]));
+    let mut any = bot();
+    any.selectors.push(Selector::AnyProgram);
+    let all = "bot matches different programs: bash (13), python3.11 (10), tail (11), timeout (14), vim.basic (12)";
+    assert_eq!(watched(any), (vec![10, 11, 12, 13, 14], vec![all.to_owned()]));
 }

@@ -28,6 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(vitals),
         case!(ends),
         case!(a_long_end),
+        case!(ended_well),
         case!(oom_kill, MemoryGroup),
         case!(pressure, Pressure),
         case!(proportional),
@@ -285,6 +286,21 @@ fn a_long_end() {
         (counted(scrape) == BTreeMap::from([("exit 5".to_owned(), 1)])).then_some(())
     });
     assert_eq!(probe.scrape().count("miku_process_starts_total", &[("service", "bot")]), 1, "it was one process");
+}
+
+/// Whoever has done its work is no fault, unless the service is required.
+fn ended_well() {
+    for (required, status, code) in [(false, "ok", 200), (true, "failing", 503)] {
+        let mut subject = Subject::start();
+        let service = format!("[[service]]\nname = \"bot\"\npid = {}\nrequired = {required}\n", subject.pid());
+        let config = Config::new(&service);
+        let probe = Probe::launch(&[], &["--config", config.path()]);
+        probe.wait_target("bot");
+        subject.order("leave 0");
+        assert_eq!(subject.process.wait(PATIENCE).and_then(|status| status.code()), Some(0));
+        probe.wait_check("process", "bot", status, "no process matches; the last one exited with code 0");
+        assert_eq!(probe.status("/healthz"), Some(code), "required: {required}");
+    }
 }
 
 fn oom_kill() {

@@ -144,8 +144,11 @@ impl Health {
     pub fn targets(&self, service: &str, attached: u32, failed: u32, why: &str, now: Nanos) {
         let (status, reason) = match (attached, failed) {
             (0, 0) => {
-                let last = self.state().ends.get(service).map(|end| format!("; the last one {end}"));
-                (Status::Failing, format!("no process matches{}", last.unwrap_or_default()))
+                let last = self.state().ends.get(service).copied();
+                // A job that has done its work is no fault, unless somebody said that it is to be there.
+                let well = last == Some(ProcessEnd::Code(0)) && !self.state().requires(service);
+                let last = last.map(|end| format!("; the last one {end}")).unwrap_or_default();
+                (if well { Status::Ok } else { Status::Failing }, format!("no process matches{last}"))
             }
             (0, failed) => (Status::Failing, format!("none of {failed} matching processes can be followed: {why}")),
             (attached, 0) => (Status::Ok, format!("{attached} attached")),
@@ -344,6 +347,12 @@ impl Sink for Health {
 }
 
 impl State {
+    /// Whether a process of `service` is to be there.
+    fn requires(&self, service: &str) -> bool {
+        let subject = Subject::service(service);
+        self.checks.iter().any(|entry| entry.name == PROCESS && entry.subject == subject && entry.required)
+    }
+
     fn update(&mut self, name: &'static str, subject: &Subject, now: Nanos, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.checks.iter_mut().find(|entry| entry.name == name && entry.subject == *subject) {
             change(entry);
@@ -583,5 +592,11 @@ mod tests {
         let report = see(ProcessNews::Gone { tgid });
         assert!(report.checks.iter().all(|check| check.name != facts::DESCRIPTORS), "{report}");
         assert_eq!(check(&report, PROCESS).reason, "no process matches; the last one was killed by SIGSEGV");
+        assert_eq!(check(&report, PROCESS).status, Status::Failing);
+        let mut well = || see(ProcessNews::Ended { time: after(9), end: ProcessEnd::Code(0) });
+        assert_eq!(check(&well(), PROCESS).status, Status::Ok, "its work is done");
+        health.require("bot", START);
+        health.targets("bot", 0, 0, "", after(9));
+        assert_eq!(check(&health.report(after(9)), PROCESS).status, Status::Failing, "it is to be there");
     }
 }
