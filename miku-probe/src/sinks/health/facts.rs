@@ -208,7 +208,7 @@ fn judge_loop(stall: Option<&Stall>, thresholds: &Thresholds, now: Nanos) -> Ver
     let Some(stall) = stall.filter(|stall| now.since(stall.since) > limit) else {
         return Verdict::new(LOOP, false, String::new());
     };
-    let place = if stall.place.is_empty() { String::new() } else { format!(" in {}", stall.place) };
+    let place = if stall.place.is_empty() { String::new() } else { format!(": {}", stall.place) };
     let least = if stall.begun_before { "at least " } else { "" };
     let reason = format!("one turn takes {least}{:.0} s so far{place}", now.since(stall.since).seconds());
     Verdict { since: Some(stall.since + limit), ..Verdict::new(LOOP, true, reason) }
@@ -341,11 +341,11 @@ mod tests {
         let mut stall = Stall { since: second(10), place: "bot.py:reply:42".to_owned(), begun_before: false };
         facts.stalled(Some(stall.clone()));
         assert_eq!(judged(&facts, 15)[0].1, Status::Ok);
-        let reason = "one turn takes 6 s so far in bot.py:reply:42".to_owned();
+        let reason = "one turn takes 6 s so far: bot.py:reply:42".to_owned();
         assert_eq!(judged(&facts, 16), [(LOOP, Status::Failing, reason, Some(second(15)))]);
         stall.begun_before = true;
         facts.stalled(Some(stall));
-        assert_eq!(judged(&facts, 16)[0].2, "one turn takes at least 6 s so far in bot.py:reply:42");
+        assert_eq!(judged(&facts, 16)[0].2, "one turn takes at least 6 s so far: bot.py:reply:42");
         facts.stalled(None);
         assert_eq!(judged(&facts, 17)[0].1, Status::Ok);
     }
