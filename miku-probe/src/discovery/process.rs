@@ -294,10 +294,15 @@ impl Process {
     /// Whether a library whose file name begins with `prefix` is mapped.
     #[must_use]
     pub fn maps_library(&self, prefix: &str) -> bool {
+        self.maps_file(|name| name.starts_with(prefix.as_bytes()))
+    }
+
+    /// Whether a file whose name, without its directory, satisfies `is_wanted` is mapped.
+    pub fn maps_file(&self, is_wanted: impl Fn(&[u8]) -> bool) -> bool {
         let bytes = self.kept(read(&self.folder.join("maps"))).unwrap_or_default();
         bytes.split(|byte| *byte == b'\n').any(|line| {
             let name = line.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-            name.len() < line.len() && name.starts_with(prefix.as_bytes())
+            name.len() < line.len() && is_wanted(name)
         })
     }
 
@@ -307,17 +312,23 @@ impl Process {
         self.kept(fs::read_link(self.folder.join("ns/net")))
     }
 
+    /// Its open descriptors and what each leads to; none when they cannot be listed.
+    pub fn descriptors(&self) -> impl Iterator<Item = (u32, PathBuf)> {
+        let entries = self.kept(fs::read_dir(self.folder.join("fd"))).into_iter().flatten();
+        entries.filter_map(|entry| {
+            let entry = entry.ok()?;
+            Some((entry.file_name().to_str()?.parse().ok()?, fs::read_link(entry.path()).ok()?))
+        })
+    }
+
     /// The inodes of its open sockets; none when its descriptors cannot be listed.
     #[must_use]
     pub fn socket_inodes(&self) -> Vec<u64> {
-        let Some(entries) = self.kept(fs::read_dir(self.folder.join("fd"))) else { return Vec::new() };
-        entries
-            .filter_map(|entry| {
-                let target = fs::read_link(entry.ok()?.path()).ok()?;
-                let inode = target.as_os_str().as_bytes().strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
-                std::str::from_utf8(inode).ok()?.parse().ok()
-            })
-            .collect()
+        let inode = |target: PathBuf| {
+            let inode = target.as_os_str().as_bytes().strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+            std::str::from_utf8(inode).ok()?.parse().ok()
+        };
+        self.descriptors().filter_map(|(_, target)| inode(target)).collect()
     }
 
     /// The file `name` under its folder.

@@ -147,9 +147,9 @@ pub struct Stall {
     pub holder: Option<Place>,
     /// Why there is no stack.
     pub no_stack: Option<String>,
-    /// Whether the turn had begun before the probe looked, so that it has lasted longer than is told.
+    /// Whether the iteration started before the probe attached; then `time` is a lower bound.
     pub begun_before: bool,
-    /// Whether the loop is known by its runtime, and not only by what its thread does.
+    /// Whether the loop was recognised by its runtime, rather than by how its thread behaves.
     pub recognised: bool,
 }
 

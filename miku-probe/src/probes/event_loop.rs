@@ -3,11 +3,11 @@
 //! Hooks: `sched:sched_switch`, raw from Linux 5.18 on and before 7, and `syscalls:sys_enter_*` of the calls in which selectors wait; from the first process on
 //! that is watched. Metrics: `miku_event_loop_*`.
 //!
-//! The kernel side keeps what it counts by thread, in a map that is read here once a second. Which threads are event loops
-//! is known where their runtime is ([`EventLoops::recognise`]), from the start and whatever they do. Of others it is told by what
-//! they do: they wait in one selector again and again, in which no other thread of their process waits, and are its first
-//! thread or were the first to use the socket of a stream. Threads of a pool wait for work at a lock, and are in no such map;
-//! those of runtimes that spread their work over threads, such as Go's and Tokio's, wait in one selector by turns.
+//! The kernel side keeps what it counts by thread, in a map that is read here once a second. A thread is an event loop if its
+//! runtime is known to run one ([`EventLoops::recognise`]), from the first sample on. Otherwise it must behave like one: it
+//! waits repeatedly in one selector, no other thread of the process waits in the same epoll descriptor, and it is the
+//! process's first thread or was the first to use the socket of a stream. Threads of a pool block on a lock and never appear in
+//! the map. The worker threads of Go and Tokio share one epoll descriptor, so none of them is a loop.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -20,7 +20,7 @@ use miku_probe_abi::{
     FILTER_SLOTS, LOOP_MOVES, LOOP_OFF, LOOP_RUNS, LOOP_WAITS, LoopThread, OFF_REASONS, OffReason, SwitchOffsets,
 };
 
-use super::maps::insert_new;
+use super::maps::{errno, insert_new};
 use super::unpreempted::Unpreempted;
 use super::{Form, Hook, Intent, Probe, ProbeError, TypesError, offsets};
 use crate::observations::Turns;
@@ -136,19 +136,19 @@ pub struct Turn {
     pub kind: TurnKind,
     /// How long it did not run in this turn until now, by [`OffReason`].
     pub off_cpu: [Nanos; OFF_REASONS],
-    /// Whether the turn had begun before anybody looked, so that `since` is when somebody first did.
+    /// Whether the iteration started before the first sample; then `since` is the time of that sample.
     pub begun_before: bool,
-    /// Whether the thread's runtime is known to run event loops.
+    /// Whether the loop was recognised by its runtime.
     pub recognised: bool,
 }
 
-/// What a thread did when it was first looked at.
+/// The state of a thread at its first sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// It waited in this selector, of those with a descriptor.
-    Waits(u32),
-    /// It was in the midst of a turn.
-    Turns(TurnKind),
+pub enum InitialState {
+    /// Idle: it waits in this epoll descriptor.
+    Waiting(u32),
+    /// In the middle of an iteration.
+    Iterating(TurnKind),
 }
 
 /// The threads that wait in selectors; clones share them, and any thread may ask at any time.
@@ -161,82 +161,79 @@ struct Tables {
     recognised: HashMap<u32, Recognised>,
 }
 
-/// A thread whose runtime is known.
+/// A thread that was recognised as an event loop by its runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Recognised {
     tgid: Tgid,
-    /// When it was entered here in the midst of a turn, if it was.
-    entered: Option<Nanos>,
+    /// When it was inserted, if that was in the middle of an iteration.
+    inserted_mid_iteration: Option<Nanos>,
 }
 
-/// What stands for the selector of a thread whose own is not known yet: the first epoll descriptor that it waits in takes its
-/// place.
-const NO_SELECTOR: u64 = u64::MAX;
+/// The selector of a thread whose epoll descriptor is not known yet. The kernel side replaces it by the first epoll descriptor
+/// that the thread waits in.
+const UNKNOWN_SELECTOR: u64 = u64::MAX;
 
-/// Selectors with a descriptor are below this.
-const DESCRIPTORS: u64 = 1 << 32;
+/// Values of [`LoopThread::selector`] below this are epoll descriptors.
+const EPOLL_SELECTORS_END: u64 = 1 << 32;
 
 impl EventLoops {
     pub(super) fn new(threads: aya::maps::HashMap<MapData, u32, LoopThread>, filter: Array<MapData, u64>) -> Self {
         Self(Arc::new(Mutex::new(Tables { threads, filter, recognised: HashMap::new() })))
     }
 
-    /// Takes a thread for an event loop from now on, whether or not it has waited yet: its runtime is one that runs them.
-    /// `selector` is the only epoll descriptor of its process, if there is only one.
+    /// Treats a thread as an event loop from now on, even before its first wait, because its runtime is known.
+    /// `selector` is the epoll descriptor of its process, if the process has exactly one.
     ///
     /// # Errors
     /// When the kernel side's table is full.
-    pub fn recognise(&self, tgid: Tgid, tid: u32, selector: Option<u32>, found: Found) -> Result<(), ProbeError> {
+    pub fn recognise(
+        &self,
+        tgid: Tgid,
+        tid: u32,
+        selector: Option<u32>,
+        state: InitialState,
+    ) -> Result<(), ProbeError> {
         let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let _unpreempted = Unpreempted::new();
         if tables.recognised.get(&tid).is_some_and(|known| known.tgid == tgid) {
             return Ok(());
         }
         let now = Nanos::now();
-        let thread = entered(tgid, selector, found, now);
-        let entered = match insert_new(&mut tables.threads, tid, thread) {
+        let thread = initial_thread(tgid, selector, state, now);
+        let inserted_mid_iteration = match insert_new(&mut tables.threads, tid, thread) {
             Ok(()) => {
                 // Last, as the kernel side does.
                 tables.filter.set(tid & (FILTER_SLOTS - 1), 1, 0)?;
-                matches!(found, Found::Turns(_)).then_some(now)
+                matches!(state, InitialState::Iterating(_)).then_some(now)
             }
-            Err(_) if tables.threads.get(&tid, 0).is_ok() => None,
+            Err(error) if errno(&error) == Some(libc::EEXIST) => None,
             Err(error) => return Err(error.into()),
         };
-        tables.recognised.insert(tid, Recognised { tgid, entered });
+        tables.recognised.insert(tid, Recognised { tgid, inserted_mid_iteration });
         Ok(())
     }
 
     /// The turns of now. A loop that sleeps in its selector is in none; one that is just about to, is in a turn of no
     /// length.
     pub fn current(&self) -> impl Iterator<Item = Turn> {
-        self.loops().into_iter().filter_map(|(tid, thread, known)| turn(tid, &thread, known, Nanos::now()))
+        self.loops().filter_map(|entry| turn(entry, Nanos::now()))
     }
 
     /// The processes that run event loops.
     #[must_use]
     pub fn processes(&self) -> HashSet<Tgid> {
-        self.loops().into_iter().map(|(_, thread, _)| Tgid(thread.tgid)).collect()
+        self.loops().map(|entry| Tgid(entry.thread.tgid)).collect()
     }
 
-    fn loops(&self) -> Vec<(u32, LoopThread, Option<Recognised>)> {
-        let tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let _unpreempted = Unpreempted::new();
-        let threads: Vec<(u32, LoopThread)> = tables.threads.iter().filter_map(Result::ok).collect();
-        loops(&threads, &tables.recognised)
+    fn loops(&self) -> impl Iterator<Item = Entry> {
+        self.entries().into_iter().filter(|entry| entry.is_loop)
     }
 
-    fn threads_of(&self, tgid: Tgid) -> Vec<u32> {
+    /// Reads the table once.
+    fn entries(&self) -> Vec<Entry> {
         let tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let _unpreempted = Unpreempted::new();
-        let threads = tables.threads.iter().filter_map(Result::ok);
-        threads.filter(|(_, thread)| thread.tgid == tgid.0).map(|(tid, _)| tid).collect()
-    }
-
-    fn threads(&self) -> Vec<(u32, LoopThread)> {
-        let tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let _unpreempted = Unpreempted::new();
-        tables.threads.iter().filter_map(Result::ok).collect()
+        classify(tables.threads.iter().filter_map(Result::ok).collect(), &tables.recognised)
     }
 
     fn remove(&self, tid: u32) {
@@ -248,34 +245,42 @@ impl EventLoops {
     }
 }
 
-/// What is entered of a thread that is first looked at now.
-fn entered(tgid: Tgid, selector: Option<u32>, found: Found, now: Nanos) -> LoopThread {
-    let (selector, state) = match found {
-        Found::Waits(selector) => (Some(selector), LOOP_WAITS),
-        Found::Turns(TurnKind::Runs) => (selector, LOOP_RUNS),
-        Found::Turns(TurnKind::Off(reason)) => (selector, LOOP_OFF + reason as u32),
+/// Builds the table entry of a thread that is sampled for the first time.
+fn initial_thread(tgid: Tgid, selector: Option<u32>, state: InitialState, now: Nanos) -> LoopThread {
+    let (selector, state) = match state {
+        InitialState::Waiting(selector) => (Some(selector), LOOP_WAITS),
+        InitialState::Iterating(TurnKind::Runs) => (selector, LOOP_RUNS),
+        InitialState::Iterating(TurnKind::Off(reason)) => (selector, LOOP_OFF + reason as u32),
     };
-    let selector = selector.map_or(NO_SELECTOR, u64::from);
+    let selector = selector.map_or(UNKNOWN_SELECTOR, u64::from);
     LoopThread { state, off_since: now.0, ..LoopThread::new(tgid.0, selector, now.0) }
 }
 
-/// Those of these threads that are event loops.
-fn loops(
-    threads: &[(u32, LoopThread)],
-    recognised: &HashMap<u32, Recognised>,
-) -> Vec<(u32, LoopThread, Option<Recognised>)> {
-    let mut waiting: HashMap<(u32, u64), u32> = HashMap::new();
-    for (_, thread) in threads.iter().filter(|(_, thread)| thread.selector < DESCRIPTORS) {
-        *waiting.entry((thread.tgid, thread.selector)).or_default() += 1;
-    }
-    let alone = |thread: &LoopThread| waiting.get(&(thread.tgid, thread.selector)).is_none_or(|count| *count < 2);
-    let told = threads
-        .iter()
-        .map(|(tid, thread)| (*tid, *thread, recognised.get(tid).filter(|known| known.tgid.0 == thread.tgid).copied()));
-    told.filter(|(tid, thread, known)| known.is_some() || (is_loop(*tid, thread) && alone(thread))).collect()
+/// A thread of the table.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    tid: u32,
+    thread: LoopThread,
+    recognised: Option<Recognised>,
+    is_loop: bool,
 }
 
-fn turn(tid: u32, thread: &LoopThread, known: Option<Recognised>, now: Nanos) -> Option<Turn> {
+/// Decides which threads run event loops.
+fn classify(threads: Vec<(u32, LoopThread)>, recognised: &HashMap<u32, Recognised>) -> Vec<Entry> {
+    let mut waiting: HashMap<(u32, u64), u32> = HashMap::new();
+    for (_, thread) in threads.iter().filter(|(_, thread)| thread.selector < EPOLL_SELECTORS_END) {
+        *waiting.entry((thread.tgid, thread.selector)).or_default() += 1;
+    }
+    let entry = |(tid, thread): (u32, LoopThread)| {
+        let recognised = recognised.get(&tid).filter(|known| known.tgid.0 == thread.tgid).copied();
+        let shared = waiting.get(&(thread.tgid, thread.selector)).is_some_and(|count| *count > 1);
+        let is_loop = recognised.is_some() || (behaves_like_loop(tid, &thread) && !shared);
+        Entry { tid, thread, recognised, is_loop }
+    };
+    threads.into_iter().map(entry).collect()
+}
+
+fn turn(Entry { tid, thread, recognised, .. }: Entry, now: Nanos) -> Option<Turn> {
     let kind = match thread.state {
         LOOP_WAITS => return None,
         LOOP_RUNS => TurnKind::Runs,
@@ -293,13 +298,13 @@ fn turn(tid: u32, thread: &LoopThread, known: Option<Recognised>, now: Nanos) ->
         since,
         kind,
         off_cpu,
-        begun_before: known.is_some_and(|known| known.entered == Some(since)),
-        recognised: known.is_some(),
+        begun_before: recognised.is_some_and(|known| known.inserted_mid_iteration == Some(since)),
+        recognised: recognised.is_some(),
     })
 }
 
-/// Whether what a thread does is what an event loop does.
-fn is_loop(tid: u32, thread: &LoopThread) -> bool {
+/// Whether a thread of an unknown runtime behaves like an event loop.
+fn behaves_like_loop(tid: u32, thread: &LoopThread) -> bool {
     let turns: u64 = thread.turns.iter().sum();
     turns >= TURNS_MIN && (tid == thread.tgid || thread.flags & LOOP_MOVES != 0)
 }
@@ -321,13 +326,12 @@ struct ToldThread {
 impl Told {
     /// What has been added since this was last asked, by process. Threads that are gone are told for the last time.
     pub fn growth(&mut self, loops: &EventLoops) -> Vec<(Tgid, Turns)> {
-        let threads = loops.threads();
-        self.threads.retain(|told, _| threads.iter().any(|(tid, thread)| (*tid, thread.generation) == *told));
-        let of_loops: HashSet<u32> = loops.loops().into_iter().map(|(tid, ..)| tid).collect();
+        let entries = loops.entries();
+        self.threads.retain(|told, _| entries.iter().any(|entry| (entry.tid, entry.thread.generation) == *told));
         let mut growth = Vec::new();
-        for (tid, thread) in threads {
+        for Entry { tid, thread, is_loop, .. } in entries {
             let delay = Delay::of(Tgid(thread.tgid), tid);
-            if of_loops.contains(&tid) {
+            if is_loop {
                 let told = self.threads.entry((tid, thread.generation)).or_default();
                 growth.push((Tgid(thread.tgid), told.growth(&thread, delay.nanos())));
             }
@@ -341,11 +345,15 @@ impl Told {
     /// The same for one process, whose threads are forgotten.
     pub fn last_growth(&mut self, loops: &EventLoops, tgid: Tgid) -> Vec<Turns> {
         let mut growth = Vec::new();
-        for (tid, thread, _) in loops.loops().into_iter().filter(|(_, thread, _)| thread.tgid == tgid.0) {
-            let mut told = self.threads.remove(&(tid, thread.generation)).unwrap_or_default();
-            growth.push(told.growth(&thread, None));
+        for Entry { tid, thread, is_loop, .. } in
+            loops.entries().into_iter().filter(|entry| entry.thread.tgid == tgid.0)
+        {
+            if is_loop {
+                let mut told = self.threads.remove(&(tid, thread.generation)).unwrap_or_default();
+                growth.push(told.growth(&thread, None));
+            }
+            loops.remove(tid);
         }
-        loops.threads_of(tgid).into_iter().for_each(|tid| loops.remove(tid));
         growth
     }
 }
@@ -434,51 +442,51 @@ mod tests {
             thread.flags = LOOP_MOVES;
             thread
         }
-        assert!(is_loop(7, &after(8)), "the first thread");
-        assert!(!is_loop(7, &after(7)), "it may only have looked for something");
-        assert!(!is_loop(8, &after(1_000)), "it waits, and nothing else is known of it");
-        assert!(is_loop(8, &moving(8)), "it moves bytes");
+        assert!(behaves_like_loop(7, &after(8)), "the first thread");
+        assert!(!behaves_like_loop(7, &after(7)), "it may only have looked for something");
+        assert!(!behaves_like_loop(8, &after(1_000)), "it waits, and nothing else is known of it");
+        assert!(behaves_like_loop(8, &moving(8)), "it moves bytes");
     }
 
     #[test]
-    fn threads_that_wait_in_one_selector_by_turns_are_no_loops() {
+    fn threads_that_share_an_epoll_descriptor_are_no_loops() {
         let (mut first, mut second, mut other) = (after(100), after(3), after(100));
         (first.flags, second.flags, other.flags) = (LOOP_MOVES, LOOP_MOVES, LOOP_MOVES);
         other.selector = 6;
-        let told = |threads: &[(u32, LoopThread)], known: &[(u32, Recognised)]| {
-            let loops = loops(threads, &known.iter().copied().collect());
-            loops.into_iter().map(|(tid, _, known)| (tid, known.is_some())).collect::<Vec<_>>()
+        let loops = |threads: &[(u32, LoopThread)], recognised: &[(u32, Recognised)]| {
+            let entries = classify(threads.to_vec(), &recognised.iter().copied().collect()).into_iter();
+            entries
+                .filter(|entry| entry.is_loop)
+                .map(|entry| (entry.tid, entry.recognised.is_some()))
+                .collect::<Vec<_>>()
         };
-        assert_eq!(told(&[(7, first), (9, other)], &[]), [(7, false), (9, false)]);
-        assert_eq!(told(&[(7, first), (8, second), (9, other)], &[]), [(9, false)]);
+        assert_eq!(loops(&[(7, first), (9, other)], &[]), [(7, false), (9, false)]);
+        assert_eq!(loops(&[(7, first), (8, second), (9, other)], &[]), [(9, false)]);
         second.tgid = 6;
-        assert_eq!(told(&[(7, first), (8, second)], &[]), [(7, false)], "another process has its own descriptors");
+        assert_eq!(loops(&[(7, first), (8, second)], &[]), [(7, false)], "another process has its own descriptors");
         second.tgid = 7;
-        let known = |tgid| (8, Recognised { tgid: Tgid(tgid), entered: None });
-        assert_eq!(told(&[(7, first), (8, second)], &[known(7)]), [(8, true)], "its runtime says so, whatever it did");
-        assert_eq!(told(&[(7, first), (8, second)], &[known(5)]), [], "the number was another's");
-        (first.selector, second.selector) = (DESCRIPTORS, DESCRIPTORS);
-        assert_eq!(
-            told(&[(7, first), (8, second)], &[]),
-            [(7, false)],
-            "what is polled without a descriptor is each one's"
-        );
+        let known = |tgid| (8, Recognised { tgid: Tgid(tgid), inserted_mid_iteration: None });
+        assert_eq!(loops(&[(7, first), (8, second)], &[known(7)]), [(8, true)], "recognised by its runtime");
+        assert_eq!(loops(&[(7, first), (8, second)], &[known(5)]), [], "the thread id belonged to another process");
+        (first.selector, second.selector) = (EPOLL_SELECTORS_END, EPOLL_SELECTORS_END);
+        assert_eq!(loops(&[(7, first), (8, second)], &[]), [(7, false)], "`poll` has no descriptor to share");
     }
 
     #[test]
-    fn a_thread_that_is_entered_in_the_midst_of_a_turn_began_it_before() {
-        let found = |found| entered(Tgid(7), None, found, Nanos(5_000));
-        let known = Some(Recognised { tgid: Tgid(7), entered: Some(Nanos(5_000)) });
-        let at = |thread: &LoopThread| turn(7, thread, known, Nanos(9_000));
-        let call = Found::Turns(TurnKind::Off(OffReason::Call));
-        let turn = at(&found(call)).expect("it is in a turn");
+    fn a_thread_inserted_mid_iteration_began_before() {
+        let inserted = |state| initial_thread(Tgid(7), None, state, Nanos(5_000));
+        let recognised = Some(Recognised { tgid: Tgid(7), inserted_mid_iteration: Some(Nanos(5_000)) });
+        let at = |thread| turn(Entry { tid: 7, thread, recognised, is_loop: true }, Nanos(9_000));
+        let call = InitialState::Iterating(TurnKind::Off(OffReason::Call));
+        let turn = at(inserted(call)).expect("it iterates");
         assert_eq!((turn.since, turn.begun_before, turn.recognised), (Nanos(5_000), true, true));
         assert_eq!(turn.off_cpu[OffReason::Call as usize], Nanos(4_000));
-        assert_eq!(at(&found(Found::Turns(TurnKind::Runs))).map(|turn| turn.kind), Some(TurnKind::Runs));
-        assert_eq!(at(&found(Found::Waits(3))), None);
-        let mut later = found(call);
+        let runs = at(inserted(InitialState::Iterating(TurnKind::Runs)));
+        assert_eq!(runs.map(|turn| turn.kind), Some(TurnKind::Runs));
+        assert_eq!(at(inserted(InitialState::Waiting(3))), None);
+        let mut later = inserted(call);
         later.turn_since = 6_000;
-        assert_eq!(at(&later).map(|turn| turn.begun_before), Some(false), "the next turn was seen to begin");
+        assert_eq!(at(later).map(|turn| turn.begun_before), Some(false), "the start of the next one was observed");
     }
 
     #[test]
@@ -486,7 +494,7 @@ mod tests {
         fn seen(state: u32) -> Option<Turn> {
             let mut thread = after(9);
             (thread.turn_since, thread.off_since, thread.state) = (5_000, 8_000, state);
-            turn(7, &thread, None, Nanos(9_000))
+            turn(Entry { tid: 7, thread, recognised: None, is_loop: true }, Nanos(9_000))
         }
         let told = |state| seen(state).map(|turn| (turn.since, turn.kind));
         assert_eq!(told(LOOP_RUNS), Some((Nanos(5_000), TurnKind::Runs)));

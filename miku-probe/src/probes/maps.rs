@@ -155,14 +155,14 @@ impl ConnectionTable {
     }
 }
 
-/// Enters what is not there yet.
+/// Inserts a key that must not exist yet.
 pub(super) fn insert_new<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: K, value: V) -> Result<(), MapError> {
     const NO_EXIST: u64 = 1; // BPF_NOEXIST of linux/bpf.h
     map.insert(key, value, NO_EXIST)
 }
 
 /// What the kernel said against the use of a map.
-fn errno(error: &MapError) -> Option<i32> {
+pub(super) fn errno(error: &MapError) -> Option<i32> {
     match error {
         MapError::SyscallError(error) => error.io_error.raw_os_error(),
         _ => None,

@@ -18,18 +18,19 @@ use std::thread;
 use std::time::Duration;
 
 use self::cause::{Waits, cause, on_cpu};
-use self::runtimes::Program;
+use self::runtimes::Runtime;
 use super::python::{Frame, StackError, Stacks, Thread, Tid};
 use super::{Sample, Samples, Target, Targets};
+use crate::discovery::process::ProcFs;
 use crate::observations::{Cause, Place, Stall, StallChange, StallThreshold};
-use crate::probes::event_loop::{EventLoops, Found, Turn};
+use crate::probes::event_loop::{EventLoops, InitialState, Turn};
 use crate::units::{Nanos, ServiceId, Tgid};
 
 /// How often one asks which processes have loops at all.
 const PROCESSES: Nanos = Nanos(1_000_000_000);
-/// How long after it was first looked which runtime a process has one looks again, and how long at most.
-const EXAMINE_FIRST: Nanos = Nanos(500_000_000);
-const EXAMINE_LEAST: Nanos = Nanos(60_000_000_000);
+/// The pause between the first two examinations of a process's runtime; it doubles each time, up to the second.
+const EXAMINE_PAUSE: Nanos = Nanos(500_000_000);
+const EXAMINE_PAUSE_MAX: Nanos = Nanos(60_000_000_000);
 /// How often a stall is told of while it lasts.
 const TELL: Nanos = Nanos(250_000_000);
 /// How long one waits for a stack.
@@ -43,8 +44,8 @@ trait Turns: Send {
     fn current(&mut self) -> Vec<Turn>;
     /// The processes that have loops.
     fn processes(&mut self) -> HashSet<Tgid>;
-    /// A thread's runtime runs event loops.
-    fn recognise(&mut self, tgid: Tgid, tid: Tid, selector: Option<u32>, found: Found);
+    /// Treats a thread as an event loop from now on.
+    fn recognise(&mut self, tgid: Tgid, tid: Tid, selector: Option<u32>, state: InitialState);
 }
 
 impl Turns for EventLoops {
@@ -56,9 +57,9 @@ impl Turns for EventLoops {
         EventLoops::processes(self)
     }
 
-    fn recognise(&mut self, tgid: Tgid, tid: Tid, selector: Option<u32>, found: Found) {
-        if let Err(error) = EventLoops::recognise(self, tgid, tid.0, selector, found) {
-            log::debug!("cannot watch the loop of thread {} of {tgid}: {error}", tid.0);
+    fn recognise(&mut self, tgid: Tgid, tid: Tid, selector: Option<u32>, state: InitialState) {
+        if let Err(error) = EventLoops::recognise(self, tgid, tid.0, selector, state) {
+            log::debug!("cannot watch the event loop in thread {} of pid {tgid}: {error}", tid.0);
         }
     }
 }
@@ -81,8 +82,15 @@ struct Watcher<T> {
     stalls: HashMap<Tid, Open>,
     /// When processes were last asked for.
     asked: Option<Nanos>,
-    /// When to look next which runtime a process has, and how long after that.
-    examined: HashMap<Tgid, (Nanos, Nanos)>,
+    /// When the runtime of each target is examined next.
+    examinations: HashMap<Tgid, Examination>,
+}
+
+/// The next examination of a process, and the pause after it.
+#[derive(Clone, Copy)]
+struct Examination {
+    due: Nanos,
+    pause: Nanos,
 }
 
 /// A stall that lasts.
@@ -111,7 +119,7 @@ impl<T: Turns> Watcher<T> {
             stacks: Stacks::default(),
             stalls: HashMap::new(),
             asked: None,
-            examined: HashMap::new(),
+            examinations: HashMap::new(),
         }
     }
 
@@ -163,31 +171,35 @@ impl<T: Turns> Watcher<T> {
         wake
     }
 
-    /// Looks for loops in processes in which none need have turned yet: at once, since one may hang already, and again and
-    /// ever less often, since a program may begin with one later.
+    /// Recognises event loops by their runtime: in a new target at once, since its loop may already be stalled, and later again
+    /// at growing intervals, since a program may start a loop at any time.
     fn examine(&mut self, targets: &[Target], now: Nanos) {
-        self.examined.retain(|tgid, _| targets.iter().any(|target| target.tgid == *tgid));
-        for Target { tgid, .. } in targets.iter().copied() {
-            let (due, pause) = self.examined.get(&tgid).copied().unwrap_or((now, EXAMINE_FIRST));
-            if due > now {
-                continue;
+        self.examinations.retain(|tgid, _| targets.iter().any(|target| target.tgid == *tgid));
+        for Target { tgid, .. } in targets {
+            let next = self.examinations.entry(*tgid).or_insert(Examination { due: now, pause: EXAMINE_PAUSE });
+            if next.due <= now {
+                *next = Examination { due: now + next.pause, pause: EXAMINE_PAUSE_MAX.min(Nanos(next.pause.0 * 2)) };
+                self.recognise_loops(*tgid, now);
             }
-            self.examined.insert(tgid, (now + pause, EXAMINE_LEAST.min(Nanos(pause.0 * 2))));
-            let program = Program::of(tgid);
-            let threads = match program {
-                Program::Python => self.stacks.threads(tgid, now, PATIENCE),
-                Program::Libuv => Ok(Vec::new()),
-                Program::Other => continue,
-            };
-            let threads = threads.unwrap_or_default();
-            let of_python =
-                threads.iter().filter(|thread| runtimes::runs_loop(&thread.frames)).filter_map(|thread| thread.tid);
-            let of_libuv = (program == Program::Libuv).then_some(Tid(tgid.0));
-            let selector = runtimes::only_selector(tgid);
-            for tid in of_python.chain(of_libuv) {
-                if let Some(found) = activity::found(tgid, tid) {
-                    self.turns.recognise(tgid, tid, selector, found);
-                }
+        }
+    }
+
+    fn recognise_loops(&mut self, tgid: Tgid, now: Nanos) {
+        let Some(process) = ProcFs::default().process(tgid) else { return };
+        let loops: Vec<Tid> = match Runtime::of(&process) {
+            Runtime::Python => {
+                // Without stacks, only how its threads behave is left to go by.
+                let threads = self.stacks.threads(tgid, now, PATIENCE).unwrap_or_default();
+                let loops = threads.iter().filter(|thread| runtimes::runs_loop(&thread.frames));
+                loops.filter_map(|thread| thread.tid).collect()
+            }
+            Runtime::Libuv => vec![Tid(tgid.0)],
+            Runtime::Other => return,
+        };
+        let selector = runtimes::only_selector(&process);
+        for tid in loops {
+            if let Some(state) = activity::initial_state(tgid, tid) {
+                self.turns.recognise(tgid, tid, selector, state);
             }
         }
     }
@@ -405,7 +417,7 @@ mod tests {
             self.current().iter().map(|turn| turn.tgid).collect()
         }
 
-        fn recognise(&mut self, _: Tgid, _: Tid, _: Option<u32>, _: Found) {}
+        fn recognise(&mut self, _: Tgid, _: Tid, _: Option<u32>, _: InitialState) {}
     }
 
     #[test]

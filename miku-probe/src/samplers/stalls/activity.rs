@@ -7,49 +7,52 @@ use std::os::unix::fs::FileTypeExt as _;
 use miku_probe_abi::OffReason;
 
 use super::cause::Wait;
-use crate::probes::event_loop::{Found, TurnKind};
+use crate::probes::event_loop::{InitialState, TurnKind};
 use crate::samplers::python::Tid;
 use crate::units::Tgid;
 
 /// What a thread waits for now. A kernel that does not tell says nothing of anything.
 pub(super) fn wait(tgid: Tgid, tid: Tid) -> Wait {
-    let text = fs::read_to_string(format!("/proc/{tgid}/task/{}/syscall", tid.0)).unwrap_or_default();
-    Call::parse(&text).map_or(Wait::Other, |call| call.wait(|fd| is_on_disk(tgid, fd)))
+    let call = syscall(tgid, tid).and_then(|text| Call::parse(&text));
+    call.map_or(Wait::Other, |call| call.wait(|fd| is_on_disk(tgid, fd)))
 }
 
-/// What a thread does now, as the kernel side would say; none when it has ended, or when that is not told.
-pub(super) fn found(tgid: Tgid, tid: Tid) -> Option<Found> {
-    let text = fs::read_to_string(format!("/proc/{tgid}/task/{}/syscall", tid.0)).ok()?;
-    Some(found_by(&text))
+/// The state of a thread now, in the kernel side's terms; none when the thread has ended or `/proc` does not show its call.
+pub(super) fn initial_state(tgid: Tgid, tid: Tid) -> Option<InitialState> {
+    syscall(tgid, tid).map(|text| parse_state(&text))
 }
 
-/// The same by the text of the file `syscall`: what blocks outside of any call waits for a page of its memory.
-fn found_by(text: &str) -> Found {
+fn syscall(tgid: Tgid, tid: Tid) -> Option<String> {
+    fs::read_to_string(format!("/proc/{tgid}/task/{}/syscall", tid.0)).ok()
+}
+
+/// Maps the file `syscall` to a state, by the same rules as `event_loop.rs` on the kernel side. A thread that blocks outside of
+/// any call waits for a page of its memory.
+fn parse_state(text: &str) -> InitialState {
     let Some(call) = Call::parse(text) else {
-        let off = text.starts_with('-');
-        return Found::Turns(if off { TurnKind::Off(OffReason::Disk) } else { TurnKind::Runs });
+        let kind = if text.starts_with('-') { TurnKind::Off(OffReason::Disk) } else { TurnKind::Runs };
+        return InitialState::Iterating(kind);
     };
     let [first, second, ..] = call.arguments;
     #[cfg(target_arch = "x86_64")]
-    match call.number {
-        libc::SYS_epoll_wait => {
-            return u32::try_from(first & 0xffff_ffff).map_or(Found::Turns(TurnKind::Runs), Found::Waits);
-        }
-        libc::SYS_select if first == 0 => return Found::Turns(TurnKind::Off(OffReason::Sleep)),
-        libc::SYS_poll if second == 0 => return Found::Turns(TurnKind::Off(OffReason::Sleep)),
-        _ => {}
+    let (epoll_wait, select, poll) = (libc::SYS_epoll_wait, libc::SYS_select, libc::SYS_poll);
+    // Other architectures have only the newer calls.
+    #[cfg(not(target_arch = "x86_64"))]
+    let (epoll_wait, select, poll) = (libc::SYS_epoll_pwait, libc::SYS_pselect6, libc::SYS_ppoll);
+    let number = call.number;
+    if [epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2].contains(&number) {
+        // The kernel takes a descriptor from the lower half of the register.
+        return InitialState::Waiting((first & 0xffff_ffff) as u32);
     }
-    let reason = match call.number {
-        libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => {
-            return u32::try_from(first & 0xffff_ffff).map_or(Found::Turns(TurnKind::Runs), Found::Waits);
-        }
-        libc::SYS_nanosleep | libc::SYS_clock_nanosleep => OffReason::Sleep,
-        libc::SYS_pselect6 if first == 0 => OffReason::Sleep,
-        libc::SYS_ppoll if second == 0 => OffReason::Sleep,
-        libc::SYS_futex | libc::SYS_flock | libc::SYS_fcntl => OffReason::Lock,
-        _ => OffReason::Call,
-    };
-    Found::Turns(TurnKind::Off(reason))
+    let sleeps = [libc::SYS_nanosleep, libc::SYS_clock_nanosleep].contains(&number)
+        || ([select, libc::SYS_pselect6].contains(&number) && first == 0)
+        || ([poll, libc::SYS_ppoll].contains(&number) && second == 0);
+    let locks = [libc::SYS_futex, libc::SYS_flock, libc::SYS_fcntl].contains(&number);
+    InitialState::Iterating(TurnKind::Off(match (sleeps, locks) {
+        (true, _) => OffReason::Sleep,
+        (false, true) => OffReason::Lock,
+        (false, false) => OffReason::Call,
+    }))
 }
 
 /// Whether a descriptor is of a file or a disk, and not of a socket, a pipe or a terminal.
@@ -147,6 +150,29 @@ mod tests {
         assert_eq!(waits(&call(libc::SYS_futex, "0x0"), false), Some(Wait::Lock));
         assert_eq!(waits(&call(libc::SYS_flock, "0x0"), false), Some(Wait::Lock));
         assert_eq!(waits(&call(libc::SYS_recvfrom, "0x0"), false), Some(Wait::Other));
+    }
+
+    #[test]
+    fn a_state_is_parsed_from_the_call() {
+        let state = |number: libc::c_long, first: &str, second: &str| {
+            parse_state(&format!("{number} {first} {second} 0x7ffe 0x0 0x0 0x0 0x7ffd 0x7f12\n"))
+        };
+        let off = |reason| InitialState::Iterating(TurnKind::Off(reason));
+        assert_eq!(parse_state("running\n"), InitialState::Iterating(TurnKind::Runs));
+        assert_eq!(parse_state("-1 0x7ffd 0x7f12\n"), off(OffReason::Disk));
+        assert_eq!(state(libc::SYS_epoll_wait, "0x5", "0x7ffd"), InitialState::Waiting(5));
+        assert_eq!(state(libc::SYS_epoll_pwait, "0xffffffff00000006", "0x7ffd"), InitialState::Waiting(6));
+        assert_eq!(state(libc::SYS_epoll_pwait2, "0x7", "0x7ffd"), InitialState::Waiting(7));
+        for number in [libc::SYS_nanosleep, libc::SYS_clock_nanosleep, libc::SYS_select, libc::SYS_pselect6] {
+            assert_eq!(state(number, "0x0", "0x1"), off(OffReason::Sleep));
+        }
+        for number in [libc::SYS_poll, libc::SYS_ppoll] {
+            assert_eq!(state(number, "0x7ffd", "0x0"), off(OffReason::Sleep));
+        }
+        for number in [libc::SYS_futex, libc::SYS_flock, libc::SYS_fcntl] {
+            assert_eq!(state(number, "0x3", "0x1"), off(OffReason::Lock));
+        }
+        assert_eq!(state(libc::SYS_recvfrom, "0x3", "0x7ffd"), off(OffReason::Call));
     }
 
     #[test]

@@ -1,19 +1,15 @@
-//! Which runtimes run event loops, and which threads run them: known from what a process has mapped and from the functions that
-//! a thread is in, whatever it does at the moment.
+//! Recognises event loops by their runtime: by the interpreter or executable of a process, and by the Python functions on a
+//! thread's stack. It works whatever the thread does at the moment, so also for a loop that is already stalled.
 
-use std::fs::{self, File};
-use std::io::Read as _;
 use std::path::Path;
 
+use crate::discovery::candidates::is_python;
+use crate::discovery::process::Process;
 use crate::samplers::python::Frame;
-use crate::units::Tgid;
 
-/// How much is read of what a process has mapped: of a large one the interpreter is among the first.
-const MAPS_MAX: u64 = 1 << 20;
-
-/// The functions within which Python's event loops turn, by the ends of their files' paths. What turns in compiled code, as
-/// uvloop does, is called from one of them.
-const TURNING: [(&str, &[&str]); 9] = [
+/// The functions that run Python event loops, by the end of their file's path. Compiled loops such as uvloop's are called from
+/// one of them.
+const LOOP_FUNCTIONS: [(&str, &[&str]); 9] = [
     ("asyncio/base_events.py", &["_run_once", "run_forever", "run_until_complete"]),
     ("asyncio/runners.py", &["run"]),
     ("uvloop/__init__.py", &["run"]),
@@ -25,48 +21,39 @@ const TURNING: [(&str, &[&str]); 9] = [
     ("gevent/hub.py", &["run"]),
 ];
 
-/// What a process is, as far as it matters here.
+/// The runtime of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Program {
-    /// A Python interpreter is in it.
+pub(super) enum Runtime {
+    /// A Python interpreter.
     Python,
-    /// Its first thread runs libuv, as Node does.
+    /// Node: the first thread runs libuv's loop.
     Libuv,
-    /// Anything else.
+    /// No runtime that is known here.
     Other,
 }
 
-impl Program {
-    /// That of a process, by its executable and what it has mapped. One that has ended is anything else.
-    pub(super) fn of(tgid: Tgid) -> Self {
-        let executable = fs::read_link(format!("/proc/{tgid}/exe")).unwrap_or_default();
-        let mut maps = Vec::new();
-        if let Ok(file) = File::open(format!("/proc/{tgid}/maps")) {
-            // What could be read tells what it tells.
-            let _cut: Result<usize, _> = file.take(MAPS_MAX).read_to_end(&mut maps);
-        }
-        Self::told(&executable, &String::from_utf8_lossy(&maps))
-    }
-
-    fn told(executable: &Path, maps: &str) -> Self {
-        let name = executable.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name == "node" || name == "nodejs" {
+impl Runtime {
+    /// The runtime of a process, by its executable, its name and its mapped files.
+    pub(super) fn of(process: &Process) -> Self {
+        if process.exe().is_some_and(|exe| ["node", "nodejs"].contains(&exe.name())) {
             return Self::Libuv;
         }
-        let mut files = maps.lines().filter_map(|line| line.split_once('/')?.1.rsplit('/').next());
-        if name.starts_with("python") || files.any(|file| file.starts_with("libpython") || file.contains(".cpython-")) {
-            return Self::Python;
-        }
-        Self::Other
+        // A statically linked interpreter shows in the extension modules that it has loaded.
+        let interpreter =
+            |name: &[u8]| name.starts_with(b"libpython") || name.windows(MODULE.len()).any(|window| window == MODULE);
+        if is_python(process, false) || process.maps_file(interpreter) { Self::Python } else { Self::Other }
     }
 }
 
-/// Whether a thread whose calls these are, innermost first, runs an event loop.
+/// In the file names of CPython's extension modules.
+const MODULE: &[u8] = b".cpython-";
+
+/// Whether a thread with this Python stack runs an event loop.
 pub(super) fn runs_loop(frames: &[Frame]) -> bool {
     frames.iter().any(|frame| {
         // With its class, from CPython 3.11 on.
         let function = frame.function.rsplit('.').next().unwrap_or_default();
-        TURNING.iter().any(|(file, functions)| in_file(&frame.file, file) && functions.contains(&function))
+        LOOP_FUNCTIONS.iter().any(|(file, functions)| in_file(&frame.file, file) && functions.contains(&function))
     })
 }
 
@@ -74,32 +61,41 @@ fn in_file(path: &str, end: &str) -> bool {
     path.strip_suffix(end).is_some_and(|start| start.is_empty() || start.ends_with('/'))
 }
 
-/// The epoll descriptor of a process that has only one.
-pub(super) fn only_selector(tgid: Tgid) -> Option<u32> {
-    let folder = fs::read_dir(format!("/proc/{tgid}/fd")).ok()?;
-    let is_selector = |path: &Path| fs::read_link(path).is_ok_and(|link| link == Path::new("anon_inode:[eventpoll]"));
-    let mut selectors = folder.filter_map(Result::ok).filter(|entry| is_selector(&entry.path()));
-    let only = selectors.next()?.file_name().to_str()?.parse().ok()?;
+/// The epoll descriptor of a process that has exactly one.
+pub(super) fn only_selector(process: &Process) -> Option<u32> {
+    let is_epoll = |target: &Path| target == Path::new("anon_inode:[eventpoll]");
+    let mut selectors = process.descriptors().filter(|(_, target)| is_epoll(target)).map(|(fd, _)| fd);
+    let only = selectors.next()?;
     selectors.next().is_none().then_some(only)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Command, Stdio};
+
     use super::*;
+    use crate::discovery::fixture::{Fixture, Sketch};
+    use crate::discovery::process::ProcFs;
+    use crate::units::Tgid;
 
     #[test]
-    fn a_program_is_told_by_what_is_mapped() {
-        let of = |executable: &str, maps: &str| Program::told(Path::new(executable), maps);
-        assert_eq!(of("/usr/bin/python3.11", ""), Program::Python);
-        assert_eq!(of("/app/bot", "7f00-7f10 r-xp 0 0:1 5 /app/_internal/libpython3.12.so.1.0\n"), Program::Python);
+    fn a_runtime_is_known_by_executable_and_mapped_files() {
+        let fixture = Fixture::new();
+        let of = |exe: &str, maps: &str| {
+            fixture.add(&Sketch { exe, maps, ..Sketch::new(10) });
+            Runtime::of(&fixture.proc.process(Tgid(10)).expect("it is in the fixture"))
+        };
+        assert_eq!(of("/usr/bin/python3.11", ""), Runtime::Python);
+        assert_eq!(of("/app/bot", "7f00-7f10 r-xp 0 0:1 5 /app/_internal/libpython3.12.so.1.0\n"), Runtime::Python);
         let module = "7f00-7f10 r-xp 0 0:1 5 /usr/lib/x/_ssl.cpython-311-x86_64-linux-gnu.so\n";
-        assert_eq!(of("/usr/bin/uwsgi", module), Program::Python);
-        assert_eq!(of("/usr/bin/node", module), Program::Libuv);
+        assert_eq!(of("/usr/bin/uwsgi", module), Runtime::Python);
+        assert_eq!(of("/usr/bin/node", module), Runtime::Libuv);
+        assert_eq!(of("/usr/bin/node (deleted)", module), Runtime::Libuv, "it was upgraded meanwhile");
         assert_eq!(
             of("/usr/bin/cat", "7f00-7f10 r--p 0 0:1 5 /srv/python/libc.so.6\n7f20-7f30 rw-p 0 0:0 0 [heap]\n"),
-            Program::Other
+            Runtime::Other
         );
-        assert_eq!(Program::of(Tgid(i32::MAX.cast_unsigned())), Program::Other, "there is none");
     }
 
     #[test]
@@ -120,13 +116,30 @@ mod tests {
     }
 
     #[test]
-    fn the_only_selector_of_a_process() {
-        // SAFETY: the call makes a descriptor, which is closed below.
-        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        // Other tests of this program have theirs.
-        let only = only_selector(Tgid(std::process::id()));
-        assert!(only.is_none_or(|only| only == fd.cast_unsigned()), "{only:?}");
-        // SAFETY: nobody else knows the descriptor.
-        assert_eq!(unsafe { libc::close(fd) }, 0);
+    fn only_selector_needs_exactly_one_epoll_descriptor() {
+        let selector_of_child = |epolls: usize| {
+            let mut command = Command::new("cat");
+            command.stdin(Stdio::piped()).stdout(Stdio::null());
+            // SAFETY: between fork and exec the closure only makes system calls, which are async-signal-safe.
+            unsafe {
+                command.pre_exec(move || {
+                    (0..epolls).try_for_each(|_| match libc::epoll_create1(0) {
+                        -1 => Err(std::io::Error::last_os_error()),
+                        _ => Ok(()),
+                    })
+                });
+            }
+            let mut child = command.spawn().expect("every machine has cat");
+            let process = ProcFs::default().process(Tgid(child.id())).expect("it runs");
+            let only = only_selector(&process);
+            let opened: Vec<u32> = process.descriptors().map(|(fd, _)| fd).filter(|fd| *fd > 2).collect();
+            drop(child.stdin.take());
+            child.wait().expect("it is ours");
+            (only, opened)
+        };
+        assert_eq!(selector_of_child(0).0, None);
+        let (only, opened) = selector_of_child(1);
+        assert!(only.is_some_and(|only| opened.contains(&only)), "{only:?} of {opened:?}");
+        assert_eq!(selector_of_child(2).0, None);
     }
 }
