@@ -1,13 +1,14 @@
-"""Programs that hang before anybody looks, and such as only look like event loops: `hung.py KIND` says `hangs` when it does.
+"""Programs with and without a stalled event loop: `hung.py KIND [--after-input]` prints `hangs` once it hangs.
 
-`socket` and `computes` are bots whose loop has turned for a while and hangs then. `shared` has threads that wait in one
-selector by turns and for their work elsewhere, as runtimes do that spread tasks over threads. `script` waits in selectors
-within calls that come back, and then sleeps.
+`socket` and `computes` are bots whose event loop stalls after some iterations. `polls` is an idle bot whose event loop waits in
+`poll`. `shared` has threads that share one epoll descriptor and then block elsewhere, like the workers of Go and Tokio.
+`script` has no event loop: it selects repeatedly and then sleeps. With `--after-input` it begins at the first line of input.
 """
 
 import asyncio
 import os
 import select
+import selectors
 import socket
 import sys
 import threading
@@ -26,20 +27,28 @@ def computes():
 
 
 async def bot(hang):
+    # Enough iterations to be taken for an event loop by behaviour alone.
     for _ in range(20):
         await asyncio.sleep(0.01)
     print("hangs", flush=True)
     hang()
 
 
+def polls():
+    async def idle():
+        print("hangs", flush=True)
+        await asyncio.Event().wait()
+
+    asyncio.SelectorEventLoop(selectors.PollSelector()).run_until_complete(idle())
+
+
 def shared():
-    """Each turn ends with something to do for the others, so that all of them have waited when they wait for the lock."""
     selector, (reader, writer) = select.epoll(), os.pipe()
     selector.register(reader, select.EPOLLIN)
     lock, peers = threading.Lock(), socket.socketpair()
     waited = threading.Barrier(3)
 
-    def turns():
+    def work():
         for _ in range(30):
             with lock:
                 os.write(writer, b"x")
@@ -52,8 +61,8 @@ def shared():
         threading.Event().wait()
 
     for _ in range(2):
-        threading.Thread(target=turns, daemon=True).start()
-    turns()
+        threading.Thread(target=work, daemon=True).start()
+    work()
 
 
 def script():
@@ -69,10 +78,10 @@ def script():
 KINDS = {
     "socket": lambda: asyncio.run(bot(asks_a_silent_server)),
     "computes": lambda: asyncio.run(bot(computes)),
+    "polls": polls,
     "shared": shared,
     "script": script,
 }
-# The rest waits until somebody looks, or has before it is said to hang.
 if sys.argv[2:] == ["--after-input"]:
     sys.stdin.readline()
 KINDS[sys.argv[1]]()

@@ -91,18 +91,19 @@ async def main():
     loop = asyncio.get_running_loop()
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    ticking = asyncio.ensure_future(asyncio.sleep(0) if arguments.still else tick())
+    ticking = None if arguments.still else asyncio.ensure_future(tick())
     print("ready", sys.version.split()[0], type(loop).__module__, flush=True)
     while command := await commands.readline():
         kind, seconds = command.decode().split()
         print(json.dumps(await plant(kind, float(seconds))), flush=True)
         await asyncio.sleep(0.01)
-    ticking.cancel()
+    if ticking:
+        ticking.cancel()
 
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--uvloop", action="store_true")
-parser.add_argument("--still", action="store_true", help="turn only when there is something to do")
+parser.add_argument("--still", action="store_true", help="iterate only when there is something to do")
 parser.add_argument("--threads", type=int, default=0, help="threads that wait, beside the loop")
 parser.add_argument("--folder", default=tempfile.gettempdir(), help="where to write")
 arguments = parser.parse_args()

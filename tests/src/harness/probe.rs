@@ -183,7 +183,7 @@ impl Probe {
         })
     }
 
-    /// What its health says now of this check.
+    /// The current result of a health check.
     #[must_use]
     pub fn check(&self, name: &str, service: &str) -> Option<Value> {
         check_of(&self.health(), name, service).cloned()

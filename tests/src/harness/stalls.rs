@@ -51,15 +51,24 @@ fn object(line: &str) -> Option<Value> {
     serde_json::from_str::<Value>(line).ok().filter(Value::is_object)
 }
 
+/// Starts `miku-probe stalls` on a service, with these options, and waits until it watches a process.
+///
+/// # Panics
+/// When it does not.
+#[must_use]
+pub fn start_log(service: &str, options: &[&str]) -> Process {
+    let log = Process::start("stalls", command(&["stalls", "--service", service]).args(options));
+    log.wait_complained(PATIENCE, |line| line.contains("watching the loops").then_some(()));
+    log
+}
+
 /// A running `miku-probe stalls`, with these options, that knows the loop. It is known after some turns, and its program's
 /// symbols after a while; so the loop is blocked for `seconds` until a stall is told with its place.
 ///
 /// # Panics
 /// When that is never.
 pub fn watch(blocked: &mut Blocked, options: &[&str], seconds: f64) -> Process {
-    let mut command = command(&["stalls", "--service", &blocked.service()]);
-    let log = Process::start("stalls", command.args(options));
-    log.wait_complained(PATIENCE, |line| line.contains("watching the loops").then_some(()));
+    let log = start_log(&blocked.service(), options);
     let known = eventually(PATIENCE, || {
         blocked.plant("sleep", seconds);
         let place = |line: &String| line.contains("in sleeps (") || line.contains("stalls.py:sleeps");

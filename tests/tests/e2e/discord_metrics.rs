@@ -467,9 +467,9 @@ fn phases_of_a_stream() {
     }
 }
 
-/// Of people who are answered at once, some eight at any time, it is told of most how long their model took: each call takes
-/// as long as any other. The busier the machine, the more arrives in one turn of the bot, and the fewer are told of, of whom the
-/// model's times are a matter of chance.
+/// With some eight replies in flight, most of them have the model's phases, and all calls take the same time. On a busy machine
+/// more arrives in one iteration of the bot's loop, so fewer replies have phases, and their mean is only bounded by the shortest
+/// and the longest call.
 fn phases_of_many_streams_at_once() {
     const COUNT: usize = 120;
     let least = if holds_to_promises() { COUNT * 7 / 10 } else { 1 };

@@ -178,7 +178,7 @@ fn health_by_thresholds() {
     let since: Timestamp = since.parse().unwrap_or_else(|error| panic!("{since}: {error}"));
     let cut = SignedDuration::from_millis(1);
     assert!(since >= before - cut && since <= after, "{since} is not between {before} and {after}");
-    // How long it lasts grows with the clock. A check that has only just failed is 0 ms old.
+    // The duration grows with the clock; right after the failure it is 0 ms.
     let seconds = |check: &Value| SignedDuration::from_secs_f64(check["seconds"].as_f64().expect("for how long"));
     let first = seconds(&check);
     assert!(after - first >= before - cut && !first.is_negative(), "it lasted {first} of {}", after - before);

@@ -28,8 +28,8 @@ pub(crate) fn cases() -> Vec<Case> {
 const TOKENS: u64 = 10;
 const COUNT: &str = "miku_llm_request_duration_seconds_count";
 
-/// What adding and printing may take from a sum of seconds.
-const CUT: f64 = 1e-6;
+/// The rounding error of an exported sum of seconds.
+const ROUNDING: f64 = 1e-6;
 
 /// A stand-in, a probe on it, and what it writes down.
 struct Stage {
@@ -74,14 +74,14 @@ impl Stage {
             let nanos = to.as_u64().expect("a time") - call["received"].as_u64().expect("a time");
             Duration::from_nanos(nanos).as_secs_f64()
         };
-        // It looked at its clock before and after it wrote the first token.
+        // The stand-in reads its clock before and after it writes the first token.
         let [after, before] =
             [0, 2].map(|at| calls.iter().map(|call| since(call, &call["tokens"][0][at])).sum::<f64>());
         let seen = scrape.sum("miku_llm_time_to_first_token_seconds_sum", &labels);
-        // The request comes in some time before the stand-in has read it: what is seen is longer by that, never shorter.
+        // The request arrives before the stand-in reads it, so the probe's time is longer by that, never shorter.
         let more = (tolerance() + 0.002) * calls.len() as f64;
         assert!(
-            (before - CUT..=after + more).contains(&seen),
+            (before - ROUNDING..=after + more).contains(&seen),
             "{model}: {before} to {after} s by the stand-in, {seen} s by the probe"
         );
         let events = |call: &Value| -> u64 {

@@ -288,7 +288,7 @@ fn a_long_end() {
     assert_eq!(probe.scrape().count("miku_process_starts_total", &[("service", "bot")]), 1, "it was one process");
 }
 
-/// Whoever has done its work is no fault, unless the service is required.
+/// A process that exits with code 0 fails health only if its service is required.
 fn ended_well() {
     for (required, status, code) in [(false, "ok", 200), (true, "failing", 503)] {
         let mut subject = Subject::start();

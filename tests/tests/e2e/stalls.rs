@@ -1,11 +1,12 @@
 //! Event loops that are blocked on purpose, at lines and for times that the program itself tells.
 
+use std::process::Command;
 use std::time::Duration;
 
-use miku_probe_tests::harness::probe::{Probe, command, exit_limit};
+use miku_probe_tests::harness::probe::{Probe, exit_limit};
 use miku_probe_tests::harness::process::Process;
 use miku_probe_tests::harness::python::Python;
-use miku_probe_tests::harness::stalls::{Blocked, KINDS, told, watch};
+use miku_probe_tests::harness::stalls::{Blocked, KINDS, start_log, told, watch};
 use miku_probe_tests::harness::{PATIENCE, eventually};
 
 use crate::stage::Config;
@@ -26,6 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(a_loop_that_dies_in_a_stall, PlainPython),
         case!(hung_before_anybody_looked, PlainPython),
         case!(node_hung_before_anybody_looked, Node),
+        case!(idle_loop_on_poll, PlainPython),
         case!(what_only_looks_like_a_loop, PlainPython),
         case!(the_first_stall_has_its_place, PlainPython),
     ]
@@ -78,7 +80,6 @@ fn the_log_for_people() {
 fn metrics_name_the_place() {
     let mut blocked = Blocked::start(&plain().expect("the case needs it"), &[]);
     let probe = Probe::attach(&[&blocked.service()]);
-    const STALLS: &str = "miku_event_loop_stalls_total";
     let stalls = |place: &str, threshold: &str| {
         let labels = [("service", "bot"), ("threshold", threshold), ("where", place)];
         probe.scrape().try_count(STALLS, &labels)
@@ -114,22 +115,27 @@ fn a_loop_that_dies_in_a_stall() {
     eventually(PATIENCE, || says("\"ended\"")).unwrap_or_else(|| panic!("its end is not told: {}", log.story()));
 }
 
-/// A program that hangs, or only seems to: see `hung.py`.
-fn hung(kind: &str) -> Process {
+/// Starts a program of `hung.py`, with these arguments.
+fn start(arguments: &[&str]) -> Process {
     let mut command = plain().expect("the case needs it").script("hung.py");
-    let process = Process::start("the hung program", command.arg(kind));
+    Process::start("the hung program", command.args(arguments))
+}
+
+fn wait_hangs(process: &Process) {
     process.wait_said(PATIENCE, |line| (line == "hangs").then_some(()));
-    process
 }
 
-fn log_of(process: &Process) -> Process {
-    let service = format!("bot=pid:{}", process.pid());
-    let log = Process::start("stalls", &mut command(&["stalls", "--service", &service]));
-    log.wait_complained(PATIENCE, |line| line.contains("watching the loops").then_some(()));
-    log
+fn service(process: &Process) -> String {
+    format!("bot=pid:{}", process.pid())
 }
 
-/// Ends a log, and tells what it said.
+/// Waits until a log reports a stall of at least a second that began before it, with this cause.
+fn wait_begun_before(log: &Process, bot: &Process, cause: &str) {
+    let line = format!("bot (pid {}) stalled for at least 1.0 s: {cause}", bot.pid());
+    log.wait_said(PATIENCE, |said| said.contains(&line).then_some(()));
+}
+
+/// Ends a log and returns its lines.
 fn ended(mut log: Process) -> Vec<String> {
     let status = log.stop(libc::SIGINT, exit_limit());
     assert_eq!(status.code(), Some(0), "{}", log.story());
@@ -137,84 +143,105 @@ fn ended(mut log: Process) -> Vec<String> {
     log.said()
 }
 
-/// A loop hangs already when somebody comes to look: it is told at once, and where, with the time since somebody looked.
+/// Starts a probe whose health fails after a second of stall.
+fn judging(services: &[(&str, &Process)]) -> (Config, Probe) {
+    let services = services.iter().map(|(name, process)| {
+        let pid = process.pid();
+        format!("[[service]]\nname = \"{name}\"\npid = {pid}\n")
+    });
+    let config = Config::new(&format!("[health]\nloop_stall_seconds = 1\n{}", services.collect::<String>()));
+    let probe = Probe::launch(&[], &["--config", config.path()]);
+    probe.wait_ready();
+    (config, probe)
+}
+
+const STALLS: &str = "miku_event_loop_stalls_total";
+
+/// A loop that is stalled before the probe attaches is reported at once, with its location, as lasting at least since then.
 fn hung_before_anybody_looked() {
     for (kind, place, cause) in
         [("socket", "asks_a_silent_server", "waits for another process"), ("computes", "computes", "computes")]
     {
-        let bot = hung(kind);
-        let log = log_of(&bot);
-        let line = format!("bot (pid {}) stalled for at least 1.0 s: {cause} in {place} (hung.py:", bot.pid());
-        let said = eventually(PATIENCE, || log.said().iter().any(|said| said.contains(&line)).then_some(()));
-        said.unwrap_or_else(|| panic!("`{line}` is not said: {}", log.story()));
+        let bot = start(&[kind]);
+        wait_hangs(&bot);
+        let log = start_log(&service(&bot), &[]);
+        wait_begun_before(&log, &bot, &format!("{cause} in {place} (hung.py:"));
         let said = ended(log);
-        // It lasts still, and counts.
+        // The summary counts the stall, which still lasts.
         let last = said.last().map(|line| line.split_whitespace().collect::<Vec<_>>()).unwrap_or_default();
         assert!(last.first() == Some(&"1") && last.contains(&place), "{said:?}");
 
-        let config = Config::new(&format!(
-            "[health]\nloop_stall_seconds = 1\n[[service]]\nname = \"bot\"\npid = {}\n",
-            bot.pid()
-        ));
-        let probe = Probe::launch(&[], &["--config", config.path()]);
-        probe.wait_ready();
-        let failing = probe.wait_for("a loop that stands still", |_| {
+        let (_config, probe) = judging(&[("bot", &bot)]);
+        let failing = probe.wait_for("a failing loop", |_| {
             probe.check("loop not stalled", "bot").filter(|check| check["status"] == "failing")
         });
         let reason = failing["reason"].as_str().unwrap_or_default();
         assert!(reason.starts_with("one turn takes at least ") && reason.contains(place), "{reason}");
         assert_eq!(probe.status("/healthz"), Some(503));
+        let labels = [("service", "bot")];
         probe.wait_for("the stall", |scrape| {
-            let labels = [("service", "bot")];
-            (scrape.try_count("miku_event_loop_stalls_total", &labels) >= Some(2)).then_some(())?;
-            let stalls = scrape.counts_by("miku_event_loop_stalls_total", &labels, &["where", "threshold"]);
+            (scrape.try_count(STALLS, &labels) >= Some(2)).then_some(())?;
+            let stalls = scrape.counts_by(STALLS, &labels, &["where", "threshold"]);
             let place = format!("hung.py:{place}");
             assert!(stalls.keys().all(|key| key.starts_with(&place)), "{stalls:?}");
             Some(())
         });
-        assert_eq!(
-            probe.scrape().sum("miku_event_loop_busy_seconds_count", &[("service", "bot")]),
-            0.0,
-            "no turn ended"
-        );
+        assert_eq!(probe.scrape().count("miku_event_loop_busy_seconds_count", &labels), 0, "no iteration ended");
     }
 }
 
 fn node_hung_before_anybody_looked() {
     let script = "setTimeout(() => { console.log('hangs'); for (;;); }, 100)";
-    let bot = Process::start("Node", std::process::Command::new("node").args(["-e", script]));
-    bot.wait_said(PATIENCE, |line| (line == "hangs").then_some(()));
-    let log = log_of(&bot);
-    let line = format!("bot (pid {}) stalled for at least 1.0 s: computes", bot.pid());
-    let said = eventually(PATIENCE, || log.said().iter().any(|said| said.contains(&line)).then_some(()));
-    said.unwrap_or_else(|| panic!("`{line}` is not said: {}", log.story()));
+    let bot = Process::start("Node", Command::new("node").args(["-e", script]));
+    wait_hangs(&bot);
+    let log = start_log(&service(&bot), &[]);
+    wait_begun_before(&log, &bot, "computes");
     ended(log);
 }
 
-/// Threads that wait in one selector by turns have no loop, and a script that waited in one is no service that stands still.
+/// Stalls another loop and waits until that is reported and over: by then a stall of any other loop would be, too.
+fn wait_other_stall(probe: &Probe, control: &mut Blocked) {
+    control.plant("sleep", 2.0);
+    probe.wait_for("the other loop's stall", |scrape| {
+        (scrape.try_count(STALLS, &[("service", "control"), ("threshold", "1")]) == Some(1)).then_some(())
+    });
+    probe.wait_check("loop not stalled", "control", "ok", "");
+}
+
+fn control() -> Blocked {
+    Blocked::start(&plain().expect("the case needs it"), &[])
+}
+
+/// An idle loop that waits in `poll`, which has no descriptor of its own, is not stalled.
+fn idle_loop_on_poll() {
+    let bot = start(&["polls"]);
+    wait_hangs(&bot);
+    let mut control = control();
+    let (_config, probe) = judging(&[("bot", &bot), ("control", &control.process)]);
+    wait_other_stall(&probe, &mut control);
+    probe.scrape().assert_absent(STALLS, &[("service", "bot")]);
+    assert_eq!(probe.status("/healthz"), Some(200));
+}
+
+/// Threads that share an epoll descriptor run no loop, and health does not judge a script that selected and then blocks.
 fn what_only_looks_like_a_loop() {
     for kind in ["shared", "script"] {
-        let mut command = plain().expect("the case needs it").script("hung.py");
-        let mut program = Process::start("the program", command.args([kind, "--after-input"]));
-        let config = Config::new(&format!(
-            "[health]\nloop_stall_seconds = 1\n[[service]]\nname = \"bot\"\npid = {}\n",
-            program.pid()
-        ));
-        let probe = Probe::launch(&[], &["--config", config.path()]);
+        let mut program = start(&[kind, "--after-input"]);
+        let mut control = control();
+        let (_config, probe) = judging(&[("bot", &program), ("control", &control.process)]);
         probe.wait_target("bot");
         program.tell("go");
-        program.wait_said(PATIENCE, |line| (line == "hangs").then_some(()));
-        // Longer than it takes to find that a loop stands still.
-        std::thread::sleep(Duration::from_secs(3));
+        wait_hangs(&program);
+        wait_other_stall(&probe, &mut control);
         assert_eq!(probe.check("loop not stalled", "bot"), None, "{kind}");
         assert_eq!(probe.status("/healthz"), Some(200), "{kind}");
         if kind == "shared" {
-            probe.scrape().assert_absent("miku_event_loop_stalls_total", &[("service", "bot")]);
+            probe.scrape().assert_absent(STALLS, &[("service", "bot")]);
         }
     }
 }
 
-/// The stall right after the probe has begun to watch has a place, as all others have.
+/// Every stall right after attaching has a location.
 fn the_first_stall_has_its_place() {
     let mut blocked = Blocked::start(&plain().expect("the case needs it"), &["--still"]);
     let probe = Probe::attach(&[&blocked.service()]);
@@ -223,8 +250,8 @@ fn the_first_stall_has_its_place() {
     }
     probe.wait_for("the stalls", |scrape| {
         let labels = [("service", "bot"), ("threshold", "0.1")];
-        (scrape.try_count("miku_event_loop_stalls_total", &labels) == Some(4)).then_some(())?;
-        let stalls = scrape.counts_by("miku_event_loop_stalls_total", &labels, &["where"]);
+        (scrape.try_count(STALLS, &labels) == Some(4)).then_some(())?;
+        let stalls = scrape.counts_by(STALLS, &labels, &["where"]);
         assert_eq!(stalls.into_keys().collect::<Vec<_>>(), ["stalls.py:sleeps"]);
         Some(())
     });
