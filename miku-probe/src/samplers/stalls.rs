@@ -186,6 +186,12 @@ impl<T: Turns> Watcher<T> {
 
     fn recognise_loops(&mut self, tgid: Tgid, now: Nanos) {
         let Some(process) = ProcFs::default().process(tgid) else { return };
+        let selector = match runtimes::epoll_descriptors(&process)[..] {
+            // Whether a loop on `poll` or `select` is idle cannot be seen from a single sample.
+            [] => return,
+            [only] => Some(only),
+            _ => None,
+        };
         let loops: Vec<Tid> = match Runtime::of(&process) {
             Runtime::Python => {
                 // Without stacks, only how its threads behave is left to go by.
@@ -196,7 +202,6 @@ impl<T: Turns> Watcher<T> {
             Runtime::Libuv => vec![Tid(tgid.0)],
             Runtime::Other => return,
         };
-        let selector = runtimes::only_selector(&process);
         for tid in loops {
             if let Some(state) = activity::initial_state(tgid, tid) {
                 self.turns.recognise(tgid, tid, selector, state);

@@ -61,12 +61,10 @@ fn in_file(path: &str, end: &str) -> bool {
     path.strip_suffix(end).is_some_and(|start| start.is_empty() || start.ends_with('/'))
 }
 
-/// The epoll descriptor of a process that has exactly one.
-pub(super) fn only_selector(process: &Process) -> Option<u32> {
+/// The epoll descriptors of a process.
+pub(super) fn epoll_descriptors(process: &Process) -> Vec<u32> {
     let is_epoll = |target: &Path| target == Path::new("anon_inode:[eventpoll]");
-    let mut selectors = process.descriptors().filter(|(_, target)| is_epoll(target)).map(|(fd, _)| fd);
-    let only = selectors.next()?;
-    selectors.next().is_none().then_some(only)
+    process.descriptors().filter(|(_, target)| is_epoll(target)).map(|(fd, _)| fd).collect()
 }
 
 #[cfg(test)]
@@ -116,8 +114,8 @@ mod tests {
     }
 
     #[test]
-    fn only_selector_needs_exactly_one_epoll_descriptor() {
-        let selector_of_child = |epolls: usize| {
+    fn only_epoll_descriptors_are_listed() {
+        let of_child = |epolls: usize| {
             let mut command = Command::new("cat");
             command.stdin(Stdio::piped()).stdout(Stdio::null());
             // SAFETY: between fork and exec the closure only makes system calls, which are async-signal-safe.
@@ -131,15 +129,16 @@ mod tests {
             }
             let mut child = command.spawn().expect("every machine has cat");
             let process = ProcFs::default().process(Tgid(child.id())).expect("it runs");
-            let only = only_selector(&process);
+            let epolls = epoll_descriptors(&process);
             let opened: Vec<u32> = process.descriptors().map(|(fd, _)| fd).filter(|fd| *fd > 2).collect();
             drop(child.stdin.take());
             child.wait().expect("it is ours");
-            (only, opened)
+            (epolls, opened)
         };
-        assert_eq!(selector_of_child(0).0, None);
-        let (only, opened) = selector_of_child(1);
-        assert!(only.is_some_and(|only| opened.contains(&only)), "{only:?} of {opened:?}");
-        assert_eq!(selector_of_child(2).0, None);
+        assert_eq!(of_child(0).0, [0_u32; 0]);
+        for count in [1, 2] {
+            let (epolls, opened) = of_child(count);
+            assert!(epolls.len() == count && epolls.iter().all(|fd| opened.contains(fd)), "{epolls:?} of {opened:?}");
+        }
     }
 }
