@@ -215,7 +215,7 @@ impl<S: Sink> Watch<S> {
         // The probes come first: what a process does between being found and being attached to would be missed.
         watch.core.kernel.attach()?;
         watch.core.scan()?;
-        for mixed in watch.core.discovery.mixed() {
+        for mixed in watch.core.discovery.mixed_services() {
             log::warn!("{mixed}; narrow the selector if not all are meant");
         }
         if let Some(attacher) = &watch.core.attacher {

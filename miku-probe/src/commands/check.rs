@@ -252,8 +252,7 @@ fn capabilities(status: &str) -> u64 {
 }
 
 fn privileges(capabilities: u64) -> Outcome {
-    // What the two newer ones allow is within the older one (`capabilities(7)`), and a runtime from before Linux 5.8 gives only
-    // that.
+    // `CAP_SYS_ADMIN` includes the two newer ones (`capabilities(7)`), which container runtimes from before Linux 5.8 do not know.
     let held = |bit: u32| {
         capabilities & (1 << bit) != 0
             || ([CAP_PERFMON, CAP_BPF].contains(&bit) && capabilities & (1 << CAP_SYS_ADMIN) != 0)

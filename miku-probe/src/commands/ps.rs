@@ -67,7 +67,7 @@ struct Report {
     without_process: Vec<String>,
     /// Processes that this user may not read, so that they could not be judged.
     unreadable: usize,
-    /// Services whose processes run different programs.
+    /// Services whose processes run different executables.
     different_programs: Vec<String>,
 }
 
@@ -134,7 +134,7 @@ fn report(proc: &ProcFs, config: &PsConfig) -> io::Result<Report> {
         automatic: discovery.is_automatic(),
         without_process: without.collect(),
         unreadable: discovery.unreadable(),
-        different_programs: discovery.mixed().iter().map(ToString::to_string).collect(),
+        different_programs: discovery.mixed_services().iter().map(ToString::to_string).collect(),
         processes: rows,
     })
 }

@@ -33,7 +33,7 @@
 //! name = "bot"
 //! cmdline = 'bot\.py'                      # a selector: pid, comm, cmdline, exe, port or container,
 //! port = [8000, 8001]                      # each one value or a list; a process that meets any of them belongs
-//! exec = "any"                             # cmdline may be of shells, editors, pagers and wrappers too
+//! exec = "any"                             # cmdline matches shells, wrappers, editors and pagers too
 //! routes = ["/users/{id}"]                 # route patterns; the first that matches wins
 //! required = true                          # /readyz is 200 only while a process of it is watched
 //! ```

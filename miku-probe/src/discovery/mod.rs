@@ -41,7 +41,7 @@ use std::io;
 
 use crate::discovery::candidates::Judgement;
 use crate::discovery::process::{Exe, ProcFs, Process, StartTime};
-use crate::discovery::selectors::{Selector, ServiceSpec, carries_others};
+use crate::discovery::selectors::{Selector, ServiceSpec, is_wrapper};
 use crate::discovery::tcp::{TLS_PORT, Tables};
 use crate::units::{ServiceId, Tgid};
 
@@ -165,25 +165,20 @@ impl fmt::Display for UnknownPid {
     }
 }
 
-/// A service whose processes run programs of different names, with a process of each.
+/// A service whose targets run different executables, with one process of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mixed {
+pub struct MixedService {
     /// Its name.
     pub service: String,
     /// The programs.
     pub programs: BTreeMap<String, Tgid>,
 }
 
-impl fmt::Display for Mixed {
+impl fmt::Display for MixedService {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let programs: Vec<String> = self.programs.iter().map(|(name, tgid)| format!("{name} ({tgid})")).collect();
         write!(formatter, "{} matches different programs: {}", self.service, programs.join(", "))
     }
-}
-
-/// Whether a process runs a program that only carries other programs' command lines.
-fn carries(process: &Process) -> bool {
-    process.exe().is_some_and(|exe| carries_others(exe.name()))
 }
 
 /// A process that is watched.
@@ -294,9 +289,9 @@ impl Discovery {
         self.watched.values().filter(|watched| watched.service == service).count()
     }
 
-    /// Of services with selectors, those of which processes run programs of different names: perhaps not all are meant.
+    /// The configured services whose targets run different executables: perhaps not all are meant.
     #[must_use]
-    pub fn mixed(&self) -> Vec<Mixed> {
+    pub fn mixed_services(&self) -> Vec<MixedService> {
         let mut programs: BTreeMap<ServiceId, BTreeMap<String, Tgid>> = BTreeMap::new();
         for (tgid, watched) in self.watched.iter().filter(|_| !self.is_automatic()) {
             if let Some(program) = &watched.program {
@@ -308,7 +303,7 @@ impl Discovery {
         let several = programs.into_iter().filter(|(_, programs)| programs.len() > 1);
         several
             .filter_map(|(service, programs)| {
-                Some(Mixed { service: self.names.get(usize::from(service.0))?.clone(), programs })
+                Some(MixedService { service: self.names.get(usize::from(service.0))?.clone(), programs })
             })
             .collect()
     }
@@ -526,7 +521,8 @@ impl Discovery {
                         self.pinned.as_ref().is_none_or(|pinned| pinned.get(pid) == Some(&process.start()))
                     }
                     Selector::Cmdline(_) => {
-                        !self.probe.is_wrapped_by(process) && (spec.takes_any_program() || !carries(process))
+                        let wrapper = || process.exe().is_some_and(|exe| is_wrapper(exe.name()));
+                        !self.probe.is_wrapped_by(process) && (spec.takes_any_program() || !wrapper())
                     }
                     _ => true,
                 };

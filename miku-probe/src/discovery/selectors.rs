@@ -33,7 +33,7 @@ pub enum Kind {
     Port,
     /// The container it runs in.
     Container,
-    /// Which programs a command line may be of.
+    /// Which programs `cmdline` may match.
     Exec,
 }
 
@@ -96,7 +96,7 @@ pub enum SelectorError {
     /// Too little of a container id.
     #[error("`{0}` is too short for a container's id; write at least {ID_MIN} digits of it")]
     ShortId(String),
-    /// Not what `exec:` knows.
+    /// An unknown value of `exec`.
     #[error("`exec:{0}` means nothing; `exec:any` lets `cmdline` match shells, editors, pagers and wrappers too")]
     Exec(String),
 }
@@ -108,8 +108,8 @@ pub enum Selector {
     Pid(Tgid),
     /// The processes with this name (`/proc/PID/comm`): the first 15 bytes count, as the kernel keeps no more.
     Comm(String),
-    /// The processes whose arguments, joined by blanks, this matches anywhere; not of programs that only carry another's
-    /// command line or name its file (see [`carries_others`]), unless the service has [`Self::AnyProgram`] too.
+    /// The processes whose arguments, joined by spaces, match anywhere. Wrappers ([`is_wrapper`]) do not match unless the
+    /// service also has [`Self::AnyProgram`].
     Cmdline(Regex),
     /// The processes that run this program. Without a `/`: its file name. With one: its path, as `/proc/PID/exe`
     /// tells it or as the process was started by (its first argument), which is how the python of one virtual
@@ -120,13 +120,13 @@ pub enum Selector {
     /// The processes in this container: at least twelve digits of its id, or its name where its control group carries
     /// it.
     Container(String),
-    /// No process by itself: it widens the service's [`Self::Cmdline`] to all programs.
+    /// Matches no process; it lets the service's [`Self::Cmdline`] match wrappers.
     AnyProgram,
 }
 
-/// Programs that have in their command lines what another program is or reads: shells, wrappers that start it, and what looks
-/// at its file. They are not what somebody means who names a bot by its script.
-const CARRIERS: [&str; 63] = [
+/// Programs whose command lines contain another program's command line or file name: shells, wrappers, editors and pagers. A
+/// person who names a bot by its script does not mean them.
+const WRAPPERS: [&str; 63] = [
     "ash",
     "awk",
     "bash",
@@ -192,11 +192,11 @@ const CARRIERS: [&str; 63] = [
     "zsh",
 ];
 
-/// Whether a program, by the name of its file, only carries or names others: `vim.basic` is `vim`, `gawk` is `awk`.
+/// Whether an executable of this name is a shell, wrapper, editor or pager; `vim.basic` counts as `vim`, `gawk` as `awk`.
 #[must_use]
-pub fn carries_others(program: &str) -> bool {
+pub fn is_wrapper(program: &str) -> bool {
     let name = program.split('.').next().unwrap_or(program);
-    let known = |name: &str| CARRIERS.binary_search(&name).is_ok();
+    let known = |name: &str| WRAPPERS.binary_search(&name).is_ok();
     known(name) || known(name.trim_start_matches(['g', 'r'])) || name.starts_with("containerd-shim")
 }
 
@@ -322,13 +322,13 @@ pub struct ServiceSpec {
 }
 
 impl ServiceSpec {
-    /// Whether a command line may be of a program that only carries others'.
+    /// Whether `cmdline` may match wrappers.
     #[must_use]
     pub fn takes_any_program(&self) -> bool {
         self.selectors.iter().any(|selector| matches!(selector, Selector::AnyProgram))
     }
 
-    /// Whether it can have any process.
+    /// Whether a selector can match a process.
     #[must_use]
     pub fn selects(&self) -> bool {
         self.selectors.iter().any(|selector| !matches!(selector, Selector::AnyProgram))
@@ -407,17 +407,17 @@ mod tests {
     }
 
     #[test]
-    fn programs_that_carry_others_are_known() {
-        assert!(CARRIERS.is_sorted(), "they are searched by halves");
-        for carrier in
+    fn wrappers_are_known() {
+        assert!(WRAPPERS.is_sorted(), "binary search needs it");
+        for wrapper in
             ["bash", "vim.basic", "gawk", "mawk", "rvim", "containerd-shim-runc-v2", "nano", "tail", "env", "git"]
         {
-            assert!(carries_others(carrier), "{carrier}");
+            assert!(is_wrapper(wrapper), "{wrapper}");
         }
         for bot in
             ["python3.11", "node", "uvicorn", "bot", "gunicorn", "ruby", "java", "go", "redbot", "", "shadow", "group"]
         {
-            assert!(!carries_others(bot), "{bot}");
+            assert!(!is_wrapper(bot), "{bot}");
         }
     }
 

@@ -274,14 +274,14 @@ fn the_probe_never_watches_itself() {
 }
 
 #[test]
-fn a_command_line_that_only_names_the_bot_is_not_the_bot() {
+fn wrappers_match_only_with_exec_any() {
     let fixture = Fixture::new();
-    let carrier = |tgid, exe, arguments| Sketch { exe, arguments, ..Sketch::new(tgid) };
+    let wrapper = |tgid, exe, arguments| Sketch { exe, arguments, ..Sketch::new(tgid) };
     fixture.add(&python(10, &["python", "bot.py"]));
-    fixture.add(&carrier(11, "/usr/bin/tail", &["tail", "-f", "bot.py"]));
-    fixture.add(&carrier(12, "/usr/bin/vim.basic", &["vim", "bot.py"]));
-    fixture.add(&carrier(13, "/usr/bin/bash", &["bash", "-c", "python bot.py"]));
-    fixture.add(&carrier(14, "/usr/bin/timeout", &["timeout", "9", "python", "bot.py"]));
+    fixture.add(&wrapper(11, "/usr/bin/tail", &["tail", "-f", "bot.py"]));
+    fixture.add(&wrapper(12, "/usr/bin/vim.basic", &["vim", "bot.py"]));
+    fixture.add(&wrapper(13, "/usr/bin/bash", &["bash", "-c", "python bot.py"]));
+    fixture.add(&wrapper(14, "/usr/bin/timeout", &["timeout", "9", "python", "bot.py"]));
     let watched = |spec: ServiceSpec| {
         let mut discovery = Discovery::new(fixture.proc.clone(), vec![spec]);
         let changes = discovery.scan().expect("the fixture can be read");
@@ -289,7 +289,7 @@ fn a_command_line_that_only_names_the_bot_is_not_the_bot() {
             Change::Found(target) => Some(target.tgid.0),
             _ => None,
         });
-        (found.collect::<Vec<_>>(), discovery.mixed().iter().map(ToString::to_string).collect::<Vec<_>>())
+        (found.collect::<Vec<_>>(), discovery.mixed_services().iter().map(ToString::to_string).collect::<Vec<_>>())
     };
     assert_eq!(watched(bot()), (vec![10], vec![]));
     let mut any = bot();

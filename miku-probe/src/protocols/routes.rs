@@ -75,7 +75,7 @@ pub enum RouteError {
 /// A configured route, as FastAPI and Starlette write them: `/users/{id}`, `/files/{rest:path}`.
 ///
 /// Convertors are Starlette's: `str` (the default: anything but a slash), `int`, `float`, `uuid` and `path`. The path is
-/// matched with what need not be percent-encoded decoded, and the rest as it is on the wire.
+/// matched after percent-decoding the characters that a segment may contain literally.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoutePattern {
     text: String,

@@ -11,7 +11,7 @@
 //! | `service`, `pid`, `tid` | whose loop |
 //! | `since` | time of day at which the turn began |
 //! | `seconds` | how long it has lasted; of one that ended, how long it was seen to last |
-//! | `begun_before` | `true` if the turn had begun before anybody looked: then `since` is when somebody first did, and it has lasted longer |
+//! | `begun_before` | `true` if the iteration started before the probe attached: then `since` is the first sample, and `seconds` a lower bound |
 //! | `on_cpu_seconds` | how long of that its thread was on a processor |
 //! | `threshold` | the one that is exceeded now, in seconds |
 //! | `cause` | `computation`, `starved`, `sleep`, `disk`, `lock`, `peer` or `unknown` |
@@ -20,9 +20,9 @@
 //! | `stack` | an array of such objects, innermost first |
 //! | `no_stack` | why there is none |
 //!
-//! The last line is `{"final": true, "loops": N, "stalls": [...]}`: of how many services loops were seen, and by `service`,
-//! `where` and `cause` the `count`, and the `seconds` of all and of the longest, with those that still last. What is not
-//! known is absent.
+//! The last line is `{"final": true, "loops": N, "stalls": [...]}`: the number of services with an event loop, and by `service`,
+//! `where` and `cause` the `count`, the total `seconds` and those of the longest, including stalls that still last. Unknown
+//! values are absent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -55,9 +55,9 @@ pub struct StallLog<W> {
     /// The thread whose line stands at the terminal's cursor.
     live: Option<(Tgid, u32)>,
     totals: BTreeMap<(String, String, &'static str), Total>,
-    /// Stalls that last, by thread, as they were told last.
+    /// Stalls that still last, by thread.
     lasting: BTreeMap<(Tgid, u32), (String, Stall)>,
-    /// The services of which a loop was seen.
+    /// Services with an event loop.
     seen: BTreeSet<ServiceId>,
     /// What went wrong in writing, until somebody asks.
     error: Option<io::Error>,
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_had_begun_before_lasts_at_least_so_long() {
+    fn a_stall_that_began_before_has_a_lower_bound() {
         let begun = Stall { begun_before: true, ..stall(STALL[2].0, 10) };
         let told = |options| {
             let mut text = Vec::new();

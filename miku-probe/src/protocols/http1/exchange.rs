@@ -144,9 +144,9 @@ fn split_target(method: Method, target: &[u8]) -> (&[u8], Option<&[u8]>) {
     (&target[..cut(target)], None)
 }
 
-/// The path with what need not have been encoded decoded, so that whoever judges it sees one spelling: discord.js writes
-/// `@original` as `%40original`. What a segment may hold as it stands is decoded (`pchar` of RFC 3986, section 3.3), and so are no
-/// slashes, braces, blanks or control characters. `plain` holds the result where there is any difference.
+/// Percent-decodes the characters that a path segment may contain literally (`pchar` of RFC 3986, section 3.3), so that routes and
+/// ids are matched against one spelling: discord.js sends `@original` as `%40original`. Slashes, braces, spaces and control
+/// characters stay encoded. `plain` holds the result if it differs from `path`.
 fn decoded<'a>(path: &'a [u8], plain: &'a mut Zeroizing<Vec<u8>>) -> &'a [u8] {
     if !path.contains(&b'%') {
         return path;

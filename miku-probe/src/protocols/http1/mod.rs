@@ -254,7 +254,7 @@ pub struct Finished<'a> {
     /// The request's method.
     pub method: Method,
     /// The request's path: the target without query and fragment, and without scheme and authority when it came in
-    /// absolute form. What need not have been percent-encoded is decoded. At most 1024 bytes; empty for a `CONNECT`, and when
+    /// absolute form. Characters that a segment may contain literally are percent-decoded. At most 1024 bytes; empty for a `CONNECT`, and when
     /// it was not seen.
     pub path: &'a str,
     /// The `Host` header, or the authority of an absolute target, without a user's name; at most 255 bytes, empty when

@@ -66,7 +66,7 @@ pub struct Stall {
     pub since: Nanos,
     /// What holds it up, such as `bot.py:reply:42`; empty when that is not known.
     pub place: String,
-    /// Whether it had begun before `since`.
+    /// Whether the iteration started before `since`.
     pub begun_before: bool,
 }
 

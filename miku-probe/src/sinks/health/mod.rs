@@ -145,7 +145,7 @@ impl Health {
         let (status, reason) = match (attached, failed) {
             (0, 0) => {
                 let last = self.state().ends.get(service).copied();
-                // A job that has done its work is no fault, unless somebody said that it is to be there.
+                // A job that succeeded is no failure, unless the service is required.
                 let well = last == Some(ProcessEnd::Code(0)) && !self.state().requires(service);
                 let last = last.map(|end| format!("; the last one {end}")).unwrap_or_default();
                 (if well { Status::Ok } else { Status::Failing }, format!("no process matches{last}"))
@@ -320,7 +320,7 @@ impl Sink for Health {
                 self.gateway(names.service(service), shard, change, time);
             }
             Observation::Process { service, ref what } => self.process(names.service(service), what),
-            // What only behaves like a loop may be something else that waits for its work.
+            // A thread that only behaves like an event loop may be a worker that waits for its next task.
             Observation::EventLoop { what: EventLoop::Stall(ref stall), .. } if !stall.recognised => {}
             Observation::EventLoop { service, what: EventLoop::Stall(ref stall) } => {
                 let lasts = stall.change != StallChange::Ended;
@@ -347,7 +347,7 @@ impl Sink for Health {
 }
 
 impl State {
-    /// Whether a process of `service` is to be there.
+    /// Whether `service` is required.
     fn requires(&self, service: &str) -> bool {
         let subject = Subject::service(service);
         self.checks.iter().any(|entry| entry.name == PROCESS && entry.subject == subject && entry.required)
@@ -594,9 +594,9 @@ mod tests {
         assert_eq!(check(&report, PROCESS).reason, "no process matches; the last one was killed by SIGSEGV");
         assert_eq!(check(&report, PROCESS).status, Status::Failing);
         let mut well = || see(ProcessNews::Ended { time: after(9), end: ProcessEnd::Code(0) });
-        assert_eq!(check(&well(), PROCESS).status, Status::Ok, "its work is done");
+        assert_eq!(check(&well(), PROCESS).status, Status::Ok, "the job succeeded");
         health.require("bot", START);
         health.targets("bot", 0, 0, "", after(9));
-        assert_eq!(check(&health.report(after(9)), PROCESS).status, Status::Failing, "it is to be there");
+        assert_eq!(check(&health.report(after(9)), PROCESS).status, Status::Failing, "it is required");
     }
 }
