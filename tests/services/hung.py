@@ -1,11 +1,14 @@
 """Programs with and without a stalled event loop: `hung.py KIND [--after-input]` prints `hangs` once it hangs.
 
-`socket` and `computes` are bots whose event loop stalls after some iterations. `polls` is an idle bot whose event loop waits in
+`socket`, `computes` and `nested` are bots whose event loop stalls after some iterations, the last in a selector of its own.
+`forked` is a healthy bot with worker processes forked within its loop. `ended` sleeps after its loop has ended. `beside` is an
+idle bot on `poll` with a second loop in a thread. `polls` is an idle bot whose event loop waits in
 `poll`. `shared` has threads that share one epoll descriptor and then block elsewhere, like the workers of Go and Tokio.
 `script` has no event loop: it selects repeatedly and then sleeps. With `--after-input` it begins at the first line of input.
 """
 
 import asyncio
+import multiprocessing
 import os
 import select
 import selectors
@@ -13,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 
 def asks_a_silent_server():
@@ -26,10 +30,39 @@ def computes():
         sum(range(1000))
 
 
+def selects_on_its_own():
+    with selectors.EpollSelector() as selector, socket.create_server(("127.0.0.1", 0)) as listener:
+        selector.register(listener, selectors.EVENT_READ)
+        selector.select()
+
+
+async def ticks(count):
+    for _ in range(count):
+        await asyncio.sleep(0.01)
+
+
+async def forked():
+    workers = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork"))
+    await asyncio.get_running_loop().run_in_executor(workers, abs, -1)
+    print("hangs", flush=True)
+    await ticks(100_000)
+
+
+def ended():
+    # Longer than it takes to recognise the loop.
+    asyncio.run(ticks(200))
+    print("hangs", flush=True)
+    time.sleep(3600)
+
+
+def beside():
+    threading.Thread(target=asyncio.run, args=(ticks(100_000),), daemon=True).start()
+    polls()
+
+
 async def bot(hang):
     # Enough iterations to be taken for an event loop by behaviour alone.
-    for _ in range(20):
-        await asyncio.sleep(0.01)
+    await ticks(20)
     print("hangs", flush=True)
     hang()
 
@@ -78,7 +111,11 @@ def script():
 KINDS = {
     "socket": lambda: asyncio.run(bot(asks_a_silent_server)),
     "computes": lambda: asyncio.run(bot(computes)),
+    "nested": lambda: asyncio.run(bot(selects_on_its_own)),
+    "forked": lambda: asyncio.run(forked()),
+    "ended": ended,
     "polls": polls,
+    "beside": beside,
     "shared": shared,
     "script": script,
 }

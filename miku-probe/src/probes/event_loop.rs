@@ -167,6 +167,8 @@ struct Recognised {
     tgid: Tgid,
     /// When it was inserted, if that was in the middle of an iteration.
     inserted_mid_iteration: Option<Nanos>,
+    /// The start of the iteration in which its loop ended; the thread goes on outside of it until it waits again.
+    ended_in: Option<Nanos>,
 }
 
 /// The selector of a thread whose epoll descriptor is not known yet. The kernel side replaces it by the first epoll descriptor
@@ -209,8 +211,16 @@ impl EventLoops {
             Err(error) if errno(&error) == Some(libc::EEXIST) => None,
             Err(error) => return Err(error.into()),
         };
-        tables.recognised.insert(tid, Recognised { tgid, inserted_mid_iteration });
+        tables.recognised.insert(tid, Recognised { tgid, inserted_mid_iteration, ended_in: None });
         Ok(())
+    }
+
+    /// Ends the current iteration of a recognised thread, which started at `since`: the thread has left its loop.
+    pub fn end(&self, tid: u32, since: Nanos) {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(recognised) = tables.recognised.get_mut(&tid) {
+            recognised.ended_in = Some(since);
+        }
     }
 
     /// The turns of now. A loop that sleeps in its selector is in none; one that is just about to, is in a turn of no
@@ -292,6 +302,9 @@ fn turn(Entry { tid, thread, recognised, .. }: Entry, now: Nanos) -> Option<Turn
         *time = *time + now.since(Nanos(thread.off_since));
     }
     let since = Nanos(thread.turn_since);
+    if recognised.is_some_and(|known| known.ended_in == Some(since)) {
+        return None;
+    }
     Some(Turn {
         tgid: Tgid(thread.tgid),
         tid,
@@ -465,7 +478,7 @@ mod tests {
         second.tgid = 6;
         assert_eq!(loops(&[(7, first), (8, second)], &[]), [(7, false)], "another process has its own descriptors");
         second.tgid = 7;
-        let known = |tgid| (8, Recognised { tgid: Tgid(tgid), inserted_mid_iteration: None });
+        let known = |tgid| (8, Recognised { tgid: Tgid(tgid), inserted_mid_iteration: None, ended_in: None });
         assert_eq!(loops(&[(7, first), (8, second)], &[known(7)]), [(8, true)], "recognised by its runtime");
         assert_eq!(loops(&[(7, first), (8, second)], &[known(5)]), [], "the thread id belonged to another process");
         (first.selector, second.selector) = (EPOLL_SELECTORS_END, EPOLL_SELECTORS_END);
@@ -475,7 +488,7 @@ mod tests {
     #[test]
     fn a_thread_inserted_mid_iteration_began_before() {
         let inserted = |state| initial_thread(Tgid(7), None, state, Nanos(5_000));
-        let recognised = Some(Recognised { tgid: Tgid(7), inserted_mid_iteration: Some(Nanos(5_000)) });
+        let recognised = Some(Recognised { tgid: Tgid(7), inserted_mid_iteration: Some(Nanos(5_000)), ended_in: None });
         let at = |thread| turn(Entry { tid: 7, thread, recognised, is_loop: true }, Nanos(9_000));
         let call = InitialState::Iterating(TurnKind::Off(OffReason::Call));
         let turn = at(inserted(call)).expect("it iterates");
@@ -487,6 +500,10 @@ mod tests {
         let mut later = inserted(call);
         later.turn_since = 6_000;
         assert_eq!(at(later).map(|turn| turn.begun_before), Some(false), "the start of the next one was observed");
+        let left = recognised.map(|known| Recognised { ended_in: Some(Nanos(5_000)), ..known });
+        let at = |thread| super::turn(Entry { tid: 7, thread, recognised: left, is_loop: true }, Nanos(9_000));
+        assert_eq!(at(inserted(call)), None, "the thread has left its loop");
+        assert!(at(later).is_some(), "and has come back");
     }
 
     #[test]

@@ -17,13 +17,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use miku_probe_abi::OffReason;
+
 use self::cause::{Waits, cause, on_cpu};
 use self::runtimes::Runtime;
 use super::python::{Frame, StackError, Stacks, Thread, Tid};
 use super::{Sample, Samples, Target, Targets};
 use crate::discovery::process::ProcFs;
 use crate::observations::{Cause, Place, Stall, StallChange, StallThreshold};
-use crate::probes::event_loop::{EventLoops, InitialState, Turn};
+use crate::probes::event_loop::{EventLoops, InitialState, Turn, TurnKind};
 use crate::units::{Nanos, ServiceId, Tgid};
 
 /// How often one asks which processes have loops at all.
@@ -46,6 +48,8 @@ trait Turns: Send {
     fn processes(&mut self) -> HashSet<Tgid>;
     /// Treats a thread as an event loop from now on.
     fn recognise(&mut self, tgid: Tgid, tid: Tid, selector: Option<u32>, state: InitialState);
+    /// Ends an iteration because its thread has left the loop.
+    fn end(&mut self, turn: &Turn);
 }
 
 impl Turns for EventLoops {
@@ -61,6 +65,10 @@ impl Turns for EventLoops {
         if let Err(error) = EventLoops::recognise(self, tgid, tid.0, selector, state) {
             log::debug!("cannot watch the event loop in thread {} of pid {tgid}: {error}", tid.0);
         }
+    }
+
+    fn end(&mut self, turn: &Turn) {
+        EventLoops::end(self, turn.tid, turn.since);
     }
 }
 
@@ -108,6 +116,8 @@ struct Open {
     places: Places,
     holder: Option<Place>,
     no_stack: Option<String>,
+    /// Consecutive stacks of a recognised thread that were outside of any loop.
+    outside: u32,
 }
 
 impl<T: Turns> Watcher<T> {
@@ -162,6 +172,19 @@ impl<T: Turns> Watcher<T> {
             let open = self.stalls.entry(Tid(turn.tid)).or_insert_with(|| Open::new(service, turn, now));
             if open.due <= now {
                 open.look(turn, now, &mut self.stacks);
+                if open.outside == 1 {
+                    // The stack of a thread that runs may be torn: the next one decides.
+                    wake = wake.min(open.due);
+                    continue;
+                }
+                if open.outside > 1 {
+                    self.turns.end(&turn);
+                    let told = open.exceeded.is_some();
+                    if let Some(open) = self.stalls.remove(&Tid(turn.tid)).filter(|_| told) {
+                        tell(&self.samples, &open, StallChange::Ended);
+                    }
+                    continue;
+                }
                 for change in open.changes() {
                     tell(&self.samples, open, change);
                 }
@@ -186,26 +209,33 @@ impl<T: Turns> Watcher<T> {
 
     fn recognise_loops(&mut self, tgid: Tgid, now: Nanos) {
         let Some(process) = ProcFs::default().process(tgid) else { return };
-        let selector = match runtimes::epoll_descriptors(&process)[..] {
-            // Whether a loop on `poll` or `select` is idle cannot be seen from a single sample.
+        let selector = match runtimes::own_epoll_descriptors(&process)[..] {
+            // The kernel side cannot tell whether a loop on `poll` or `select` is idle before it has seen it wait several times.
             [] => return,
             [only] => Some(only),
             _ => None,
         };
-        let loops: Vec<Tid> = match Runtime::of(&process) {
+        let loops: Vec<(Tid, Option<bool>)> = match Runtime::of(&process) {
             Runtime::Python => {
                 // Without stacks, only how its threads behave is left to go by.
                 let threads = self.stacks.threads(tgid, now, PATIENCE).unwrap_or_default();
                 let loops = threads.iter().filter(|thread| runtimes::runs_loop(&thread.frames));
-                loops.filter_map(|thread| thread.tid).collect()
+                loops.filter_map(|thread| Some((thread.tid?, runtimes::idle_in_selector(&thread.frames)))).collect()
             }
-            Runtime::Libuv => vec![Tid(tgid.0)],
+            Runtime::Libuv => vec![(Tid(tgid.0), None)],
             Runtime::Other => return,
         };
-        for tid in loops {
-            if let Some(state) = activity::initial_state(tgid, tid) {
-                self.turns.recognise(tgid, tid, selector, state);
-            }
+        for (tid, idle) in loops {
+            let state = match (activity::initial_state(tgid, tid), idle) {
+                (None, _) => continue,
+                // Idle without an epoll descriptor: this loop is on `poll` or `select`.
+                (Some(InitialState::Iterating(_)), Some(true)) => continue,
+                (Some(InitialState::Waiting(_)), Some(false)) => {
+                    InitialState::Iterating(TurnKind::Off(OffReason::Call))
+                }
+                (Some(state), _) => state,
+            };
+            self.turns.recognise(tgid, tid, selector, state);
         }
     }
 }
@@ -228,6 +258,7 @@ impl Open {
             places: Places::default(),
             holder: None,
             no_stack: None,
+            outside: 0,
         }
     }
 
@@ -259,6 +290,8 @@ impl Open {
     fn take(&mut self, tid: Tid, threads: &[Thread]) -> Result<(), StackError> {
         let own = threads.iter().find(|thread| thread.tid == Some(tid)).filter(|own| !own.frames.is_empty());
         let own = own.ok_or(StackError::NoThread)?;
+        let outside = self.turn.recognised && !runtimes::runs_loop(&own.frames);
+        self.outside = if outside { self.outside + 1 } else { 0 };
         self.places.add(own.frames.iter().map(place).collect());
         let holder = threads.iter().find(|thread| thread.holds_gil && thread.tid != Some(tid));
         self.holder = holder.and_then(|thread| thread.frames.first()).map(place);
@@ -375,7 +408,6 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::probes::event_loop::TurnKind;
 
     fn stack(lines: &[(&str, u32)]) -> Vec<Place> {
         let place = |(function, line): &(&str, u32)| Place {
@@ -423,6 +455,8 @@ mod tests {
         }
 
         fn recognise(&mut self, _: Tgid, _: Tid, _: Option<u32>, _: InitialState) {}
+
+        fn end(&mut self, _: &Turn) {}
     }
 
     #[test]

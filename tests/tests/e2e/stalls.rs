@@ -28,6 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(hung_before_anybody_looked, PlainPython),
         case!(node_hung_before_anybody_looked, Node),
         case!(idle_loop_on_poll, PlainPython),
+        case!(forked_workers_and_ended_loops, PlainPython),
         case!(what_only_looks_like_a_loop, PlainPython),
         case!(the_first_stall_has_its_place, PlainPython),
     ]
@@ -159,13 +160,15 @@ const STALLS: &str = "miku_event_loop_stalls_total";
 
 /// A loop that is stalled before the probe attaches is reported at once, with its location, as lasting at least since then.
 fn hung_before_anybody_looked() {
-    for (kind, place, cause) in
-        [("socket", "asks_a_silent_server", "waits for another process"), ("computes", "computes", "computes")]
-    {
+    for (kind, place, cause) in [
+        ("socket", "asks_a_silent_server", "waits for another process in asks_a_silent_server (hung.py:"),
+        ("computes", "computes", "computes in computes (hung.py:"),
+        ("nested", "selects_on_its_own", "waits for another process in EpollSelector.select (selectors.py:"),
+    ] {
         let bot = start(&[kind]);
         wait_hangs(&bot);
         let log = start_log(&service(&bot), &[]);
-        wait_begun_before(&log, &bot, &format!("{cause} in {place} (hung.py:"));
+        wait_begun_before(&log, &bot, cause);
         let said = ended(log);
         // The summary counts the stall, which still lasts.
         let last = said.last().map(|line| line.split_whitespace().collect::<Vec<_>>()).unwrap_or_default();
@@ -182,8 +185,11 @@ fn hung_before_anybody_looked() {
         probe.wait_for("the stall", |scrape| {
             (scrape.try_count(STALLS, &labels) >= Some(2)).then_some(())?;
             let stalls = scrape.counts_by(STALLS, &labels, &["where", "threshold"]);
-            let place = format!("hung.py:{place}");
-            assert!(stalls.keys().all(|key| key.starts_with(&place)), "{stalls:?}");
+            let location = match kind {
+                "nested" => "selectors.py:EpollSelector.select".to_owned(),
+                _ => format!("hung.py:{place}"),
+            };
+            assert!(stalls.keys().all(|key| key.starts_with(&location)), "{stalls:?}");
             Some(())
         });
         assert_eq!(probe.scrape().count("miku_event_loop_busy_seconds_count", &labels), 0, "no iteration ended");
@@ -214,13 +220,40 @@ fn control() -> Blocked {
 
 /// An idle loop that waits in `poll`, which has no descriptor of its own, is not stalled.
 fn idle_loop_on_poll() {
-    let bot = start(&["polls"]);
-    wait_hangs(&bot);
-    let mut control = control();
-    let (_config, probe) = judging(&[("bot", &bot), ("control", &control.process)]);
-    wait_other_stall(&probe, &mut control);
-    probe.scrape().assert_absent(STALLS, &[("service", "bot")]);
-    assert_eq!(probe.status("/healthz"), Some(200));
+    for kind in ["polls", "beside"] {
+        let bot = start(&[kind]);
+        wait_hangs(&bot);
+        let mut control = control();
+        let (_config, probe) = judging(&[("bot", &bot), ("control", &control.process)]);
+        wait_other_stall(&probe, &mut control);
+        match kind {
+            "polls" => probe.scrape().assert_absent(STALLS, &[("service", "bot")]),
+            // A busy machine may stall the other loop of that process for a moment.
+            _ => probe.scrape().assert_absent(STALLS, &[("service", "bot"), ("threshold", "1")]),
+        }
+        assert_eq!(probe.status("/healthz"), Some(200), "{kind}");
+    }
+}
+
+/// A worker that was forked within a running loop has that loop on its stack and does not run it. A loop that has ended is not
+/// stalled.
+fn forked_workers_and_ended_loops() {
+    for kind in ["forked", "ended"] {
+        let mut bot = start(&[kind, "--after-input"]);
+        let mut control = control();
+        let (_config, probe) = judging(&[("bot", &bot), ("control", &control.process)]);
+        probe.wait_target("bot");
+        bot.tell("go");
+        wait_hangs(&bot);
+        wait_other_stall(&probe, &mut control);
+        probe.scrape().assert_absent(STALLS, &[("service", "bot"), ("threshold", "1")]);
+        assert_eq!(probe.status("/healthz"), Some(200), "{kind}");
+        // The same for a probe that attaches later.
+        let (_config, probe) = judging(&[("bot", &bot), ("control", &control.process)]);
+        wait_other_stall(&probe, &mut control);
+        probe.scrape().assert_absent(STALLS, &[("service", "bot"), ("threshold", "1")]);
+        assert_eq!(probe.status("/healthz"), Some(200), "{kind}, attached later");
+    }
 }
 
 /// Threads that share an epoll descriptor run no loop, and health does not judge a script that selected and then blocks.

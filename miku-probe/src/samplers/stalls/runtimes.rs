@@ -61,14 +61,36 @@ fn in_file(path: &str, end: &str) -> bool {
     path.strip_suffix(end).is_some_and(|start| start.is_empty() || start.ends_with('/'))
 }
 
-/// The epoll descriptors of a process.
-pub(super) fn epoll_descriptors(process: &Process) -> Vec<u32> {
+/// Whether a thread with this Python stack is idle in its loop (`Some(true)`) or waits in another selector in the middle of an
+/// iteration (`Some(false)`). `None` if it is in no selector of Python's.
+pub(super) fn idle_in_selector(frames: &[Frame]) -> Option<bool> {
+    let [selector, caller @ ..] = frames else { return None };
+    let selects = in_file(&selector.file, "selectors.py") && selector.function.rsplit('.').next() == Some("select");
+    selects.then(|| runs_loop(&caller[..caller.len().min(1)]))
+}
+
+/// The epoll descriptors that a process has opened itself. A process that was forked within a running loop inherits the
+/// descriptor, and a stack that looks as if the loop ran in it.
+pub(super) fn own_epoll_descriptors(process: &Process) -> Vec<u32> {
     let is_epoll = |target: &Path| target == Path::new("anon_inode:[eventpoll]");
-    process.descriptors().filter(|(_, target)| is_epoll(target)).map(|(fd, _)| fd).collect()
+    let epolls = process.descriptors().filter(|(_, target)| is_epoll(target)).map(|(fd, _)| fd);
+    epolls.filter(|fd| !is_inherited(process, *fd)).collect()
+}
+
+/// Whether the parent has the same open file at the same descriptor. What cannot be compared counts as inherited.
+fn is_inherited(process: &Process, fd: u32) -> bool {
+    const KCMP_FILE: libc::c_int = 0; // linux/kcmp.h
+    let (child, parent) = (process.tgid.0.cast_signed(), process.parent().0.cast_signed());
+    // SAFETY: kcmp takes five numbers and touches no memory of ours.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, child, parent, KCMP_FILE, u64::from(fd), u64::from(fd)) };
+    // No such descriptor, or no such process: a parent in an outer PID namespace has the number 0.
+    let absent = || [Some(libc::EBADF), Some(libc::ESRCH)].contains(&std::io::Error::last_os_error().raw_os_error());
+    order == 0 || (order < 0 && !absent())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
     use std::os::unix::process::CommandExt as _;
     use std::process::{Command, Stdio};
 
@@ -114,6 +136,34 @@ mod tests {
     }
 
     #[test]
+    fn a_selector_is_idle_only_when_the_loop_calls_it() {
+        let frame =
+            |file: &str, function: &str| Frame { function: function.to_owned(), file: file.to_owned(), line: Some(1) };
+        let select = frame("/usr/lib/python3.11/selectors.py", "EpollSelector.select");
+        let once = frame("/usr/lib/python3.11/asyncio/base_events.py", "BaseEventLoop._run_once");
+        let communicate = frame("/usr/lib/python3.11/subprocess.py", "Popen._communicate");
+        assert_eq!(idle_in_selector(&[select.clone(), once.clone()]), Some(true));
+        assert_eq!(idle_in_selector(&[select.clone(), communicate.clone(), once.clone()]), Some(false));
+        assert_eq!(idle_in_selector(&[communicate, once]), None);
+        assert_eq!(idle_in_selector(&[select]), Some(false));
+        assert_eq!(idle_in_selector(&[]), None);
+    }
+
+    #[test]
+    fn inherited_epoll_descriptors_are_not_the_child_s_own() {
+        // SAFETY: the call makes a descriptor that is owned from here on.
+        let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(0)) };
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("cat is there");
+        let process = ProcFs::default().process(Tgid(child.id())).expect("it runs");
+        let fd = u32::try_from(epoll.as_raw_fd()).expect("it is open");
+        let inherited = process.descriptors().any(|(of_child, _)| of_child == fd);
+        let own = own_epoll_descriptors(&process);
+        drop(child.stdin.take());
+        child.wait().expect("it is ours");
+        assert!(inherited && own.is_empty(), "{own:?}");
+    }
+
+    #[test]
     fn only_epoll_descriptors_are_listed() {
         let of_child = |epolls: usize| {
             let mut command = Command::new("cat");
@@ -129,7 +179,7 @@ mod tests {
             }
             let mut child = command.spawn().expect("every machine has cat");
             let process = ProcFs::default().process(Tgid(child.id())).expect("it runs");
-            let epolls = epoll_descriptors(&process);
+            let epolls = own_epoll_descriptors(&process);
             let opened: Vec<u32> = process.descriptors().map(|(fd, _)| fd).filter(|fd| *fd > 2).collect();
             drop(child.stdin.take());
             child.wait().expect("it is ours");
